@@ -1,0 +1,1 @@
+//! Examples in: sources, field mapping, splits, tokenizer and batches.

@@ -1,0 +1,1 @@
+//! Outputs to verdicts: metrics, cost, generalisation, comparisons and the report.

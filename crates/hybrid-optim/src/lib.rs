@@ -1,0 +1,1 @@
+//! Losses to updates: objectives, parameter groups, schedules, accumulation and clipping.

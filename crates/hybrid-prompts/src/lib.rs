@@ -1,0 +1,1 @@
+//! Examples to text: templates, label words and the search over them.

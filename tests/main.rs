@@ -1,0 +1,9 @@
+//! One integration binary over the public faces of all crates.
+//!
+//! Every test that reads golden fixtures has `parity` in its name and walks the folder that
+//! `HYBRID_FIXTURES` names (default: `tests/fixtures`) on the device that `HYBRID_DEVICE` names
+//! (default: `flex`).
+
+#![recursion_limit = "256"]
+
+mod fixtures;
