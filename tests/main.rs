@@ -6,4 +6,11 @@
 
 #![recursion_limit = "256"]
 
+mod contracts;
 mod fixtures;
+mod parity_adapters;
+mod parity_metrics;
+mod parity_models;
+mod parity_objectives;
+mod parity_real;
+mod parity_tokenizer;

@@ -1,2 +1,81 @@
-//! Project tasks.
-fn main() {}
+//! Project tasks: `cargo xtask train`, `ci`, `tidy`, `libtorch`.
+#![allow(clippy::print_stdout, reason = "what a task finds is its output")]
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod error;
+mod libtorch;
+mod tidy;
+mod train;
+mod workspace;
+
+/// Project tasks.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Build `hybrid` for the chosen device and run `hybrid train` with these arguments.
+    #[command(disable_help_flag = true)]
+    Train {
+        /// Arguments of `hybrid train`; `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Everything that continuous integration checks (`.ci/run`).
+    Ci,
+    /// The project's own rules: crate arrows, names, lengths, first lines.
+    Tidy,
+    /// Fetch libtorch for the processor, lay it out in the cache and print how to use it.
+    Libtorch,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().task {
+        Task::Train { arguments } => train::run(&arguments),
+        Task::Ci => workspace::script(".ci/run"),
+        Task::Tidy => tidy::run(),
+        Task::Libtorch => libtorch::run(),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::{Cli, Task};
+
+    #[test]
+    fn train_passes_every_argument_on() {
+        Cli::command().debug_assert();
+        let cli = Cli::parse_from([
+            "xtask", "train", "a.toml", "--device", "tch", "--set", "seed=7", "--help",
+        ]);
+        let Task::Train { arguments } = cli.task else {
+            panic!("not train")
+        };
+        assert_eq!(
+            arguments,
+            ["a.toml", "--device", "tch", "--set", "seed=7", "--help"]
+        );
+        let cli = Cli::parse_from(["xtask", "train", "--out", "run-a"]);
+        let Task::Train { arguments } = cli.task else {
+            panic!("not train")
+        };
+        assert_eq!(arguments, ["--out", "run-a"]);
+    }
+}

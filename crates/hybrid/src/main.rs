@@ -1,2 +1,7 @@
 //! The `hybrid` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    hybrid::cli::main()
+}

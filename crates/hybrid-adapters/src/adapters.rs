@@ -1,0 +1,208 @@
+//! A stack of methods over one base.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use hybrid_models::{Embedding, Hooks, LayerNorm, Linear, Model, SiteId};
+
+use crate::bitfit::Bitfit;
+use crate::bottleneck::Bottleneck;
+use crate::config::AdapterConfig;
+use crate::ia3::Ia3;
+use crate::layer_norm::LayerNormTuning;
+use crate::lora::Lora;
+use crate::method::{Base, Building, Method};
+use crate::unfreeze::{Unfreeze, unfrozen_sites};
+use crate::{AdapterError, compose, named_tensors};
+
+/// Methods in declared order, acting on a base through its hooks.
+///
+/// A clone shares the tensors. Parameters are named
+/// `stack.{place}.{Method}.{part}.{site path}.{tensor}`, e.g.
+/// `stack.0.Lora.factors.encoder.layer.0.attention.self.query.lora_a`.
+#[derive(Module, Debug)]
+pub struct Adapters {
+    stack: Vec<AnyMethod>,
+    #[module(skip)]
+    configs: Vec<AdapterConfig>,
+    #[module(skip)]
+    lowest_layer: Option<usize>,
+}
+
+/// Any one of the methods.
+#[derive(Module, Debug)]
+pub(crate) enum AnyMethod {
+    Lora(Lora),
+    Ia3(Ia3),
+    Bitfit(Bitfit),
+    LayerNorm(LayerNormTuning),
+    Bottleneck(Bottleneck),
+    Unfreeze(Unfreeze),
+}
+
+impl AnyMethod {
+    fn init(config: &AdapterConfig, building: &Building<'_>) -> Result<Self, AdapterError> {
+        Ok(match config {
+            AdapterConfig::Lora(config) => Self::Lora(Lora::init(config, building)?),
+            AdapterConfig::Ia3(config) => Self::Ia3(Ia3::init(config, building)?),
+            AdapterConfig::Bitfit(config) => Self::Bitfit(Bitfit::init(config, building)?),
+            AdapterConfig::LayerNorm(config) => Self::LayerNorm(LayerNormTuning::init(config, building)?),
+            AdapterConfig::Bottleneck(config) => Self::Bottleneck(Bottleneck::init(config, building)?),
+            AdapterConfig::Unfreeze(config) => Self::Unfreeze(Unfreeze::init(config, building)?),
+        })
+    }
+
+    pub(crate) fn as_method(&self) -> &dyn Method {
+        match self {
+            Self::Lora(method) => method,
+            Self::Ia3(method) => method,
+            Self::Bitfit(method) => method,
+            Self::LayerNorm(method) => method,
+            Self::Bottleneck(method) => method,
+            Self::Unfreeze(method) => method,
+        }
+    }
+}
+
+impl Adapters {
+    /// A stack with its first values: the same seed gives the same values on every device.
+    ///
+    /// `device` may be plain or `device.autodiff()`; it must be the base's.
+    ///
+    /// # Errors
+    /// [`AdapterError`] of the first method that does not fit the base, or
+    /// [`AdapterError::Stacking`].
+    pub fn init(configs: &[AdapterConfig], model: &Model, seed: u64, device: &Device) -> Result<Self, AdapterError> {
+        Self::build(configs, model, "", seed, device)
+    }
+
+    /// The same for a base whose paths stand below `prefix` in the names that the targets use.
+    pub(crate) fn build(
+        configs: &[AdapterConfig],
+        base: &dyn Base,
+        prefix: &str,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self, AdapterError> {
+        let mut replaced = BTreeSet::new();
+        for config in configs {
+            if let AdapterConfig::Unfreeze(config) = config {
+                replaced.extend(unfrozen_sites(config, base, prefix)?.iter().map(|site| site.id));
+            }
+        }
+        let mut stack = Vec::new();
+        for (position, config) in configs.iter().enumerate() {
+            let building = Building { base, prefix, replaced: &replaced, device, seed, position };
+            stack.push(AnyMethod::init(config, &building)?);
+        }
+        let methods: Vec<&dyn Method> = stack.iter().map(AnyMethod::as_method).collect();
+        compose::check(&methods, base.sites())?;
+        let lowest_layer = lowest_layer(&methods, base);
+        Ok(Self { stack, configs: configs.to_vec(), lowest_layer })
+    }
+
+    /// The configurations in stacking order.
+    pub fn configs(&self) -> &[AdapterConfig] {
+        &self.configs
+    }
+
+    /// Number of trainable values.
+    pub fn n_parameters(&self) -> usize {
+        self.num_params()
+    }
+
+    /// The lowest transformer layer that the stack acts on: everything under it is a pure function
+    /// of the input. 0 when it acts on the embeddings, none when it acts on no layer.
+    pub fn lowest_layer(&self) -> Option<usize> {
+        self.lowest_layer
+    }
+
+    /// Names and float32 values of all parameters, in a stable order.
+    pub fn named_tensors(&self) -> Vec<(String, TensorData)> {
+        named_tensors::collect(self)
+    }
+
+    /// The stack with these values; device and training state stay.
+    ///
+    /// # Errors
+    /// [`AdapterError::Missing`], [`AdapterError::Unexpected`], [`AdapterError::Shape`] or
+    /// [`AdapterError::NotFinite`].
+    pub fn load_named_tensors(self, tensors: &BTreeMap<String, TensorData>) -> Result<Self, AdapterError> {
+        named_tensors::load(self, tensors)
+    }
+
+    /// The stack with the same values on `device`, ready to be trained there when it is an autodiff
+    /// device.
+    #[must_use]
+    pub fn train_on(self, device: &Device) -> Self {
+        named_tensors::train_on(self, device)
+    }
+
+    /// The stack with the same values off the autodiff context: no gradients, no dropout.
+    #[must_use]
+    pub fn eval(&self) -> Self {
+        self.valid()
+    }
+
+    pub(crate) fn stack(&self) -> &[AnyMethod] {
+        &self.stack
+    }
+
+    pub(crate) fn replaced_linear(&self, base: &Linear) -> Option<Linear> {
+        self.stack.iter().find_map(|method| method.as_method().replace_linear(base))
+    }
+
+    pub(crate) fn replaced_norm(&self, base: &LayerNorm) -> Option<LayerNorm> {
+        self.stack.iter().find_map(|method| method.as_method().replace_norm(base))
+    }
+
+    pub(crate) fn replaced_embedding(&self, base: &Embedding) -> Option<Embedding> {
+        self.stack.iter().find_map(|method| method.as_method().replace_embedding(base))
+    }
+}
+
+fn lowest_layer(methods: &[&dyn Method], base: &dyn Base) -> Option<usize> {
+    let sites = base.sites();
+    let first_layered = sites.iter().find(|site| site.layer.is_some()).map(|site| site.id);
+    let layer = |site: SiteId| match sites.get(site).layer {
+        Some(layer) => Some(layer),
+        None => first_layered.is_some_and(|first| site < first).then_some(0),
+    };
+    methods.iter().flat_map(|method| method.sites()).filter_map(layer).min()
+}
+
+/// The function of a linear site under the first methods of a stack.
+fn through(stack: &[AnyMethod], base: &Linear, x: Tensor<3>) -> Tensor<3> {
+    match stack.split_last() {
+        Some((outer, inner)) => outer.as_method().linear(base.site, x, &|x| through(inner, base, x)),
+        None => base.forward(x),
+    }
+}
+
+impl Hooks for Adapters {
+    fn linear(&self, base: &Linear, x: Tensor<3>) -> Tensor<3> {
+        match self.replaced_linear(base) {
+            Some(replaced) => through(&self.stack, &replaced, x),
+            None => through(&self.stack, base, x),
+        }
+    }
+
+    fn norm(&self, base: &LayerNorm, x: Tensor<3>) -> Tensor<3> {
+        match self.replaced_norm(base) {
+            Some(replaced) => replaced.forward(x),
+            None => base.forward(x),
+        }
+    }
+
+    fn embedding(&self, base: &Embedding, ids: Tensor<2, Int>) -> Tensor<3> {
+        match self.replaced_embedding(base) {
+            Some(replaced) => replaced.forward(ids),
+            None => base.forward(ids),
+        }
+    }
+
+    fn block(&self, site: SiteId, x: Tensor<3>) -> Tensor<3> {
+        self.stack.iter().fold(x, |x, method| method.as_method().block(site, x))
+    }
+}

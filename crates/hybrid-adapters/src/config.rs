@@ -1,0 +1,72 @@
+//! One method of a stack, as recipes describe it.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::bitfit::BitfitConfig;
+use crate::bottleneck::BottleneckConfig;
+use crate::ia3::Ia3Config;
+use crate::layer_norm::LayerNormConfig;
+use crate::lora::LoraConfig;
+use crate::unfreeze::UnfreezeConfig;
+
+/// One method of a stack.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "method", rename_all = "snake_case", deny_unknown_fields)]
+pub enum AdapterConfig {
+    /// A low-rank side path next to linear layers.
+    Lora(LoraConfig),
+    /// Learned scales of activations.
+    Ia3(Ia3Config),
+    /// Biases only.
+    Bitfit(BitfitConfig),
+    /// Gain and shift of norms.
+    LayerNorm(LayerNormConfig),
+    /// Two small layers after a sub-layer.
+    Bottleneck(BottleneckConfig),
+    /// Whole layers.
+    Unfreeze(UnfreezeConfig),
+}
+
+impl AdapterConfig {
+    /// The method's name, as the `method` key gives it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Lora(_) => "lora",
+            Self::Ia3(_) => "ia3",
+            Self::Bitfit(_) => "bitfit",
+            Self::LayerNorm(_) => "layer_norm",
+            Self::Bottleneck(_) => "bottleneck",
+            Self::Unfreeze(_) => "unfreeze",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::AdapterConfig;
+
+    #[test]
+    fn a_config_survives_json_and_names_its_method() {
+        for text in [
+            r#"{"method": "lora", "r": 4, "target_modules": "all-linear", "rank_pattern": {"b": 1, "a": 2}}"#,
+            r#"{"method": "ia3"}"#,
+            r#"{"method": "bitfit", "exclude_modules": ["key"]}"#,
+            r#"{"method": "layer_norm"}"#,
+            r#"{"method": "bottleneck", "placement": "pfeiffer"}"#,
+            r#"{"method": "unfreeze", "modules": ["layer.1"]}"#,
+        ] {
+            let config: AdapterConfig = serde_json::from_str(text).unwrap();
+            let value = serde_json::to_value(&config).unwrap();
+            assert_eq!(value["method"], config.name());
+            assert_eq!(serde_json::from_value::<AdapterConfig>(value).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_refused() {
+        for text in [r#"{"method": "lora", "rnak": 4}"#, r#"{"method": "dora"}"#, r#"{"r": 4}"#] {
+            assert!(serde_json::from_str::<AdapterConfig>(text).is_err(), "{text}");
+        }
+    }
+}

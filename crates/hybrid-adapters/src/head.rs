@@ -1,0 +1,171 @@
+//! The classifier head: a pooled text vector to class logits.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor, TensorData, module};
+use hybrid_models::Pooling;
+use serde::{Deserialize, Serialize};
+
+use crate::random::HostRandom;
+use crate::{AdapterError, frozen, named_tensors};
+
+/// How a head reads text vectors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadConfig {
+    /// How token vectors become one text vector.
+    pub pooling: Pooling,
+    /// Whether that vector is scaled to unit length.
+    pub normalize: bool,
+    /// Length of each class vector when they start as directions: the inverse temperature of the
+    /// first softmax.
+    pub scale: f64,
+}
+
+/// `logits = pooled W + b`, with `pooled` at unit length when the configuration says so.
+#[derive(Module, Debug)]
+pub struct ClassifierHead {
+    /// `[d_model, n_labels]`.
+    weight: Param<Tensor<2>>,
+    /// `[n_labels]`.
+    bias: Param<Tensor<1>>,
+    #[module(skip)]
+    config: HeadConfig,
+}
+
+/// Keeps the head's numbers apart from those of every stack.
+const STREAM: u64 = u64::MAX;
+
+impl ClassifierHead {
+    /// Class vectors normal with deviation 0.02, as Transformers draws them; biases zero.
+    pub fn init(config: HeadConfig, d_model: usize, n_labels: usize, seed: u64, device: &Device) -> Self {
+        let weight = HostRandom::new(seed, STREAM).normal([d_model, n_labels], 0.02);
+        Self::from_data(config, weight, vec![0.0; n_labels], device)
+    }
+
+    /// Class vectors `scale * unit(vector)`, one a label, and zero biases: on unit inputs the head
+    /// starts as the cosine to the given vectors.
+    ///
+    /// # Errors
+    /// [`AdapterError::LabelVector`] when there is none, when lengths differ, or when a vector is
+    /// zero or not finite.
+    pub fn from_label_vectors(config: HeadConfig, vectors: Vec<Vec<f32>>, device: &Device) -> Result<Self, AdapterError> {
+        let wrong = |index, expected: String, found: String| AdapterError::LabelVector { index, expected, found };
+        let Some(d_model) = vectors.first().map(Vec::len) else {
+            return Err(wrong(0, "at least one vector".to_owned(), "none".to_owned()));
+        };
+        let n_labels = vectors.len();
+        let mut weight = vec![0.0f32; d_model * n_labels];
+        for (label, vector) in vectors.iter().enumerate() {
+            if vector.len() != d_model {
+                return Err(wrong(label, format!("{d_model} values"), vector.len().to_string()));
+            }
+            let norm = vector.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+            if !norm.is_finite() || norm == 0.0 {
+                return Err(wrong(label, "a finite vector of some length".to_owned(), format!("length {norm}")));
+            }
+            for (row, value) in vector.iter().enumerate() {
+                weight[row * n_labels + label] = (f64::from(*value) * config.scale / norm) as f32;
+            }
+        }
+        let weight = TensorData::new(weight, [d_model, n_labels]);
+        Ok(Self::from_data(config, weight, vec![0.0; n_labels], device))
+    }
+
+    fn from_data(config: HeadConfig, weight: TensorData, bias: Vec<f32>, device: &Device) -> Self {
+        let n_labels = bias.len();
+        Self {
+            weight: Param::from_data(weight, device),
+            bias: Param::from_data(TensorData::new(bias, [n_labels]), device),
+            config,
+        }
+    }
+
+    /// # Shapes
+    /// - `pooled`: `[batch, d_model]` → `[batch, n_labels]`
+    pub fn forward(&self, pooled: Tensor<2>) -> Tensor<2> {
+        let pooled = match self.config.normalize {
+            true => unit_rows(pooled),
+            false => pooled,
+        };
+        module::linear(pooled, self.weight.val(), Some(self.bias.val()))
+    }
+
+    /// How the head reads text vectors.
+    pub fn config(&self) -> &HeadConfig {
+        &self.config
+    }
+
+    /// How token vectors become the vector that is classified.
+    pub fn pooling(&self) -> Pooling {
+        self.config.pooling
+    }
+
+    /// Number of classes.
+    pub fn n_labels(&self) -> usize {
+        self.bias.lazy_shape()[0]
+    }
+
+    /// Number of trainable values.
+    pub fn n_parameters(&self) -> usize {
+        self.num_params()
+    }
+
+    /// Names and float32 values of both parameters.
+    pub fn named_tensors(&self) -> Vec<(String, TensorData)> {
+        named_tensors::collect(self)
+    }
+
+    /// The head with these values; device and training state stay.
+    ///
+    /// # Errors
+    /// As [`crate::Adapters::load_named_tensors`].
+    pub fn load_named_tensors(self, tensors: &BTreeMap<String, TensorData>) -> Result<Self, AdapterError> {
+        named_tensors::load(self, tensors)
+    }
+
+    /// The head with the same values on `device`.
+    #[must_use]
+    pub fn train_on(self, device: &Device) -> Self {
+        named_tensors::train_on(self, device)
+    }
+}
+
+fn unit_rows(rows: Tensor<2>) -> Tensor<2> {
+    let norms = rows.clone().powi_scalar(2).sum_dim(1).sqrt().clamp_min(1e-12);
+    rows / norms
+}
+
+/// A head's tensors in PyTorch's layout: `weight` `[n_labels, d_model]`, `bias` `[n_labels]`.
+pub fn head_to_tensors(head: &ClassifierHead) -> Vec<(String, TensorData)> {
+    let weight = frozen::plain(&head.weight).transpose().into_data().convert::<f32>();
+    let bias = frozen::plain(&head.bias).into_data().convert::<f32>();
+    vec![("bias".to_owned(), bias), ("weight".to_owned(), weight)]
+}
+
+/// The head of [`head_to_tensors`].
+///
+/// # Errors
+/// [`AdapterError::Missing`], [`AdapterError::Unexpected`], [`AdapterError::Shape`] or
+/// [`AdapterError::NotFinite`].
+pub fn head_from_tensors(
+    config: HeadConfig,
+    tensors: &BTreeMap<String, TensorData>,
+    device: &Device,
+) -> Result<ClassifierHead, AdapterError> {
+    let names: Vec<String> =
+        tensors.keys().filter(|name| !matches!(name.as_str(), "weight" | "bias")).cloned().collect();
+    if !names.is_empty() {
+        return Err(AdapterError::Unexpected { names });
+    }
+    let get = |name: &str| tensors.get(name).ok_or_else(|| AdapterError::Missing { name: name.to_owned() });
+    let (weight, bias) = (get("weight")?, get("bias")?);
+    let n_labels = bias.shape().num_elements();
+    let d_model = weight.shape().as_slice().last().copied().unwrap_or(0);
+    let weight = named_tensors::checked("weight", weight, &[n_labels, d_model])?;
+    let bias = named_tensors::checked("bias", bias, &[n_labels])?;
+    let device_weight: Tensor<2> = Tensor::from_data(weight, &device.clone().without_autodiff());
+    let bias = bias.iter::<f32>().collect();
+    Ok(ClassifierHead::from_data(config, device_weight.transpose().into_data(), bias, device))
+}

@@ -1,0 +1,242 @@
+//! LoRA: a low-rank side path next to a frozen linear layer (Hu et al. 2021, equation 3).
+//!
+//! `y = x W + b + s (x A) B` with `A: [d_in, rank]`, `B: [rank, d_out]` and `s = alpha / rank`, or
+//! `alpha / sqrt(rank)` with rank stabilisation (Kalajdzievski 2023). The dense sum `W + s A B` is
+//! never formed while training, so backward forms no gradient of the size of `W` either.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Distribution, Tensor, TensorData};
+use hybrid_models::{LayerNorm, Linear, Site, SiteId, SiteKind};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::bias::{self, Biases};
+use crate::method::{Building, Inner, Method};
+use crate::pattern_map::PatternMap;
+use crate::site_map::SiteMap;
+use crate::targets::{Selection, Selector, Targets};
+use crate::{AdapterError, frozen};
+
+/// LoRA's settings, with PEFT's names and meanings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraConfig {
+    /// Rank of the update.
+    #[schemars(range(min = 1))]
+    pub r: usize,
+    /// Numerator of the scale.
+    pub lora_alpha: f64,
+    /// Share of the input's values that are dropped before `A` while training.
+    #[schemars(range(min = 0.0, max = 0.99))]
+    pub lora_dropout: f64,
+    /// Which biases are trained too.
+    pub bias: BiasMode,
+    /// Linear layers to adapt.
+    pub target_modules: Targets,
+    /// Layers that are left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exclude_modules: Option<Targets>,
+    /// Transformer layers to act on; all when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers_to_transform: Option<Vec<usize>>,
+    /// Names before the layer index in a path; found by themselves when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers_pattern: Option<Vec<String>>,
+    /// Divide by `sqrt(rank)` instead of by the rank.
+    pub use_rslora: bool,
+    /// Ranks of their own, by pattern.
+    #[serde(skip_serializing_if = "PatternMap::is_empty")]
+    pub rank_pattern: PatternMap<usize>,
+    /// Alphas of their own, by pattern.
+    #[serde(skip_serializing_if = "PatternMap::is_empty")]
+    pub alpha_pattern: PatternMap<f64>,
+}
+
+impl Default for LoraConfig {
+    /// PEFT's defaults; queries and values, whatever the architecture calls them.
+    fn default() -> Self {
+        Self {
+            r: 8,
+            lora_alpha: 8.0,
+            lora_dropout: 0.0,
+            bias: BiasMode::None,
+            target_modules: Targets::names(&["query", "value", "q_lin", "v_lin"]),
+            exclude_modules: None,
+            layers_to_transform: None,
+            layers_pattern: None,
+            use_rslora: false,
+            rank_pattern: PatternMap::default(),
+            alpha_pattern: PatternMap::default(),
+        }
+    }
+}
+
+/// Which biases of the base are trained beside the factors.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BiasMode {
+    /// None.
+    #[default]
+    None,
+    /// Those of the adapted layers.
+    LoraOnly,
+    /// All of the base, norms included.
+    All,
+}
+
+/// The factors of one site.
+#[derive(Module, Debug)]
+pub(crate) struct Factors {
+    /// `[d_in, rank]`.
+    pub(crate) lora_a: Param<Tensor<2>>,
+    /// `[rank, d_out]`.
+    pub(crate) lora_b: Param<Tensor<2>>,
+    #[module(skip)]
+    scale: f64,
+    #[module(skip)]
+    dropout: f64,
+}
+
+/// Factors by site, and biases in place of the base's.
+#[derive(Module, Debug)]
+pub(crate) struct Lora {
+    factors: SiteMap<Factors>,
+    biases: Biases,
+}
+
+const METHOD: &str = "lora";
+
+impl Lora {
+    /// Factors at the selected sites: `A` uniform in `±1/sqrt(d_in)` (PEFT's Kaiming initialisation
+    /// with `a = sqrt(5)`), `B` zero, so the adapted base starts as the base.
+    ///
+    /// # Errors
+    /// [`AdapterError::Rank`] if a rank exceeds `min(d_in, d_out)`; [`AdapterError::Setting`],
+    /// [`AdapterError::NoTarget`], [`AdapterError::UnsupportedTarget`] or [`AdapterError::Pattern`].
+    pub(crate) fn init(config: &LoraConfig, building: &Building<'_>) -> Result<Self, AdapterError> {
+        config.validate()?;
+        let selector = Selector::new(Selection {
+            method: METHOD,
+            targets: Some(&config.target_modules),
+            exclude: config.exclude_modules.as_ref(),
+            layers: config.layers_to_transform.as_deref(),
+            layers_pattern: config.layers_pattern.as_deref(),
+        })?;
+        let sites = building.linear_sites(METHOD, &selector)?;
+        let factors = SiteMap::build(sites.iter().copied(), |site| Factors::init(config, building, site))?;
+        let has_bias = |site: &Site| building.base.bias(site.id).is_some();
+        let biases = match config.bias {
+            BiasMode::None => SiteMap::empty(),
+            BiasMode::LoraOnly => bias::copy(building, sites.into_iter().filter(|site| has_bias(site)))?,
+            BiasMode::All => {
+                let free = |site: &&Site| has_bias(site) && !building.replaced.contains(&site.id);
+                bias::copy(building, building.base.sites().iter().filter(free))?
+            }
+        };
+        Ok(Self { factors, biases })
+    }
+
+    pub(crate) fn factors(&self) -> &SiteMap<Factors> {
+        &self.factors
+    }
+
+    pub(crate) fn biases(&self) -> &Biases {
+        &self.biases
+    }
+}
+
+impl LoraConfig {
+    fn validate(&self) -> Result<(), AdapterError> {
+        let wrong = |key, expected, found: String| Err(AdapterError::Setting { method: METHOD, key, expected, found });
+        if self.r == 0 || self.rank_pattern.iter().any(|(_, rank)| *rank == 0) {
+            return wrong("r", "a rank of 1 or more", "0".to_owned());
+        }
+        if !(0.0..1.0).contains(&self.lora_dropout) {
+            return wrong("lora_dropout", "a share from 0 to below 1", self.lora_dropout.to_string());
+        }
+        if !self.lora_alpha.is_finite() || self.alpha_pattern.iter().any(|(_, alpha)| !alpha.is_finite()) {
+            return wrong("lora_alpha", "a finite number", self.lora_alpha.to_string());
+        }
+        Ok(())
+    }
+}
+
+impl Factors {
+    fn init(config: &LoraConfig, building: &Building<'_>, site: &Site) -> Result<Self, AdapterError> {
+        let SiteKind::Linear { d_in, d_out, .. } = site.kind else { unreachable!("only linear sites are selected") };
+        let path = format!("{}{}", building.prefix, site.path);
+        let rank = config.rank_pattern.first(METHOD, "rank_pattern", &path)?.copied().unwrap_or(config.r);
+        let alpha = config.alpha_pattern.first(METHOD, "alpha_pattern", &path)?.copied().unwrap_or(config.lora_alpha);
+        let limit = d_in.min(d_out);
+        if rank > limit {
+            return Err(AdapterError::Rank { site: site.path.clone(), rank, limit, d_in, d_out });
+        }
+        let a = building.random(site.id).uniform([d_in, rank], 1.0 / (d_in as f64).sqrt());
+        let b = TensorData::new(vec![0.0f32; rank * d_out], [rank, d_out]);
+        Ok(Self {
+            lora_a: Param::from_data(a, building.device),
+            lora_b: Param::from_data(b, building.device),
+            scale: alpha / if config.use_rslora { (rank as f64).sqrt() } else { rank as f64 },
+            dropout: config.lora_dropout,
+        })
+    }
+
+    /// The side path, on rows so that both factors stay plain matrices.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, seq, d_in]` → `[batch, seq, d_out]`
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let [batch, seq, d_in] = x.dims();
+        let (a, b) = (self.lora_a.val(), self.lora_b.val());
+        let [_, d_out] = b.dims();
+        let mut rows = x.reshape([batch * seq, d_in]);
+        if self.dropout > 0.0 && a.is_require_grad() {
+            rows = drop_out(rows, self.dropout);
+        }
+        let narrow = rows.matmul(a).mul_scalar(self.scale);
+        narrow.matmul(b).reshape([batch, seq, d_out])
+    }
+}
+
+/// Drops values and scales up the rest (Srivastava et al. 2014). Not Burn's layer: that one lets
+/// input pass that has no gradient, which the lowest adapted site always gets.
+fn drop_out(rows: Tensor<2>, share: f64) -> Tensor<2> {
+    let device = rows.device().without_autodiff();
+    let kept = Tensor::random(rows.dims(), Distribution::Bernoulli(1.0 - share), &device);
+    rows * kept.div_scalar(1.0 - share)
+}
+
+impl Method for Lora {
+    fn name(&self) -> &'static str {
+        METHOD
+    }
+
+    fn sites(&self) -> Vec<SiteId> {
+        self.factors.sites().chain(self.biases.sites()).collect()
+    }
+
+    fn replaces(&self) -> Vec<SiteId> {
+        bias::sites(&self.biases)
+    }
+
+    fn replace_linear(&self, base: &Linear) -> Option<Linear> {
+        bias::replace_linear(&self.biases, base)
+    }
+
+    fn replace_norm(&self, base: &LayerNorm) -> Option<LayerNorm> {
+        bias::replace_norm(&self.biases, base)
+    }
+
+    fn linear(&self, site: SiteId, x: Tensor<3>, inner: Inner<'_>) -> Tensor<3> {
+        match self.factors.get(site) {
+            Some(factors) => inner(x.clone()) + factors.forward(x),
+            None => inner(x),
+        }
+    }
+
+    fn merge_linear(&self, inner: Linear) -> Result<Linear, AdapterError> {
+        let Some(factors) = self.factors.get(inner.site) else { return Ok(inner) };
+        let delta = frozen::plain(&factors.lora_a).matmul(frozen::plain(&factors.lora_b)).mul_scalar(factors.scale);
+        Ok(Linear { weight: inner.weight + delta, ..inner })
+    }
+}

@@ -1,0 +1,150 @@
+//! The seam between a stack and its methods: what a method is given, and where it may act.
+
+use std::collections::BTreeSet;
+
+use burn::tensor::{Device, Tensor};
+use hybrid_models::{Embedding, Layer, LayerNorm, Linear, Model, Site, SiteId, SiteKind, SiteTable};
+
+use crate::AdapterError;
+use crate::random::HostRandom;
+use crate::targets::Selector;
+
+/// The frozen base as methods see it.
+pub(crate) trait Base {
+    fn sites(&self) -> &SiteTable;
+
+    /// The frozen layer at a site; nothing at a block site.
+    fn layer(&self, site: SiteId) -> Option<&Layer>;
+
+    /// The bias of a linear layer or the shift of a norm.
+    fn bias(&self, site: SiteId) -> Option<&Tensor<1>> {
+        match self.layer(site)? {
+            Layer::Linear(linear) => linear.bias.as_ref(),
+            Layer::Norm(norm) => Some(&norm.bias),
+            Layer::Embedding(_) => None,
+        }
+    }
+}
+
+impl Base for Model {
+    fn sites(&self) -> &SiteTable {
+        Model::sites(self)
+    }
+
+    fn layer(&self, site: SiteId) -> Option<&Layer> {
+        self.layer_at(site)
+    }
+}
+
+/// What a method builds itself from.
+pub(crate) struct Building<'a> {
+    pub(crate) base: &'a dyn Base,
+    /// Stands before every path while targets are matched.
+    pub(crate) prefix: &'a str,
+    /// Sites whose weights another method of the stack replaces: none of the others acts there.
+    pub(crate) replaced: &'a BTreeSet<SiteId>,
+    pub(crate) device: &'a Device,
+    pub(crate) seed: u64,
+    /// Place in the stack.
+    pub(crate) position: usize,
+}
+
+impl Building<'_> {
+    /// The numbers for the first values at one site.
+    pub(crate) fn random(&self, site: SiteId) -> HostRandom {
+        HostRandom::new(self.seed, (self.position as u64) << 32 | site.index() as u64)
+    }
+
+    /// The linear sites of a selection.
+    ///
+    /// # Errors
+    /// [`AdapterError::NoTarget`], or [`AdapterError::UnsupportedTarget`] when the selection also
+    /// takes a norm or an embedding.
+    pub(crate) fn linear_sites(&self, method: &'static str, selector: &Selector<'_>) -> Result<Vec<&Site>, AdapterError> {
+        let sites = self.select(selector, |kind| !matches!(kind, SiteKind::Block { .. }))?;
+        for site in &sites {
+            let found = match site.kind {
+                SiteKind::Linear { .. } => continue,
+                SiteKind::Norm { .. } => "a norm",
+                SiteKind::Embedding { .. } => "an embedding",
+                SiteKind::Block { .. } => "a block",
+            };
+            return Err(AdapterError::UnsupportedTarget { method, site: site.path.clone(), found });
+        }
+        Ok(sites)
+    }
+
+    /// The selected sites of some kinds.
+    ///
+    /// # Errors
+    /// [`AdapterError::NoTarget`].
+    pub(crate) fn select(
+        &self,
+        selector: &Selector<'_>,
+        wanted: impl Fn(&SiteKind) -> bool,
+    ) -> Result<Vec<&Site>, AdapterError> {
+        let free = |site: &Site| wanted(&site.kind) && !self.replaced.contains(&site.id);
+        selector.select(self.base.sites(), self.prefix, free)
+    }
+}
+
+/// The rest of a linear site's function, inside of a method.
+pub(crate) type Inner<'a> = &'a dyn Fn(Tensor<3>) -> Tensor<3>;
+
+/// A method in place: which sites it touches and what it does there.
+///
+/// Replacing a layer comes first, whatever the order of the stack; then each method in turn wraps
+/// the function so far.
+pub(crate) trait Method {
+    /// Name in recipes and messages.
+    fn name(&self) -> &'static str;
+
+    /// Sites it acts on, each once, in any order.
+    fn sites(&self) -> Vec<SiteId>;
+
+    /// Sites at which it replaces values of the base itself.
+    fn replaces(&self) -> Vec<SiteId> {
+        Vec::new()
+    }
+
+    /// The linear layer to use instead.
+    fn replace_linear(&self, _base: &Linear) -> Option<Linear> {
+        None
+    }
+
+    /// The norm to use instead.
+    fn replace_norm(&self, _base: &LayerNorm) -> Option<LayerNorm> {
+        None
+    }
+
+    /// The embedding to use instead.
+    fn replace_embedding(&self, _base: &Embedding) -> Option<Embedding> {
+        None
+    }
+
+    /// Wraps a linear site.
+    fn linear(&self, _site: SiteId, x: Tensor<3>, inner: Inner<'_>) -> Tensor<3> {
+        inner(x)
+    }
+
+    /// Acts on the output of a sub-layer.
+    fn block(&self, _site: SiteId, x: Tensor<3>) -> Tensor<3> {
+        x
+    }
+
+    /// The linear layer that alone computes what [`Method::linear`] around `inner` computes.
+    ///
+    /// # Errors
+    /// [`AdapterError::NotMergeable`].
+    fn merge_linear(&self, inner: Linear) -> Result<Linear, AdapterError> {
+        Ok(inner)
+    }
+
+    /// Whether the base's weights can hold its effect.
+    ///
+    /// # Errors
+    /// [`AdapterError::NotMergeable`].
+    fn mergeable(&self) -> Result<(), AdapterError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,167 @@
+//! Writing `adapter_config.json`.
+
+use std::collections::BTreeMap;
+
+use hybrid_models::Model;
+use serde_json::{Value, json};
+
+use crate::adapters::AnyMethod;
+use crate::{AdapterConfig, Adapters, BiasMode, Ia3Config, LayerNormConfig, LoraConfig, PatternMap, Targets};
+
+/// The PEFT release whose keys are written.
+const PEFT_VERSION: &str = "0.21.2";
+
+/// The file's text, keys in order, as PEFT writes it.
+pub(super) fn config_text(adapters: &Adapters, model: &Model, base_name: &str, prefix: &str, head: bool) -> String {
+    let mut modules_to_save: Vec<String> = adapters
+        .stack()
+        .iter()
+        .filter_map(|method| match method {
+            AnyMethod::Unfreeze(_) => Some(method.as_method().sites()),
+            _ => None,
+        })
+        .flatten()
+        .map(|site| format!("{prefix}{}", model.sites().get(site).path))
+        .collect();
+    if head {
+        modules_to_save.push("classifier".to_owned());
+    }
+    let task = match (modules_to_save.iter().any(|path| path == "classifier"), model.sites().iter().any(|site| site.head)) {
+        (true, _) => json!("SEQ_CLS"),
+        (false, false) => json!("FEATURE_EXTRACTION"),
+        (false, true) => Value::Null,
+    };
+    let mut keys = BTreeMap::from([
+        ("auto_mapping", Value::Null),
+        ("base_model_name_or_path", json!(base_name)),
+        ("inference_mode", json!(true)),
+        ("modules_to_save", if modules_to_save.is_empty() { Value::Null } else { json!(modules_to_save) }),
+        ("peft_version", json!(PEFT_VERSION)),
+        ("revision", Value::Null),
+        ("task_type", task),
+    ]);
+    for (config, method) in adapters.configs().iter().zip(adapters.stack()) {
+        let own = match (config, method) {
+            (AdapterConfig::Lora(config), AnyMethod::Lora(method)) => {
+                lora(config, &full_paths(method.factors().iter().map(|(path, _)| path), prefix), prefix)
+            }
+            (AdapterConfig::Ia3(config), AnyMethod::Ia3(method)) => {
+                let feedforward = method.scales().iter().filter(|(_, scale)| scale.feedforward).map(|(path, _)| path);
+                let all = method.scales().iter().map(|(path, _)| path);
+                ia3(config, &full_paths(all, prefix), &full_paths(feedforward, prefix), prefix)
+            }
+            (AdapterConfig::LayerNorm(config), AnyMethod::LayerNorm(method)) => {
+                layer_norm(config, &full_paths(method.norms().iter().map(|(path, _)| path), prefix), prefix)
+            }
+            _ => Vec::new(),
+        };
+        keys.extend(own);
+    }
+    serde_json::to_string_pretty(&keys).expect("JSON values are always text")
+}
+
+type Keys = Vec<(&'static str, Value)>;
+
+fn full_paths<'a>(paths: impl Iterator<Item = &'a str>, prefix: &str) -> Vec<String> {
+    paths.map(|path| format!("{prefix}{path}")).collect()
+}
+
+/// Whether a selection means the same in PEFT and under a prefix: names do, patterns of whole paths
+/// do not, and `all-linear` depends on the class of the model.
+fn carries_over(targets: Option<&Targets>, prefix: &str) -> bool {
+    match targets {
+        None | Some(Targets::Names(_)) => true,
+        Some(Targets::Pattern(pattern)) => prefix.is_empty() && pattern.to_lowercase() != Targets::ALL_LINEAR,
+    }
+}
+
+fn lora(config: &LoraConfig, paths: &[String], prefix: &str) -> Keys {
+    let as_given = carries_over(Some(&config.target_modules), prefix)
+        && carries_over(config.exclude_modules.as_ref(), prefix);
+    let given = |value: Value| if as_given { value } else { Value::Null };
+    let bias = match config.bias {
+        BiasMode::None => "none",
+        BiasMode::LoraOnly => "lora_only",
+        BiasMode::All => "all",
+    };
+    let mut keys: Keys = [
+        "alora_invocation_tokens",
+        "arrow_config",
+        "corda_config",
+        "eva_config",
+        "kasa_config",
+        "layer_replication",
+        "lora_ga_config",
+        "megatron_config",
+        "monteclora_config",
+        "target_parameters",
+        "trainable_token_indices",
+        "use_bdlora",
+        "velora_config",
+    ]
+    .map(|key| (key, Value::Null))
+    .into();
+    keys.extend([
+        ("alpha_pattern", by_pattern(&config.alpha_pattern, |alpha| number(*alpha))),
+        ("bias", json!(bias)),
+        ("ensure_weight_tying", json!(false)),
+        ("exclude_modules", given(json!(config.exclude_modules))),
+        ("fan_in_fan_out", json!(false)),
+        ("init_lora_weights", json!(true)),
+        ("layers_pattern", given(json!(config.layers_pattern))),
+        ("layers_to_transform", given(json!(config.layers_to_transform))),
+        ("loftq_config", json!({})),
+        ("lora_alpha", number(config.lora_alpha)),
+        ("lora_bias", json!(false)),
+        ("lora_dropout", json!(config.lora_dropout)),
+        ("megatron_core", json!("megatron.core")),
+        ("peft_type", json!("LORA")),
+        ("qalora_group_size", json!(16)),
+        ("r", json!(config.r)),
+        ("rank_pattern", by_pattern(&config.rank_pattern, |rank| json!(rank))),
+        ("target_modules", if as_given { json!(config.target_modules) } else { json!(paths) }),
+        ("use_dora", json!(false)),
+        ("use_qalora", json!(false)),
+        ("use_rslora", json!(config.use_rslora)),
+    ]);
+    keys
+}
+
+fn ia3(config: &Ia3Config, paths: &[String], feedforward: &[String], prefix: &str) -> Keys {
+    let as_given = carries_over(Some(&config.target_modules), prefix)
+        && carries_over(Some(&config.feedforward_modules), prefix)
+        && carries_over(config.exclude_modules.as_ref(), prefix)
+        && config.layers_to_transform.is_none();
+    vec![
+        ("exclude_modules", if as_given { json!(config.exclude_modules) } else { Value::Null }),
+        ("fan_in_fan_out", json!(false)),
+        ("feedforward_modules", if as_given { json!(config.feedforward_modules) } else { json!(feedforward) }),
+        ("init_ia3_weights", json!(true)),
+        ("peft_type", json!("IA3")),
+        ("target_modules", if as_given { json!(config.target_modules) } else { json!(paths) }),
+    ]
+}
+
+fn layer_norm(config: &LayerNormConfig, paths: &[String], prefix: &str) -> Keys {
+    let as_given = config.target_modules.is_some()
+        && carries_over(config.target_modules.as_ref(), prefix)
+        && carries_over(config.exclude_modules.as_ref(), prefix)
+        && config.layers_to_transform.is_none();
+    vec![
+        ("exclude_modules", if as_given { json!(config.exclude_modules) } else { Value::Null }),
+        ("peft_type", json!("LN_TUNING")),
+        ("target_modules", if as_given { json!(config.target_modules) } else { json!(paths) }),
+    ]
+}
+
+fn by_pattern<V>(map: &PatternMap<V>, value: impl Fn(&V) -> Value) -> Value {
+    Value::Object(map.iter().map(|(pattern, of)| (pattern.to_owned(), value(of))).collect())
+}
+
+/// A number as PEFT writes it: whole ones without a point.
+fn number(value: f64) -> Value {
+    match value.fract() == 0.0 && value.abs() < 1e15 {
+        true => json!(value as i64),
+        false => json!(value),
+    }
+}

@@ -1,0 +1,74 @@
+//! Writing an adapter in PEFT's format.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::tensor::TensorData;
+use hybrid_models::{Model, Pooling};
+
+use super::config_text::config_text;
+use super::keys::torch_tensors;
+use super::{CONFIG, KEY_PREFIX, TENSORS, tensor_file};
+use crate::adapters::AnyMethod;
+use crate::head::{ClassifierHead, head_to_tensors};
+use crate::{AdapterError, Adapters};
+
+/// Whether PEFT's format can hold a stack: one of LoRA, IA3 and LayerNorm tuning, with unfrozen
+/// layers or without.
+pub fn peft_has(adapters: &Adapters) -> bool {
+    why_not(adapters).is_none()
+}
+
+fn why_not(adapters: &Adapters) -> Option<&'static str> {
+    let mut methods = 0;
+    for method in adapters.stack() {
+        match method {
+            AnyMethod::Lora(_) | AnyMethod::Ia3(_) | AnyMethod::LayerNorm(_) => methods += 1,
+            AnyMethod::Unfreeze(_) => {}
+            AnyMethod::Bitfit(_) | AnyMethod::Bottleneck(_) => return Some("PEFT has no such method"),
+        }
+    }
+    (methods != 1).then_some("a file holds one of lora, ia3 and layer_norm")
+}
+
+/// Writes a stack so that PEFT 0.21 loads it over the same base; the same stack gives the same
+/// bytes. `base_name` is the folder or hub id that the file names as its base.
+///
+/// A head that is exactly Transformers' own (BERT's pooler, no normalisation) goes along: the
+/// adapter is then one of `BertForSequenceClassification`, task `SEQ_CLS`. Any other head does not;
+/// the adapter of a base without head is then of task `FEATURE_EXTRACTION`.
+///
+/// # Errors
+/// [`AdapterError::NotInPeft`] or [`AdapterError::Write`].
+pub fn save_peft(
+    adapters: &Adapters,
+    model: &Model,
+    base_name: &str,
+    head: Option<&ClassifierHead>,
+    folder: &Path,
+) -> Result<(), AdapterError> {
+    if let Some(reason) = why_not(adapters) {
+        let stack: Vec<&str> = adapters.configs().iter().map(|config| config.name()).collect();
+        return Err(AdapterError::NotInPeft { stack: stack.join(", "), reason });
+    }
+    let head = head.filter(|head| is_of_transformers(head, model));
+    let prefix = if head.is_some() { format!("{}.", model.model_type()) } else { String::new() };
+    let mut tensors: BTreeMap<String, TensorData> = torch_tensors(adapters)
+        .into_iter()
+        .map(|(key, data)| (format!("{KEY_PREFIX}{prefix}{key}"), data))
+        .collect();
+    if let Some(head) = head {
+        tensors.extend(head_to_tensors(head).into_iter().map(|(name, data)| (format!("{KEY_PREFIX}classifier.{name}"), data)));
+    }
+    std::fs::create_dir_all(folder).map_err(|source| AdapterError::Write { path: folder.to_owned(), source })?;
+    tensor_file::write(&folder.join(TENSORS), &tensors)?;
+    let text = config_text(adapters, model, base_name, &prefix, head.is_some());
+    tensor_file::write_whole(&folder.join(CONFIG), text.as_bytes())
+}
+
+/// Whether a head over a bare encoder is the one that Transformers puts there.
+fn is_of_transformers(head: &ClassifierHead, model: &Model) -> bool {
+    let config = head.config();
+    let bare = !model.sites().iter().any(|site| site.head);
+    bare && model.model_type() == "bert" && config.pooling == Pooling::Pooler && !config.normalize
+}

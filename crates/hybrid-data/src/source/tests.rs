@@ -1,0 +1,222 @@
+//! Tests over real files of every text format.
+
+use std::path::{Path, PathBuf};
+
+use burn_dataset::Dataset;
+use proptest::collection::vec;
+use proptest::prelude::{any, proptest};
+
+use super::{into_dataset, open, read_examples};
+use crate::error::DataError;
+use crate::example::{Example, FieldMapping};
+
+/// A folder with one file of these bytes.
+fn file(name: &str, bytes: impl AsRef<[u8]>) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    std::fs::write(&path, bytes).unwrap();
+    (folder, path)
+}
+
+fn mapping() -> FieldMapping {
+    FieldMapping::new([("text", "query")], Some("intent"))
+}
+
+fn read(name: &str, bytes: impl AsRef<[u8]>) -> Result<Vec<Example>, DataError> {
+    let (_folder, path) = file(name, bytes);
+    read_examples(&path, &mapping())
+}
+
+/// The message without the folder.
+fn message(name: &str, bytes: impl AsRef<[u8]>) -> String {
+    let message = read(name, bytes).unwrap_err().to_string();
+    message[message.find(name).unwrap()..].to_owned()
+}
+
+fn facts(examples: &[Example]) -> Vec<(usize, &str, &str)> {
+    examples
+        .iter()
+        .map(|example| {
+            (
+                example.origin.line,
+                example.fields["text"].as_str(),
+                example.label.as_deref().unwrap(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn json_lines_skip_blank_lines_and_byte_order_mark() {
+    let bytes = "\u{feff}{\"query\": \"a \\\"b\\\"\", \"intent\": \"x\", \"n\": 1}\r\n\n  \n{\"intent\": \"y\", \"query\": \"ü\"}";
+    let examples = read("rows.jsonl", bytes).unwrap();
+    assert_eq!(facts(&examples), [(1, "a \"b\"", "x"), (4, "ü", "y")]);
+}
+
+#[test]
+fn csv_fields_may_hold_commas_quotes_and_lines() {
+    let bytes = "intent,query\nx,\"a, \"\"b\"\"\nc\"\ny,d\n";
+    let examples = read("rows.csv", bytes).unwrap();
+    assert_eq!(facts(&examples), [(2, "a, \"b\"\nc", "x"), (4, "d", "y")]);
+}
+
+#[test]
+fn a_folder_is_read_in_name_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &str| std::fs::write(folder.path().join(name), bytes).unwrap();
+    write("b.jsonl", "{\"query\": \"second\", \"intent\": \"x\"}");
+    write("a.csv", "query,intent\nfirst,x\n");
+    write("NOTICE.md", "not data");
+    let examples = read_examples(folder.path(), &mapping()).unwrap();
+    let texts: Vec<&str> = examples
+        .iter()
+        .map(|example| example.fields["text"].as_str())
+        .collect();
+    assert_eq!(texts, ["first", "second"]);
+    assert_eq!(examples[0].origin.file.file_name().unwrap(), "a.csv");
+    assert_eq!(open(folder.path()).unwrap().len(), 2);
+}
+
+#[test]
+fn examples_serve_as_a_burn_dataset() {
+    let examples = read("rows.csv", "query,intent\na,x\nb,y\n").unwrap();
+    let dataset = into_dataset(examples.clone());
+    assert_eq!(dataset.len(), 2);
+    assert_eq!(dataset.get(1).unwrap(), examples[1]);
+}
+
+#[test]
+fn a_mapping_without_label_reads_unlabelled_rows() {
+    let (_folder, path) = file("rows.jsonl", "{\"query\": \"a\"}");
+    let examples = read_examples(&path, &FieldMapping::new([("text", "query")], None)).unwrap();
+    assert_eq!(examples[0].label, None);
+}
+
+#[test]
+fn faults_of_rows_name_file_line_and_field() {
+    let good = "{\"query\": \"a\", \"intent\": \"x\"}\n";
+    let cases = [
+        (
+            "{\"intent\": \"x\", \"text\": \"a\"}",
+            "rows.jsonl:2: no field `query`; the row has `intent`, `text`",
+        ),
+        (
+            "{\"query\": \"a\", \"intent\": 3}",
+            "rows.jsonl:2: field `intent` is a number, expected a string",
+        ),
+        (
+            "{\"query\": null, \"intent\": \"x\"}",
+            "rows.jsonl:2: field `query` is null, expected a string",
+        ),
+        (
+            "{\"query\": \"a\", \"intent\": \" \"}",
+            "rows.jsonl:2: field `intent` holds an empty label",
+        ),
+        ("[1, 2]", "rows.jsonl:2: not a JSON object"),
+        ("{\"query\": \"a\"", "rows.jsonl:2: not a JSON object"),
+        ("{} {}", "rows.jsonl:2: not a JSON object"),
+    ];
+    for (row, expected) in cases {
+        assert_eq!(
+            message("rows.jsonl", format!("{good}{row}\n")),
+            expected,
+            "{row}"
+        );
+    }
+    assert_eq!(
+        message("rows.csv", "text,intent\na,x\n"),
+        "rows.csv:2: no field `query`; the row has `intent`, `text`"
+    );
+    assert_eq!(
+        message("rows.csv", "query,intent\na,x\nb\n"),
+        "rows.csv:3: bad CSV row"
+    );
+    assert_eq!(
+        message("rows.csv", "query,intent\na,\n"),
+        "rows.csv:2: field `intent` holds an empty label"
+    );
+}
+
+#[test]
+fn invalid_utf8_names_its_line() {
+    let bytes =
+        b"{\"query\": \"a\", \"intent\": \"x\"}\n{\"query\": \"\xff\", \"intent\": \"x\"}\n";
+    assert_eq!(message("rows.jsonl", bytes), "rows.jsonl:2: invalid UTF-8");
+    assert_eq!(
+        message("rows.csv", b"query,intent\na,x\n\xc3,x\n"),
+        "rows.csv:3: invalid UTF-8"
+    );
+    assert_eq!(
+        message("rows.csv", b"query,\xc3\na,x\n"),
+        "rows.csv:1: invalid UTF-8"
+    );
+}
+
+#[test]
+fn missing_empty_and_unknown_files_are_named() {
+    for name in ["rows.jsonl", "rows.csv"] {
+        assert_eq!(message(name, ""), format!("{name}: holds no examples"));
+        assert_eq!(message(name, "\n \n"), format!("{name}: holds no examples"));
+    }
+    assert_eq!(
+        message("rows.csv", "query,intent\n"),
+        "rows.csv: holds no examples"
+    );
+    assert!(message("rows.txt", "a").starts_with("rows.txt: unknown format; known are .jsonl"));
+    let folder = tempfile::tempdir().unwrap();
+    assert!(matches!(
+        read_examples(folder.path(), &mapping()),
+        Err(DataError::Empty { .. })
+    ));
+    let missing = folder.path().join("rows.jsonl");
+    assert!(matches!(
+        read_examples(&missing, &mapping()),
+        Err(DataError::Read { .. })
+    ));
+    #[cfg(not(feature = "parquet"))]
+    assert!(message("rows.parquet", "").ends_with("build with `--features parquet`"));
+}
+
+#[test]
+fn the_carried_sample_has_ten_and_three_shots_a_label() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/banking77");
+    let mapping = FieldMapping::new([("text", "text")], Some("label"));
+    let read = |name| read_examples(&folder.join(name), &mapping).unwrap();
+    let (fit, select, report) = (
+        read("fit.jsonl"),
+        read("select.jsonl"),
+        read("report.jsonl"),
+    );
+    let labels = crate::LabelSet::of(&fit).unwrap();
+    assert_eq!((labels.len(), report.len()), (77, 3080));
+    for (examples, shots) in [(&fit, 10), (&select, 3), (&report, 40)] {
+        let targets = labels.targets(examples).unwrap();
+        for class in 0..labels.len() {
+            assert_eq!(
+                targets.iter().filter(|&&target| target == class).count(),
+                shots,
+                "{}",
+                labels.names()[class]
+            );
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_a_reader_panic(bytes in vec(any::<u8>(), 0..200)) {
+        let _ = read("rows.jsonl", &bytes);
+        let _ = read("rows.csv", &bytes);
+    }
+
+    #[test]
+    fn json_lines_keep_any_text(texts in vec(any::<String>(), 1..8)) {
+        let lines: Vec<String> = texts
+            .iter()
+            .map(|text| serde_json::json!({"query": text, "intent": "x"}).to_string() + "\n")
+            .collect();
+        let examples = read("rows.jsonl", lines.concat()).unwrap();
+        let read: Vec<&str> = examples.iter().map(|example| example.fields["text"].as_str()).collect();
+        assert_eq!(read, texts);
+    }
+}

@@ -1,0 +1,103 @@
+//! What can be wrong with outputs, or with writing what was concluded from them.
+
+use std::path::PathBuf;
+
+/// Why a figure or a report could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvalError {
+    /// There is nothing to measure.
+    #[error("{what} are empty, so there is nothing to measure")]
+    Empty {
+        /// The empty input.
+        what: &'static str,
+    },
+    /// Two inputs that belong together differ in length.
+    #[error("{what}: {found} rows where {expected} were expected")]
+    Length {
+        /// The input with the wrong length.
+        what: &'static str,
+        /// Rows of the input that it belongs to.
+        expected: usize,
+        /// Rows that it has.
+        found: usize,
+    },
+    /// A row has another number of values than the others.
+    #[error("{what}: row {row} has {found} values where {expected} were expected")]
+    Width {
+        /// The input with the wrong row.
+        what: &'static str,
+        /// The row, counted from 0.
+        row: usize,
+        /// Values of the first row.
+        expected: usize,
+        /// Values of this row.
+        found: usize,
+    },
+    /// An index does not name a class or a row.
+    #[error("{what}: row {row} has index {found}, but there are only {limit}")]
+    Index {
+        /// The input with the wrong index.
+        what: &'static str,
+        /// The row, counted from 0.
+        row: usize,
+        /// The index.
+        found: usize,
+        /// The number of classes or rows.
+        limit: usize,
+    },
+    /// A value is infinite or not a number.
+    #[error("{what}: row {row} is not finite")]
+    NotFinite {
+        /// The input with the bad value.
+        what: &'static str,
+        /// The row, counted from 0.
+        row: usize,
+    },
+    /// A ranking figure needs examples of both kinds.
+    #[error("{metric} is undefined: all examples are of one kind")]
+    OneKind {
+        /// The figure.
+        metric: &'static str,
+    },
+    /// A file cannot be read.
+    #[error("{path}: cannot be read: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file cannot be written; nothing of it was left behind.
+    #[error("{path}: cannot be written: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file is not a report, or a report holds a value that JSON cannot express.
+    #[error("{path}: not a report: {source}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The fault and its place.
+        source: serde_json::Error,
+    },
+    /// A page or card could not be laid out.
+    #[error("the template {template} cannot be filled: {source}")]
+    Template {
+        /// The template.
+        template: &'static str,
+        /// What the template engine said.
+        source: minijinja::Error,
+    },
+    /// A plot could not be drawn.
+    #[error("the plot of {plot} cannot be drawn: {source}")]
+    Plot {
+        /// What it shows.
+        plot: &'static str,
+        /// What the plotting library said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}

@@ -1,0 +1,277 @@
+//! The model card: what the artifact is, how to load it, how good it is and where it ends.
+
+use std::path::Path;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{Environment, UndefinedBehavior, Value};
+
+use super::{CandidateReport, Final, Report, format};
+use crate::EvalError;
+
+const NAME: &str = "card.md";
+const TEMPLATE: &str = include_str!("card.md");
+
+/// What loading the artifact takes beyond the report.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct CardDetails {
+    /// Folder of the artifact as a reader would write it.
+    pub artifact: String,
+    /// Fields that the template may use.
+    pub fields: Vec<String>,
+    /// Longest input in tokens.
+    pub max_length: usize,
+    /// Folder of the adapter in PEFT's format, relative to the artifact; none without one.
+    pub peft_folder: Option<String>,
+    /// The classifier head; none for a prompt alone.
+    pub head: Option<HeadDetails>,
+}
+
+/// A classifier head on disk.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct HeadDetails {
+    /// Its safetensors file, relative to the artifact: `weight` `[n_labels, d_model]` and `bias`
+    /// `[n_labels]`.
+    pub file: String,
+    /// `cls`, `mean` or `pooler`.
+    pub pooling: String,
+    /// Whether the pooled vector is scaled to unit length first.
+    pub normalize: bool,
+}
+
+/// What the template sees.
+#[derive(serde::Serialize)]
+struct Card<'r> {
+    report: &'r Report,
+    #[serde(rename = "final")]
+    final_result: &'r Final,
+    winner: Option<&'r CandidateReport>,
+    /// The winner's methods in words.
+    methods: Vec<String>,
+    /// Whether the base has a name that others can load too.
+    hub_base: bool,
+    details: &'r CardDetails,
+    /// Whether PEFT's file holds the classifier too, in the place where the base keeps its own.
+    peft_classifier: bool,
+    /// An input in JSON, which Python reads as well.
+    example: String,
+}
+
+/// The whole card.
+pub(super) fn render(report: &Report, details: &CardDetails) -> Result<String, EvalError> {
+    let winner = report.candidate(&report.final_result.candidate);
+    let adapter = winner.and_then(|winner| winner.adapter.as_ref());
+    let card = Card {
+        report,
+        final_result: &report.final_result,
+        winner,
+        methods: adapter.map_or_else(Vec::new, |adapter| {
+            adapter
+                .methods
+                .iter()
+                .map(format::describe_config)
+                .collect()
+        }),
+        hub_base: !Path::new(&report.base).is_absolute() && !report.base.starts_with('.'),
+        details,
+        peft_classifier: details.peft_folder.is_some()
+            && details
+                .head
+                .as_ref()
+                .is_some_and(|head| head.pooling == "pooler" && !head.normalize),
+        example: example(&details.fields),
+    };
+    let fault = |source| EvalError::Template {
+        template: NAME,
+        source,
+    };
+    environment()
+        .and_then(|environment| environment.get_template(NAME)?.render(Serde(card)))
+        .map_err(fault)
+}
+
+fn example(fields: &[String]) -> String {
+    let quoted = |field: &String| {
+        format!(
+            "{}: \"where is my card?\"",
+            serde_json::Value::from(field.as_str())
+        )
+    };
+    format!(
+        "{{{}}}",
+        fields.iter().map(quoted).collect::<Vec<_>>().join(", ")
+    )
+}
+
+fn environment() -> Result<Environment<'static>, minijinja::Error> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_syntax(
+        SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .keep_trailing_newline(true)
+            .build()?,
+    );
+    environment.add_filter("cell", |text: &str| cell(text));
+    environment.add_filter("code", |text: &str| code(text));
+    environment.add_filter("block", |text: &str, language: &str| block(text, language));
+    environment.add_filter("plain", |text: &str| text.replace(['`', '\n', '\r'], " "));
+    environment.add_filter("shell", |text: &str| {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    });
+    environment.add_filter("quoted", quoted);
+    environment.add_filter("difference", |value: f64, metric: &str| {
+        format::difference(value, metric)
+    });
+    environment.add_filter("p_value", format::p_value);
+    environment.add_filter("rounded", |value: f64| format!("{value:.4}"));
+    environment.add_filter("percent", format::percent);
+    environment.add_filter("interval", |bounds: Serde<[f64; 2]>, metric: &str| {
+        format::interval(*bounds, metric)
+    });
+    environment.add_filter("figure", |value: f64, metric: &str| {
+        format::figure(value, metric)
+    });
+    environment.add_filter("metric_name", |metric: &str| format::metric_name(metric));
+    environment.add_filter("grouped", format::count);
+    environment.add_filter("duration", format::duration);
+    environment.add_template(NAME, TEMPLATE)?;
+    Ok(environment)
+}
+
+/// Text that Markdown takes literally, on one line.
+fn cell(text: &str) -> String {
+    let mut literal = String::new();
+    for character in text.chars() {
+        match character {
+            '\n' | '\r' => literal.push(' '),
+            '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '|' | '#' => {
+                literal.extend(['\\', character])
+            }
+            other => literal.push(other),
+        }
+    }
+    literal
+}
+
+/// Text in a code span, which may itself hold backticks.
+fn code(text: &str) -> String {
+    let text = text.replace(['\n', '\r'], " ").replace('|', "\\|");
+    let longest = text
+        .split(|character| character != '`')
+        .map(str::len)
+        .max()
+        .unwrap_or(0);
+    let fence = "`".repeat(longest + 1);
+    if longest > 0 {
+        format!("{fence} {text} {fence}")
+    } else {
+        format!("{fence}{text}{fence}")
+    }
+}
+
+/// A fenced block, which may itself hold fences.
+fn block(text: &str, language: &str) -> String {
+    let longest = text
+        .split(|character| character != '`')
+        .map(str::len)
+        .max()
+        .unwrap_or(0);
+    let fence = "`".repeat((longest + 1).max(3));
+    format!("{fence}{language}\n{}\n{fence}", text.trim_end())
+}
+
+/// A JSON string or list of strings, which YAML and Python read alike.
+fn quoted(value: Value) -> Result<String, minijinja::Error> {
+    serde_json::to_string(&value).map_err(|error| {
+        minijinja::Error::new(minijinja::ErrorKind::BadSerialization, "not plain data")
+            .with_source(error)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CardDetails, HeadDetails, cell, code, render};
+    use crate::report::sample::sample;
+
+    fn details() -> CardDetails {
+        CardDetails {
+            artifact: "runs/banking77/artifact".to_owned(),
+            fields: vec!["text".to_owned()],
+            max_length: 64,
+            peft_folder: Some("adapter".to_owned()),
+            head: Some(HeadDetails {
+                file: "head.safetensors".to_owned(),
+                pooling: "mean".to_owned(),
+                normalize: true,
+            }),
+        }
+    }
+
+    #[test]
+    fn the_front_matter_names_base_and_figures() {
+        let card = render(&sample(), &details()).unwrap();
+        let (front, body) = card
+            .strip_prefix("---\n")
+            .and_then(|card| card.split_once("\n---\n"))
+            .unwrap();
+        assert!(
+            front.contains("base_model: \"sentence-transformers/all-MiniLM-L6-v2\""),
+            "{front}"
+        );
+        assert!(front.contains("library_name: peft"));
+        assert!(front.lines().all(|line| !line.contains('\t')));
+        assert!(body.contains("{\"text\": "));
+        assert!(body.contains("PeftModel.from_pretrained") && body.contains("F.normalize"));
+    }
+
+    #[test]
+    fn a_classifier_in_pefts_file_is_loaded_with_it() {
+        let head = HeadDetails {
+            file: "head.safetensors".to_owned(),
+            pooling: "pooler".to_owned(),
+            normalize: false,
+        };
+        let card = render(
+            &sample(),
+            &CardDetails {
+                head: Some(head),
+                ..details()
+            },
+        )
+        .unwrap();
+        assert!(
+            card.contains(
+                "AutoModelForSequenceClassification.from_pretrained(base, num_labels=11)"
+            )
+        );
+        assert!(!card.contains("load_file"));
+    }
+
+    #[test]
+    fn a_prompt_alone_needs_no_peft() {
+        let card = render(
+            &sample(),
+            &CardDetails {
+                peft_folder: None,
+                head: None,
+                ..details()
+            },
+        )
+        .unwrap();
+        assert!(!card.contains("peft"), "{card}");
+    }
+
+    #[test]
+    fn hostile_text_stays_text() {
+        assert_eq!(cell("a|b\n# c"), "a\\|b \\# c");
+        assert_eq!(code("a `b` | c"), "`` a `b` \\| c ``");
+        let mut report = sample();
+        report.task = "x\"\n---\nevil: true".to_owned();
+        report.confusion.labels[0] = "\"\"\"\nimport os".to_owned();
+        let card = render(&report, &details()).unwrap();
+        assert!(!card.contains("\nevil: true"), "{card}");
+        assert!(!card.contains("\nimport os"), "{card}");
+    }
+}

@@ -1,0 +1,191 @@
+//! A model's `config.json`, read key by key.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::ModelError;
+use crate::blocks::Activation;
+
+/// Sizes above this are taken for damage.
+const MAX_SIZE: u64 = 1 << 24;
+
+/// The keys of a `config.json`.
+#[derive(Debug)]
+pub(crate) struct ConfigFile {
+    path: PathBuf,
+    keys: Map<String, Value>,
+}
+
+impl ConfigFile {
+    /// Reads the configuration of a model folder.
+    ///
+    /// # Errors
+    /// [`ModelError::Read`] or [`ModelError::Json`].
+    pub(crate) fn read(folder: &Path) -> Result<Self, ModelError> {
+        let path = folder.join("config.json");
+        let text = std::fs::read(&path).map_err(|source| ModelError::Read { path: path.clone(), source })?;
+        let keys = serde_json::from_slice(&text).map_err(|source| ModelError::Json { path: path.clone(), source })?;
+        Ok(Self { path, keys })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A value that is there and not null.
+    fn value(&self, key: &str) -> Option<&Value> {
+        self.keys.get(key).filter(|value| !value.is_null())
+    }
+
+    fn invalid(&self, key: &str, expected: impl Into<String>, found: impl ToString) -> ModelError {
+        ModelError::InvalidValue {
+            path: self.path.clone(),
+            key: key.to_owned(),
+            expected: expected.into(),
+            found: found.to_string(),
+        }
+    }
+
+    /// A required text.
+    pub(crate) fn text(&self, key: &str) -> Result<&str, ModelError> {
+        let value = self
+            .value(key)
+            .ok_or_else(|| ModelError::MissingKey { path: self.path.clone(), key: key.to_owned() })?;
+        value.as_str().ok_or_else(|| self.invalid(key, "a text", value))
+    }
+
+    /// The class in `architectures`, if any.
+    pub(crate) fn class(&self) -> Result<Option<&str>, ModelError> {
+        let Some(value) = self.value("architectures") else { return Ok(None) };
+        let classes = value.as_array().ok_or_else(|| self.invalid("architectures", "a list of class names", value))?;
+        match classes.first() {
+            None => Ok(None),
+            Some(Value::String(class)) => Ok(Some(class)),
+            Some(other) => Err(self.invalid("architectures", "a list of class names", other)),
+        }
+    }
+
+    /// A required positive size.
+    pub(crate) fn size(&self, key: &str) -> Result<usize, ModelError> {
+        match self.value(key) {
+            None => Err(ModelError::MissingKey { path: self.path.clone(), key: key.to_owned() }),
+            Some(value) => self.parse_size(key, value),
+        }
+    }
+
+    /// A positive size that may be left out.
+    pub(crate) fn size_or(&self, key: &str, default: usize) -> Result<usize, ModelError> {
+        self.value(key).map_or(Ok(default), |value| self.parse_size(key, value))
+    }
+
+    fn parse_size(&self, key: &str, value: &Value) -> Result<usize, ModelError> {
+        match value.as_u64() {
+            Some(size @ 1..=MAX_SIZE) => Ok(size as usize),
+            _ => Err(self.invalid(key, format!("a whole number from 1 to {MAX_SIZE}"), value)),
+        }
+    }
+
+    /// An id of the vocabulary that may be left out.
+    pub(crate) fn id_or(&self, key: &str, default: usize) -> Result<usize, ModelError> {
+        match self.value(key) {
+            None => Ok(default),
+            Some(value) => match value.as_u64() {
+                Some(id @ 0..MAX_SIZE) => Ok(id as usize),
+                _ => Err(self.invalid(key, "a token id", value)),
+            },
+        }
+    }
+
+    /// A positive number that may be left out.
+    pub(crate) fn positive_or(&self, key: &str, default: f64) -> Result<f64, ModelError> {
+        let Some(value) = self.value(key) else { return Ok(default) };
+        value
+            .as_f64()
+            .filter(|number| number.is_finite() && *number > 0.0)
+            .ok_or_else(|| self.invalid(key, "a positive number", value))
+    }
+
+    /// A switch that may be left out.
+    pub(crate) fn switch_or(&self, key: &str, default: bool) -> Result<bool, ModelError> {
+        let Some(value) = self.value(key) else { return Ok(default) };
+        value.as_bool().ok_or_else(|| self.invalid(key, "true or false", value))
+    }
+
+    /// An activation function that may be left out.
+    pub(crate) fn activation_or(&self, key: &str, default: Activation) -> Result<Activation, ModelError> {
+        let Some(value) = self.value(key) else { return Ok(default) };
+        let name = value.as_str().ok_or_else(|| self.invalid(key, "a name", value))?;
+        Activation::of_name(name)
+            .ok_or_else(|| self.invalid(key, format!("one of {}", Activation::NAMES.join(", ")), name))
+    }
+
+    /// Number of labels: the length of `id2label`, or `num_labels`, or Transformers' default of 2.
+    pub(crate) fn n_labels(&self) -> Result<usize, ModelError> {
+        match self.value("id2label") {
+            None => self.size_or("num_labels", 2),
+            Some(Value::Object(labels)) if !labels.is_empty() => Ok(labels.len()),
+            Some(other) => Err(self.invalid("id2label", "names by index", other)),
+        }
+    }
+
+    /// Width of one attention head.
+    ///
+    /// # Errors
+    /// [`ModelError::InvalidValue`] if `d_model` is no multiple of `n_heads`.
+    pub(crate) fn check_heads(&self, key: &str, d_model: usize, n_heads: usize) -> Result<(), ModelError> {
+        if d_model.is_multiple_of(n_heads) {
+            return Ok(());
+        }
+        Err(self.invalid(key, format!("a divisor of the hidden size {d_model}"), n_heads))
+    }
+
+    /// Refuses a variant that this crate does not compute.
+    ///
+    /// # Errors
+    /// [`ModelError::InvalidValue`] if `key` is there and not `expected`.
+    pub(crate) fn require(&self, key: &str, expected: &Value) -> Result<(), ModelError> {
+        match self.value(key) {
+            Some(found) if found != expected => Err(self.invalid(key, expected.to_string(), found)),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::ConfigFile;
+    use crate::ModelError;
+
+    fn config(keys: Value) -> ConfigFile {
+        let Value::Object(keys) = keys else { panic!("not an object") };
+        ConfigFile { path: "config.json".into(), keys }
+    }
+
+    #[test]
+    fn sizes_are_positive_and_bounded() {
+        let config = config(json!({"zero": 0, "negative": -1, "text": "4", "huge": 1u64 << 40, "fine": 4}));
+        assert_eq!(config.size("fine").unwrap(), 4);
+        for key in ["zero", "negative", "text", "huge"] {
+            let error = config.size(key).unwrap_err();
+            assert!(matches!(error, ModelError::InvalidValue { .. }), "{key}: {error}");
+        }
+        let error = config.size("absent").unwrap_err().to_string();
+        assert_eq!(error, "config.json: `absent` is missing");
+    }
+
+    #[test]
+    fn unknown_activations_list_the_known_ones() {
+        let config = config(json!({"hidden_act": "swishy"}));
+        let error = config.activation_or("hidden_act", crate::blocks::Activation::Gelu).unwrap_err().to_string();
+        assert!(error.contains("swishy") && error.contains("gelu_new"), "{error}");
+    }
+
+    #[test]
+    fn heads_must_divide_the_hidden_size() {
+        let error = config(json!({})).check_heads("num_attention_heads", 10, 4).unwrap_err().to_string();
+        assert_eq!(error, "config.json: `num_attention_heads`: expected a divisor of the hidden size 10, found 4");
+    }
+}

@@ -1,0 +1,153 @@
+//! The frozen post-norm stack that BERT, RoBERTa and DistilBERT share.
+
+use burn::tensor::{Int, Tensor};
+
+use crate::blocks::EncoderLayer;
+use crate::layers::LayerPlace;
+use crate::{Embedding, Hooks, LayerNorm};
+
+/// Token ids of a padded batch.
+#[derive(Debug, Clone)]
+pub struct EncoderBatch {
+    /// `[batch, seq]`.
+    pub input_ids: Tensor<2, Int>,
+    /// 1 for tokens, 0 for padding, `[batch, seq]`.
+    pub attention_mask: Tensor<2, Int>,
+    /// Segment of each token, `[batch, seq]`; all 0 when left out. Architectures with a single
+    /// segment or none pay no attention to it.
+    pub token_type_ids: Option<Tensor<2, Int>>,
+}
+
+/// How positions are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PositionRule {
+    /// From 0, padding included.
+    FromZero,
+    /// From `pad_id + 1` over the tokens that are not `pad_id`; padding has position `pad_id`.
+    AfterPadding { pad_id: usize },
+}
+
+/// A frozen encoder.
+#[derive(Debug, Clone)]
+pub struct Encoder {
+    pub(crate) words: Embedding,
+    pub(crate) positions: Embedding,
+    pub(crate) token_types: Option<Embedding>,
+    pub(crate) embedding_norm: LayerNorm,
+    pub(crate) layers: Vec<EncoderLayer>,
+    pub(crate) position_rule: PositionRule,
+    pub(crate) n_heads: usize,
+}
+
+impl Encoder {
+    /// Number of transformer layers.
+    pub fn n_layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Size of the hidden states.
+    pub fn d_model(&self) -> usize {
+        self.words.weight.dims()[1]
+    }
+
+    /// Number of attention heads.
+    pub fn n_heads(&self) -> usize {
+        self.n_heads
+    }
+
+    /// Size of the feed-forward layers' hidden features.
+    pub fn d_ff(&self) -> usize {
+        self.layers.first().map_or(0, |layer| layer.up.weight.dims()[1])
+    }
+
+    /// Longest sequence that has positions.
+    pub fn max_positions(&self) -> usize {
+        let rows = self.positions.weight.dims()[0];
+        match self.position_rule {
+            PositionRule::FromZero => rows,
+            PositionRule::AfterPadding { pad_id } => rows.saturating_sub(pad_id + 1),
+        }
+    }
+
+    /// Size of the vocabulary.
+    pub fn vocab_size(&self) -> usize {
+        self.words.weight.dims()[0]
+    }
+
+    /// The input of the first layer.
+    ///
+    /// # Shapes
+    /// - `batch`: `[batch, seq]` → `[batch, seq, d_model]`
+    ///
+    /// # Panics
+    /// If an id is not in the vocabulary or `seq` is larger than
+    /// [`max_positions`](Self::max_positions).
+    pub fn embed(&self, batch: &EncoderBatch, hooks: &dyn Hooks) -> Tensor<3> {
+        let words = hooks.embedding(&self.words, batch.input_ids.clone());
+        let mut sum = words + hooks.embedding(&self.positions, self.position_ids(&batch.input_ids));
+        if let Some(token_types) = &self.token_types {
+            let [n_types, _] = token_types.weight.dims();
+            let ids = match &batch.token_type_ids {
+                Some(ids) if n_types > 1 => ids.clone(),
+                _ => Tensor::zeros([1, 1], &batch.input_ids.device()),
+            };
+            sum = sum + hooks.embedding(token_types, ids);
+        }
+        hooks.norm(&self.embedding_norm, sum)
+    }
+
+    /// # Shapes
+    /// - `[batch, seq]` → `[1 or batch, seq]`
+    fn position_ids(&self, input_ids: &Tensor<2, Int>) -> Tensor<2, Int> {
+        let [_, seq] = input_ids.dims();
+        match self.position_rule {
+            PositionRule::FromZero => Tensor::arange(0..seq as i64, &input_ids.device()).unsqueeze(),
+            PositionRule::AfterPadding { pad_id } => {
+                let is_token = input_ids.clone().not_equal_elem(pad_id as i64).int();
+                is_token.clone().cumsum(1) * is_token + pad_id as i64
+            }
+        }
+    }
+
+    /// What attention adds to the scores: 0 for tokens, the lowest number for padding.
+    ///
+    /// # Shapes
+    /// - `batch`: `[batch, seq]` → `[batch, 1, 1, seq]`
+    pub fn attention_bias(&self, batch: &EncoderBatch) -> Tensor<4> {
+        let [size, seq] = batch.attention_mask.dims();
+        let hidden = batch.attention_mask.clone().float() - 1.0;
+        (hidden * f32::MAX).reshape([size, 1, 1, seq])
+    }
+
+    /// Runs one layer.
+    ///
+    /// # Shapes
+    /// - `hidden`: `[batch, seq, d_model]`, `bias`: `[batch, 1, 1, seq]` → `[batch, seq, d_model]`
+    ///
+    /// # Panics
+    /// If `index` is not below [`n_layers`](Self::n_layers).
+    pub fn layer(&self, index: usize, hidden: Tensor<3>, bias: &Tensor<4>, hooks: &dyn Hooks) -> Tensor<3> {
+        self.layers[index].forward(hidden, bias, hooks)
+    }
+
+    /// The last hidden states.
+    ///
+    /// # Shapes
+    /// - `batch`: `[batch, seq]` → `[batch, seq, d_model]`
+    ///
+    /// # Panics
+    /// As [`embed`](Self::embed).
+    pub fn forward(&self, batch: &EncoderBatch, hooks: &dyn Hooks) -> Tensor<3> {
+        let bias = self.attention_bias(batch);
+        let embedded = self.embed(batch, hooks);
+        (0..self.n_layers()).fold(embedded, |hidden, index| self.layer(index, hidden, &bias, hooks))
+    }
+
+    pub(crate) fn places(&mut self) -> impl Iterator<Item = LayerPlace<'_>> {
+        [LayerPlace::Embedding(&mut self.words), LayerPlace::Embedding(&mut self.positions)]
+            .into_iter()
+            .chain(self.token_types.as_mut().map(LayerPlace::Embedding))
+            .chain([LayerPlace::Norm(&mut self.embedding_norm)])
+            .chain(self.layers.iter_mut().flat_map(EncoderLayer::places))
+    }
+}

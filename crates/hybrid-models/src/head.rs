@@ -1,0 +1,121 @@
+//! Task heads on top of an encoder.
+
+use burn::tensor::Tensor;
+
+use crate::architecture::{Architecture, EncoderPlan, Task};
+use crate::blocks::Activation;
+use crate::config_file::ConfigFile;
+use crate::layers::LayerPlace;
+use crate::loader::{Loader, Part};
+use crate::{Embedding, Hooks, LayerNorm, Linear, ModelError, distilbert};
+
+/// The head of a model.
+#[derive(Debug, Clone)]
+pub(crate) enum Head {
+    None,
+    SequenceClassification {
+        /// Between the first token and the classifier. BERT has its pooler there.
+        transform: Option<(Linear, Activation)>,
+        classifier: Linear,
+    },
+    MaskedLm {
+        transform: Linear,
+        activation: Activation,
+        norm: LayerNorm,
+        decoder: Linear,
+    },
+    TokenClassification(Linear),
+    SpanAnswering(Linear),
+}
+
+impl Head {
+    /// Loads the head of a task.
+    ///
+    /// # Errors
+    /// An error of the configuration or the checkpoint.
+    pub(crate) fn load(
+        task: Task,
+        architecture: Architecture,
+        config: &ConfigFile,
+        plan: &EncoderPlan,
+        words: &Embedding,
+        loader: &mut Loader<'_>,
+    ) -> Result<Self, ModelError> {
+        let d_model = plan.d_model;
+        match task {
+            Task::Headless => Ok(Self::None),
+            Task::SequenceClassification => {
+                let n_labels = config.n_labels()?;
+                let (transform, classifier) = match architecture {
+                    Architecture::Bert => (None, "classifier"),
+                    Architecture::Roberta => (Some(("classifier.dense", Activation::Tanh)), "classifier.out_proj"),
+                    Architecture::DistilBert => (Some(("pre_classifier", Activation::Relu)), "classifier"),
+                };
+                let transform = match transform {
+                    Some((path, activation)) => Some((loader.linear(Part::Head, path, d_model, d_model)?, activation)),
+                    None => None,
+                };
+                let classifier = loader.linear(Part::Head, classifier, d_model, n_labels)?;
+                Ok(Self::SequenceClassification { transform, classifier })
+            }
+            Task::MaskedLm => {
+                let [transform, norm, decoder, bias] = match architecture {
+                    Architecture::Bert => [
+                        "cls.predictions.transform.dense",
+                        "cls.predictions.transform.LayerNorm",
+                        "cls.predictions.decoder",
+                        "cls.predictions.bias",
+                    ],
+                    Architecture::Roberta => ["lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias"],
+                    Architecture::DistilBert => {
+                        ["vocab_transform", "vocab_layer_norm", "vocab_projector", "vocab_projector.bias"]
+                    }
+                };
+                let (activation, epsilon) = match architecture {
+                    Architecture::Bert => (plan.activation, plan.epsilon),
+                    Architecture::Roberta => (Activation::Gelu, plan.epsilon),
+                    Architecture::DistilBert => (plan.activation, distilbert::EPSILON),
+                };
+                let tied = config.switch_or("tie_word_embeddings", true)?;
+                Ok(Self::MaskedLm {
+                    transform: loader.linear(Part::Head, transform, d_model, d_model)?,
+                    activation,
+                    norm: loader.norm(Part::Head, norm, d_model, epsilon)?,
+                    decoder: loader.decoder(decoder, bias, words, tied)?,
+                })
+            }
+            Task::TokenClassification => {
+                let n_labels = config.n_labels()?;
+                Ok(Self::TokenClassification(loader.linear(Part::Head, "classifier", d_model, n_labels)?))
+            }
+            Task::SpanAnswering => {
+                Ok(Self::SpanAnswering(loader.linear(Part::Head, "qa_outputs", d_model, 2)?))
+            }
+        }
+    }
+
+    pub(crate) fn places(&mut self) -> Vec<LayerPlace<'_>> {
+        match self {
+            Self::None => Vec::new(),
+            Self::SequenceClassification { transform, classifier } => transform
+                .iter_mut()
+                .map(|(linear, _)| LayerPlace::Linear(linear))
+                .chain([LayerPlace::Linear(classifier)])
+                .collect(),
+            Self::MaskedLm { transform, norm, decoder, .. } => {
+                vec![LayerPlace::Linear(transform), LayerPlace::Norm(norm), LayerPlace::Linear(decoder)]
+            }
+            Self::TokenClassification(linear) | Self::SpanAnswering(linear) => vec![LayerPlace::Linear(linear)],
+        }
+    }
+}
+
+/// A linear site on one vector a row.
+///
+/// # Shapes
+/// - `x`: `[batch, d_in]` → `[batch, d_out]`
+pub(crate) fn linear_rows(layer: &Linear, x: Tensor<2>, hooks: &dyn Hooks) -> Tensor<2> {
+    let [batch, d_in] = x.dims();
+    let [_, d_out] = layer.weight.dims();
+    hooks.linear(layer, x.reshape([batch, 1, d_in])).reshape([batch, d_out])
+}

@@ -1,0 +1,437 @@
+//! Tests of the search with a planted best prompt.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::error::Error;
+use std::ops::ControlFlow;
+
+use hybrid_data::{Example, LabelSet};
+
+use super::{
+    SearchEvent, SearchOutcome, SearchRequest, SearchSpace, SearchStrategy, Trial, search,
+};
+use crate::error::PromptError;
+use crate::fake_model::{BagOfWords, example, labels};
+use crate::prompt::Prompt;
+
+const CLASSES: [(&str, &str); 4] = [("a", "card"), ("b", "loan"), ("c", "cash"), ("d", "rate")];
+
+/// Examples that only say their class through a word that no label name holds.
+fn fit() -> Vec<Example> {
+    let fillers = [
+        "please", "now", "help", "today", "me", "thanks", "quick", "why", "where", "how",
+    ];
+    let mut examples = Vec::new();
+    for (index, filler) in fillers.iter().enumerate() {
+        for (label, word) in CLASSES {
+            let other = fillers[(index * 3 + 1) % fillers.len()];
+            examples.push(example(&format!("{filler} {word} {other}"), label));
+        }
+    }
+    examples
+}
+
+/// A space in which one choice of words is right, and noisy templates drown the input.
+fn space(n_noisy: usize) -> SearchSpace {
+    let noisy = |index: usize| {
+        let noise: Vec<String> = (0..12).map(|word| format!("noise{index}x{word}")).collect();
+        format!("{} {{{{ text }}}}", noise.join(" "))
+    };
+    let mut templates: Vec<String> = (0..n_noisy).map(noisy).collect();
+    templates.push("{{ text }}".to_owned());
+    let patterns = [
+        vec!["{{ label }} zip".to_owned()],
+        vec!["{{ label }}".to_owned()],
+    ];
+    let given: BTreeMap<String, Vec<String>> = CLASSES
+        .iter()
+        .map(|(label, word)| ((*label).to_owned(), vec![(*word).to_owned()]))
+        .collect();
+    SearchSpace::build(
+        &BTreeSet::from(["text".to_owned()]),
+        &names(),
+        &templates,
+        &patterns,
+        &given,
+    )
+    .unwrap()
+}
+
+fn names() -> LabelSet {
+    labels(&["a", "b", "c", "d"])
+}
+
+fn planted() -> Prompt {
+    let words = CLASSES
+        .iter()
+        .map(|(label, word)| ((*label).to_owned(), vec![(*word).to_owned()]));
+    Prompt {
+        template: "{{ text }}".to_owned(),
+        label_words: words.collect(),
+    }
+}
+
+fn watch(_: SearchEvent<'_>) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+fn run(
+    space: &SearchSpace,
+    strategy: SearchStrategy,
+    seed: u64,
+    model: &mut BagOfWords,
+) -> SearchOutcome {
+    let (fit, labels) = (fit(), names());
+    let request = SearchRequest {
+        space,
+        incumbent: None,
+        strategy: &strategy,
+        fit: &fit,
+        labels: &labels,
+        seed,
+    };
+    search(request, model, &mut watch).unwrap()
+}
+
+fn halving() -> SearchStrategy {
+    SearchStrategy::Halving {
+        eta: 2,
+        first_sample: Some(8),
+        max_prompts: 100,
+    }
+}
+
+#[test]
+fn every_strategy_finds_the_planted_prompt() {
+    let space = space(7);
+    for strategy in [
+        SearchStrategy::Exhaustive,
+        halving(),
+        SearchStrategy::Random { trials: 16 },
+    ] {
+        for seed in 0..4 {
+            let outcome = run(&space, strategy, seed, &mut BagOfWords::default());
+            assert_eq!(outcome.best, planted(), "{strategy:?} with seed {seed}");
+            assert!(outcome.complete);
+            assert_eq!(outcome.shortlist(1), [planted()]);
+            assert_eq!(
+                outcome.ranking()[0].sample,
+                40,
+                "the winner was scored on everything"
+            );
+        }
+    }
+}
+
+#[test]
+fn no_text_is_read_twice_and_halving_reads_fewer() {
+    let space = space(15);
+    let n_read = |strategy| {
+        let mut model = BagOfWords::default();
+        let outcome = run(&space, strategy, 1, &mut model);
+        let distinct: HashSet<&String> = model.read.iter().collect();
+        assert_eq!(distinct.len(), model.read.len(), "a text was read twice");
+        assert_eq!(outcome.n_texts, model.read.len());
+        assert_eq!(
+            outcome
+                .trials
+                .iter()
+                .map(|trial| trial.n_texts)
+                .sum::<usize>(),
+            outcome.n_texts
+        );
+        outcome.n_texts
+    };
+    let (exhaustive, halving) = (n_read(SearchStrategy::Exhaustive), n_read(halving()));
+    assert_eq!(
+        exhaustive,
+        16 * 40 + 2 * 4,
+        "each template's inputs and each label word once"
+    );
+    assert!(halving * 2 < exhaustive, "{halving} against {exhaustive}");
+}
+
+#[test]
+fn halving_scores_survivors_on_more_of_the_same_examples() {
+    let mut model = BagOfWords::default();
+    let outcome = run(&space(7), halving(), 3, &mut model);
+    let sizes: Vec<(usize, usize)> = [8, 16, 32, 40]
+        .iter()
+        .map(|&sample| {
+            (
+                sample,
+                outcome
+                    .trials
+                    .iter()
+                    .filter(|trial| trial.sample == sample)
+                    .count(),
+            )
+        })
+        .collect();
+    assert_eq!(sizes, [(8, 16), (16, 8), (32, 4), (40, 2)]);
+    let first: Vec<&Trial> = outcome
+        .trials
+        .iter()
+        .filter(|trial| trial.sample == 8)
+        .collect();
+    let second: Vec<&Trial> = outcome
+        .trials
+        .iter()
+        .filter(|trial| trial.sample == 16)
+        .collect();
+    let worst_kept = second
+        .iter()
+        .map(|trial| {
+            first
+                .iter()
+                .find(|early| early.prompt == trial.prompt)
+                .unwrap()
+                .accuracy
+        })
+        .fold(1.0, f64::min);
+    let dropped = first
+        .iter()
+        .filter(|early| second.iter().all(|trial| trial.prompt != early.prompt));
+    assert!(
+        dropped
+            .map(|trial| trial.accuracy)
+            .all(|accuracy| accuracy <= worst_kept)
+    );
+}
+
+#[test]
+fn the_same_request_finds_the_same() {
+    let space = space(7);
+    for strategy in [halving(), SearchStrategy::Random { trials: 5 }] {
+        let outcome = |seed| run(&space, strategy, seed, &mut BagOfWords::default());
+        assert_eq!(outcome(1), outcome(1));
+        let prompts = |outcome: SearchOutcome| {
+            outcome
+                .trials
+                .into_iter()
+                .map(|trial| (trial.prompt.id(), trial.accuracy.to_bits()))
+        };
+        assert!(prompts(outcome(1)).ne(prompts(outcome(2))), "{strategy:?}");
+    }
+}
+
+#[test]
+fn the_incumbent_takes_part_whatever_is_drawn() {
+    let (space, fit, labels) = (space(30), fit(), names());
+    let mut incumbent = planted();
+    incumbent.template = "well: {{ text }}".to_owned();
+    for seed in 0..5 {
+        let strategy = SearchStrategy::Random { trials: 3 };
+        let request = SearchRequest {
+            space: &space,
+            incumbent: Some(&incumbent),
+            strategy: &strategy,
+            fit: &fit,
+            labels: &labels,
+            seed,
+        };
+        let outcome = search(request, &mut BagOfWords::default(), &mut watch).unwrap();
+        assert_eq!(
+            (outcome.trials.len(), &outcome.trials[0].prompt),
+            (3, &incumbent)
+        );
+    }
+}
+
+#[test]
+fn with_a_head_label_words_make_no_new_trial() {
+    let mut model = BagOfWords {
+        head: Some(vec!["card", "loan", "cash", "rate"]),
+        ..BagOfWords::default()
+    };
+    let (space, fit, labels) = (space(3), fit(), names());
+    let mut incumbent = planted();
+    incumbent
+        .label_words
+        .insert("a".to_owned(), vec!["started from this".to_owned()]);
+    let request = SearchRequest {
+        space: &space,
+        incumbent: Some(&incumbent),
+        strategy: &SearchStrategy::Exhaustive,
+        fit: &fit,
+        labels: &labels,
+        seed: 0,
+    };
+    let outcome = search(request, &mut model, &mut watch).unwrap();
+    assert_eq!(space.len(), 8);
+    assert_eq!(outcome.trials.len(), 4, "one a template");
+    assert!(
+        outcome
+            .trials
+            .iter()
+            .all(|trial| trial.prompt.label_words == incumbent.label_words)
+    );
+    assert_eq!(
+        outcome.best, incumbent,
+        "all are right, so the first one stays"
+    );
+    assert!(
+        model.read.iter().all(|text| text.split(' ').count() > 2),
+        "no label word was read"
+    );
+}
+
+#[test]
+fn a_failed_search_keeps_its_trials() {
+    let (space, fit, labels) = (space(7), fit(), names());
+    let strategy = SearchStrategy::Exhaustive;
+    let request = SearchRequest {
+        space: &space,
+        incumbent: None,
+        strategy: &strategy,
+        fit: &fit,
+        labels: &labels,
+        seed: 0,
+    };
+    let mut seen = Vec::new();
+    let mut observer = |event: SearchEvent<'_>| {
+        if let SearchEvent::Finished(trial) = event {
+            seen.push(trial.clone());
+        }
+        ControlFlow::Continue(())
+    };
+    let mut model = BagOfWords {
+        fails_after: Some(100),
+        ..BagOfWords::default()
+    };
+    let error = search(request, &mut model, &mut observer).unwrap_err();
+    assert_eq!(error.to_string(), "prompt search failed after 4 trials");
+    let cause = error.source().unwrap().source().unwrap();
+    assert_eq!(cause.to_string(), "out of memory");
+    let PromptError::Search { trials, .. } = error else {
+        panic!("checked above")
+    };
+    assert_eq!(trials, seen);
+
+    let mut model = BagOfWords {
+        fails_after: Some(3),
+        ..BagOfWords::default()
+    };
+    let error = search(request, &mut model, &mut watch).unwrap_err();
+    assert!(
+        matches!(error, PromptError::Model { .. }),
+        "nothing to keep: {error:?}"
+    );
+}
+
+#[test]
+fn an_observer_may_break_for_its_budget() {
+    let (space, fit, labels) = (space(7), fit(), names());
+    let strategy = SearchStrategy::Exhaustive;
+    let request = SearchRequest {
+        space: &space,
+        incumbent: None,
+        strategy: &strategy,
+        fit: &fit,
+        labels: &labels,
+        seed: 0,
+    };
+    let within = |budget: usize| {
+        let (mut spent, mut planned) = (0, 0);
+        let mut model = BagOfWords::default();
+        let outcome = search(request, &mut model, &mut |event| match event {
+            SearchEvent::Starting {
+                n_unread,
+                n_planned,
+                ..
+            } => {
+                planned = n_planned;
+                if spent + n_unread > budget {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            }
+            SearchEvent::Finished(trial) => {
+                spent += trial.n_texts;
+                ControlFlow::Continue(())
+            }
+        });
+        (outcome, model.read.len(), planned)
+    };
+    let (outcome, n_read, planned) = within(100);
+    let outcome = outcome.unwrap();
+    assert!(
+        !outcome.complete && outcome.trials.len() == 4,
+        "{} trials",
+        outcome.trials.len()
+    );
+    assert_eq!(
+        (n_read, planned),
+        (88, 16),
+        "work that does not fit is not begun"
+    );
+    let (outcome, n_read, _) = within(10);
+    assert!(matches!(outcome, Err(PromptError::StoppedEarly)));
+    assert_eq!(n_read, 0);
+}
+
+#[test]
+fn ties_go_to_the_lower_log_loss_then_to_the_first() {
+    let trial = |template: &str, sample, accuracy, log_loss| Trial {
+        prompt: Prompt {
+            template: template.to_owned(),
+            label_words: BTreeMap::new(),
+        },
+        sample,
+        accuracy,
+        log_loss,
+        n_texts: 0,
+    };
+    let trials = vec![
+        trial("lucky", 8, 1.0, 0.1),
+        trial("best", 8, 0.5, 0.9),
+        trial("third", 16, 0.75, 0.5),
+        trial("best", 16, 0.75, 0.4),
+        trial("tied", 16, 0.75, 0.4),
+    ];
+    let outcome = SearchOutcome {
+        best: trials[3].prompt.clone(),
+        trials,
+        n_texts: 0,
+        complete: true,
+    };
+    let ranked: Vec<&str> = outcome
+        .ranking()
+        .iter()
+        .map(|trial| trial.prompt.template.as_str())
+        .collect();
+    assert_eq!(ranked, ["best", "tied", "third", "lucky"]);
+    assert_eq!(outcome.shortlist(2).len(), 2);
+}
+
+#[test]
+fn requests_that_cannot_work_are_refused() {
+    let (space, labels) = (space(1), names());
+    let strategy = SearchStrategy::Exhaustive;
+    let request = SearchRequest {
+        space: &space,
+        incumbent: None,
+        strategy: &strategy,
+        fit: &[],
+        labels: &labels,
+        seed: 0,
+    };
+    let error = search(request, &mut BagOfWords::default(), &mut watch).unwrap_err();
+    assert!(matches!(
+        error,
+        PromptError::EmptySpace {
+            what: "fit example"
+        }
+    ));
+    let unknown = [example("card", "z")];
+    let error = search(
+        SearchRequest {
+            fit: &unknown,
+            ..request
+        },
+        &mut BagOfWords::default(),
+        &mut watch,
+    )
+    .unwrap_err();
+    assert!(matches!(error, PromptError::Data(_)));
+}

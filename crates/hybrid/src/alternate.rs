@@ -1,0 +1,202 @@
+//! The alternation: baseline, then prompt and adapter stages in turn, until the target is met, the
+//! budget is spent or a round brings nothing.
+
+use hybrid_adapters::{Adapters, ClassifierHead, Trainable};
+use hybrid_eval::Cost;
+use hybrid_prompts::Prompt;
+
+use crate::HybridError;
+use crate::candidate::Candidate;
+use crate::evaluate;
+use crate::journal::{Event, StopReason};
+use crate::recipe::{Metric, Recipe, StageConfig};
+use crate::stage::{Context, Spent, StageMeter, adapter, prompt};
+use crate::tensors::NamedTensors;
+
+/// All candidates of a run and why it stopped.
+pub(crate) struct Outcome {
+    pub(crate) candidates: Vec<Candidate>,
+    pub(crate) stopped: StopReason,
+}
+
+impl Outcome {
+    /// The last adopted candidate.
+    pub(crate) fn winner(&self) -> &Candidate {
+        winner(&self.candidates)
+    }
+}
+
+fn winner(candidates: &[Candidate]) -> &Candidate {
+    candidates.iter().rev().find(|candidate| candidate.adopted).expect("the baseline is adopted")
+}
+
+/// The figure that chooses among candidates: the target's, or accuracy.
+pub(crate) fn deciding_metric(recipe: &Recipe) -> Metric {
+    recipe.target.map_or(Metric::Accuracy, |target| target.metric)
+}
+
+/// Runs all rounds, going on after the stages that `done` lists.
+///
+/// # Errors
+/// [`HybridError`]; every finished candidate is stored in the run folder.
+pub(crate) fn run(context: &mut Context<'_>, done: &[Event]) -> Result<Outcome, HybridError> {
+    let metric = deciding_metric(context.recipe);
+    let mut candidates = Vec::new();
+    for event in done {
+        if let Event::StageEnded { candidate, .. } = event {
+            candidates.push(Candidate::read(context.run, candidate)?);
+        }
+    }
+    if candidates.is_empty() {
+        candidates.push(baseline(context, metric)?);
+    }
+    let stages = &context.recipe.stages;
+    loop {
+        if let Some(stopped) = stop(context, &candidates, metric) {
+            context.happened(Event::Stopped { reason: stopped })?;
+            return Ok(Outcome { candidates, stopped });
+        }
+        let finished = candidates.len() - 1;
+        let (round, config) = (finished / stages.len() + 1, &stages[finished % stages.len()]);
+        context.round = round;
+        context.spent = Spent::of(&candidates);
+        context.happened(Event::StageBegan { round, stage: config.name().to_owned() })?;
+        let candidate = stage(context, config, &candidates, metric)?;
+        candidates.push(candidate);
+    }
+}
+
+fn stop(context: &Context<'_>, candidates: &[Candidate], metric: Metric) -> Option<StopReason> {
+    let best = winner(candidates);
+    if context.recipe.target.is_some_and(|target| best.score(metric.name()) >= target.value) {
+        return Some(StopReason::Target);
+    }
+    if let Some(reason) = Spent::of(candidates).exceeds(&context.recipe.budget, Spent::default()) {
+        return Some(reason);
+    }
+    let stages = context.recipe.stages.len();
+    let finished = candidates.len() - 1;
+    if finished >= stages && finished % stages == 0 {
+        let last_round = &candidates[candidates.len() - stages..];
+        if !last_round.iter().any(|candidate| candidate.adopted) {
+            return Some(StopReason::NoGain);
+        }
+    }
+    (finished >= stages * context.recipe.budget.max_rounds).then_some(StopReason::Rounds)
+}
+
+/// The plain prompt: the fields alone and the label names as they read.
+fn baseline(context: &mut Context<'_>, metric: Metric) -> Result<Candidate, HybridError> {
+    let meter = StageMeter::new(context.model, Spent::default());
+    let fields = context.recipe.data.fields.keys().cloned().collect();
+    let prompt = Prompt::plain(&fields, &context.data.labels)?;
+    context.model.activate(None);
+    let scored = evaluate::score(context.model, &prompt, &context.data.labels, &context.data.select)?;
+    let candidate = Candidate {
+        id: "baseline".to_owned(),
+        stage: "baseline".to_owned(),
+        round: 0,
+        parent: None,
+        prompt,
+        adapter: None,
+        select: scored.by_name(),
+        predictions: scored.figures.predictions.clone(),
+        adopted: true,
+        cost: cost(meter.spent(context.model), Cost::default()),
+        curve: Vec::new(),
+    };
+    finish(context, candidate, None, metric)
+}
+
+fn cost(spent: Spent, rest: Cost) -> Cost {
+    Cost { wall_s: spent.seconds, tokens: spent.tokens, flops: spent.flops, ..rest }
+}
+
+/// Runs one stage from the best candidate so far.
+fn stage(
+    context: &mut Context<'_>,
+    config: &StageConfig,
+    candidates: &[Candidate],
+    metric: Metric,
+) -> Result<Candidate, HybridError> {
+    let parent = winner(candidates);
+    let mut candidate = Candidate {
+        id: format!("{}-{}", context.round, config.name()),
+        stage: config.name().to_owned(),
+        round: context.round,
+        parent: Some(parent.id.clone()),
+        curve: Vec::new(),
+        ..parent.clone()
+    };
+    let (scored, tensors, spent, part) = match config {
+        StageConfig::Prompt(config) => {
+            let tensors = activate(context, parent)?;
+            let searched = prompt::run(context, config, &parent.prompt, metric)?;
+            candidate.prompt = searched.prompt;
+            let part = Cost { prompt_s: searched.spent.seconds, ..Cost::default() };
+            (searched.scored, tensors, searched.spent, part)
+        }
+        StageConfig::Adapter(config) => {
+            let trained = adapter::train(context, config, parent, metric)?;
+            let part = Cost {
+                train_s: trained.spent.seconds,
+                trainable_parameters: trained.adapter.trainable_parameters as u64,
+                ..Cost::default()
+            };
+            candidate.adapter = Some(trained.adapter);
+            candidate.curve = trained.curve;
+            context.model.activate(Some(trained.trainable));
+            let scored = evaluate::score(context.model, &candidate.prompt, &context.data.labels, &context.data.select)?;
+            (scored, Some(trained.tensors), trained.spent, part)
+        }
+    };
+    candidate.select = scored.by_name();
+    candidate.predictions = scored.figures.predictions.clone();
+    candidate.adopted = scored.metric(metric) > parent.score(metric.name());
+    candidate.cost = cost(spent, part);
+    finish(context, candidate, tensors.as_ref(), metric)
+}
+
+/// Makes a candidate's adapter the active one and returns its values.
+pub(crate) fn activate(context: &mut Context<'_>, candidate: &Candidate) -> Result<Option<NamedTensors>, HybridError> {
+    let Some(record) = &candidate.adapter else {
+        context.model.activate(None);
+        return Ok(None);
+    };
+    let tensors = Candidate::read_tensors(context.run, &candidate.id)?;
+    let base = &context.model.base;
+    let device = &context.model.device;
+    let adapters = Adapters::init(&record.methods, base, 0, device)?;
+    let head = ClassifierHead::init(record.head.clone(), base.encoder.d_model(), context.data.labels.len(), 0, device);
+    let trainable = Trainable { adapters, head: Some(head) }.load_named_tensors(&tensors)?;
+    context.model.activate(Some(trainable));
+    Ok(Some(tensors))
+}
+
+/// Stores a candidate and journals it.
+fn finish(
+    context: &mut Context<'_>,
+    candidate: Candidate,
+    tensors: Option<&NamedTensors>,
+    metric: Metric,
+) -> Result<Candidate, HybridError> {
+    candidate.store(context.run, tensors)?;
+    let score = candidate.score(metric.name());
+    if candidate.adopted {
+        context.progress.best(format!("{} {score:.4} on select", metric.name()));
+    }
+    context.progress.say(&format!(
+        "{:>12}: {} {score:.4} on select, {:.1} s{}",
+        candidate.id,
+        metric.name(),
+        candidate.cost.wall_s,
+        if candidate.adopted { "" } else { " (not adopted)" },
+    ));
+    context.happened(Event::StageEnded {
+        round: candidate.round,
+        stage: candidate.stage.clone(),
+        candidate: candidate.id.clone(),
+        adopted: candidate.adopted,
+    })?;
+    Ok(candidate)
+}

@@ -1,0 +1,170 @@
+//! The artifact: a candidate that any machine can reload to bit-equal outputs.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `artifact.json` | base, labels, pooling, adapters and head, in words |
+//! | `prompt.toml` | template and label words |
+//! | `adapter/` | the adapter in PEFT's file format, where PEFT has the method |
+//! | `adapter.safetensors` | the adapter's values by name, where it has not |
+//! | `head.safetensors` | the classifier head: `weight` `[n_labels, d_model]`, `bias` `[n_labels]` |
+//! | `README.md` | the model card |
+
+use std::path::{Path, PathBuf};
+
+use hybrid_adapters::{Adapters, ClassifierHead, Trainable, head_from_tensors, head_to_tensors, load_peft, peft_has, save_peft};
+use hybrid_data::{LabelSet, Tokenizer};
+use hybrid_models::{Model, Pooling, Resolver, open_device};
+use hybrid_prompts::Prompt;
+use serde::{Deserialize, Serialize};
+
+use crate::HybridError;
+use crate::candidate::AdapterRecord;
+use crate::local_model::LocalModel;
+use crate::recipe::DataConfig;
+use crate::run_folder::write_whole;
+use crate::tensors::{self, NamedTensors};
+
+/// What an artifact says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArtifactDescription {
+    /// Version of the layout.
+    pub format: u32,
+    /// Folder or hub id of the base.
+    pub base: String,
+    /// Longest input in tokens.
+    pub max_length: usize,
+    /// How texts are pooled when they are compared with label words.
+    pub pooling: Pooling,
+    /// The labels in class order.
+    pub labels: LabelSet,
+    /// The adapter and head, none for a prompt alone.
+    pub adapter: Option<AdapterRecord>,
+    /// Where the examples of the run were.
+    pub data: DataConfig,
+}
+
+const FORMAT: u32 = 1;
+const DESCRIPTION: &str = "artifact.json";
+const PROMPT: &str = "prompt.toml";
+pub(crate) const PEFT: &str = "adapter";
+const ADAPTER: &str = "adapter.safetensors";
+pub(crate) const HEAD: &str = "head.safetensors";
+
+/// A loaded artifact, ready to classify.
+pub struct Artifact {
+    /// What it says of itself.
+    pub description: ArtifactDescription,
+    /// Template and label words.
+    pub prompt: Prompt,
+    /// The base with the adapter active.
+    pub model: LocalModel,
+    /// The folder of the base.
+    pub base_folder: PathBuf,
+}
+
+impl ArtifactDescription {
+    /// The description of a run's result.
+    pub fn new(
+        base: String,
+        max_length: usize,
+        pooling: Pooling,
+        labels: LabelSet,
+        adapter: Option<AdapterRecord>,
+        data: DataConfig,
+    ) -> Self {
+        Self { format: FORMAT, base, max_length, pooling, labels, adapter, data }
+    }
+}
+
+/// Fills `folder` with an artifact.
+///
+/// # Errors
+/// [`HybridError::Write`], or [`HybridError::Adapter`] from PEFT's format.
+pub(crate) fn write(
+    folder: &Path,
+    description: &ArtifactDescription,
+    prompt: &Prompt,
+    trainable: Option<&Trainable>,
+    base: &Model,
+) -> Result<(), HybridError> {
+    let text = serde_json::to_vec_pretty(description).expect("descriptions are plain data");
+    write_whole(&folder.join(DESCRIPTION), &text)?;
+    let text = toml::to_string_pretty(prompt).expect("prompts are plain data");
+    write_whole(&folder.join(PROMPT), text.as_bytes())?;
+    let Some(trainable) = trainable else { return Ok(()) };
+    if let Some(head) = &trainable.head {
+        write_head(folder, head)?;
+    }
+    if trainable.adapters.configs().is_empty() {
+        return Ok(());
+    }
+    if peft_has(&trainable.adapters) {
+        save_peft(&trainable.adapters, base, &description.base, trainable.head.as_ref(), &folder.join(PEFT))?;
+    } else {
+        let tensors: NamedTensors = trainable.adapters.named_tensors().into_iter().collect();
+        tensors::write(&folder.join(ADAPTER), &tensors, None)?;
+    }
+    Ok(())
+}
+
+/// Writes a classifier head into `folder`.
+pub(crate) fn write_head(folder: &Path, head: &ClassifierHead) -> Result<(), HybridError> {
+    let tensors = head_to_tensors(head).into_iter().collect();
+    tensors::write(&folder.join(HEAD), &tensors, None)
+}
+
+impl Artifact {
+    /// Loads an artifact and its base.
+    ///
+    /// # Errors
+    /// [`HybridError`] naming the file that is missing or faulty.
+    pub fn load(folder: &Path, device: &str, say: &dyn Fn(&str)) -> Result<Self, HybridError> {
+        let path = folder.join(DESCRIPTION);
+        let description: ArtifactDescription = serde_json::from_str(&read(&path)?)
+            .map_err(|error| HybridError::Format { path: path.clone(), reason: error.to_string() })?;
+        if description.format != FORMAT {
+            let reason = format!("expected format {FORMAT}, found {}", description.format);
+            return Err(HybridError::Format { path, reason });
+        }
+        let path = folder.join(PROMPT);
+        let prompt: Prompt = toml::from_str(&read(&path)?)
+            .map_err(|error| HybridError::Format { path, reason: error.to_string() })?;
+        let device = open_device(device)?;
+        let resolved = Resolver::from_environment().resolve(&description.base, say)?;
+        let base = Model::load_encoder(&resolved.folder, &device)?;
+        let tokenizer = Tokenizer::from_file(&resolved.folder.join("tokenizer.json"), description.max_length)?;
+        let trainable = match &description.adapter {
+            Some(record) => Some(trainable(folder, record, &base, &device)?),
+            None => None,
+        };
+        let mut model = LocalModel::new(base, tokenizer, device, description.pooling);
+        model.activate(trainable);
+        Ok(Self { description, prompt, model, base_folder: resolved.folder })
+    }
+}
+
+fn trainable(
+    folder: &Path,
+    record: &AdapterRecord,
+    base: &Model,
+    device: &burn::tensor::Device,
+) -> Result<Trainable, HybridError> {
+    let (head, _) = tensors::read(&folder.join(HEAD), "")?;
+    let head = head_from_tensors(record.head.clone(), &head, device)?;
+    let peft = folder.join(PEFT);
+    let adapters = if record.methods.is_empty() || !peft.exists() {
+        let adapters = Adapters::init(&record.methods, base, 0, device)?;
+        match record.methods.is_empty() {
+            true => adapters,
+            false => adapters.load_named_tensors(&tensors::read(&folder.join(ADAPTER), "")?.0)?,
+        }
+    } else {
+        load_peft(&peft, base, device)?
+    };
+    Ok(Trainable { adapters, head: Some(head) })
+}
+
+fn read(path: &Path) -> Result<String, HybridError> {
+    std::fs::read_to_string(path).map_err(|source| HybridError::Read { path: path.to_owned(), source })
+}

@@ -1,0 +1,100 @@
+//! Candidates: prompt + adapter + scores + lineage, each in a folder of its own.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use hybrid_adapters::{AdapterConfig, HeadConfig};
+use hybrid_eval::{Cost, CurvePoint};
+use hybrid_prompts::Prompt;
+use serde::{Deserialize, Serialize};
+
+use crate::HybridError;
+use crate::run_folder::{RunFolder, write_folder_whole, write_whole};
+use crate::tensors::{self, NamedTensors};
+
+/// A prompt with, perhaps, an adapter, scored on select.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// `baseline`, or round and stage: `1-lora`.
+    pub id: String,
+    /// The stage that made it.
+    pub stage: String,
+    /// Round, counted from 1; 0 for the baseline.
+    pub round: usize,
+    /// The candidate it was made from.
+    pub parent: Option<String>,
+    /// The text part.
+    pub prompt: Prompt,
+    /// The tensor part; its values lie beside this description.
+    pub adapter: Option<AdapterRecord>,
+    /// Figures on the select split by metric name.
+    pub select: BTreeMap<String, f64>,
+    /// The label index predicted for each select example.
+    pub predictions: Vec<usize>,
+    /// Whether it was the best so far when it was made.
+    pub adopted: bool,
+    /// What the stage cost.
+    pub cost: Cost,
+    /// Loss and rate of each update, when the stage trained.
+    pub curve: Vec<CurvePoint>,
+}
+
+/// How the tensors of a candidate are to be rebuilt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AdapterRecord {
+    /// Adapters in stacking order.
+    pub methods: Vec<AdapterConfig>,
+    /// The classifier head.
+    pub head: HeadConfig,
+    /// Number of trained values.
+    pub trainable_parameters: usize,
+}
+
+const DESCRIPTION: &str = "candidate.json";
+const TENSORS: &str = "trainable.safetensors";
+
+impl Candidate {
+    /// The deciding figure.
+    pub fn score(&self, metric: &str) -> f64 {
+        self.select.get(metric).copied().unwrap_or(f64::NEG_INFINITY)
+    }
+
+    /// Number of trained values.
+    pub(crate) fn cost_of_adapter(&self) -> u64 {
+        self.adapter.as_ref().map_or(0, |adapter| adapter.trainable_parameters as u64)
+    }
+
+    /// Stores the candidate, whole or not at all.
+    ///
+    /// # Errors
+    /// [`HybridError::Write`].
+    pub(crate) fn store(&self, run: &RunFolder, trained: Option<&NamedTensors>) -> Result<(), HybridError> {
+        write_folder_whole(&run.candidate(&self.id), |folder| {
+            let text = serde_json::to_vec_pretty(self).expect("candidates are plain data");
+            write_whole(&folder.join(DESCRIPTION), &text)?;
+            match trained {
+                Some(trained) => tensors::write(&folder.join(TENSORS), trained, None),
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// Reads a stored candidate.
+    ///
+    /// # Errors
+    /// [`HybridError::Read`] or [`HybridError::Format`].
+    pub(crate) fn read(run: &RunFolder, id: &str) -> Result<Self, HybridError> {
+        let path = run.candidate(id).join(DESCRIPTION);
+        let bytes = std::fs::read(&path).map_err(|source| HybridError::Read { path: path.clone(), source })?;
+        serde_json::from_slice(&bytes).map_err(|error| HybridError::Format { path, reason: error.to_string() })
+    }
+
+    /// The values of a stored candidate's adapter.
+    ///
+    /// # Errors
+    /// [`HybridError::Read`] or [`HybridError::Format`].
+    pub(crate) fn read_tensors(run: &RunFolder, id: &str) -> Result<NamedTensors, HybridError> {
+        let path: &Path = &run.candidate(id).join(TENSORS);
+        Ok(tensors::read(path, "")?.0)
+    }
+}

@@ -1,0 +1,165 @@
+//! The command line: thin doors to [`crate::train`] and to artifacts.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::progress::Show;
+use crate::{HybridError, TrainOptions, interrupt};
+
+mod artifact_commands;
+
+/// Hybrid fine-tuning: search the prompt, train a small adapter, alternate the two.
+#[derive(Debug, Parser)]
+#[command(name = "hybrid", version, after_help = "Exit codes: 0 done, 1 failed or stopped, 2 the input must be changed.")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a recipe: baseline, prompt search, adapter training, report, artifact.
+    #[command(after_help = "Examples:
+  hybrid train
+  hybrid train recipes/clinc150.toml --out runs/clinc --set seed=7
+  hybrid train recipes/banking77.toml --set data.folder=my-data --set target.value=0.9
+The same command on an unfinished run folder goes on where it stopped.")]
+    Train(TrainArguments),
+    /// Score an artifact on labelled examples.
+    #[command(after_help = "Examples:
+  hybrid eval runs/banking77/artifact
+  hybrid eval runs/banking77/artifact --data more.jsonl --json")]
+    Eval(artifact_commands::EvalArguments),
+    /// Label texts: one text or one JSON object a line in, one JSON object a line out.
+    #[command(after_help = "Examples:
+  echo 'where is my card?' | hybrid predict runs/banking77/artifact
+  hybrid predict runs/banking77/artifact questions.jsonl --top-k 3 > answers.jsonl")]
+    Predict(artifact_commands::PredictArguments),
+    /// Write the base with the adapter merged into its weights, as a Hugging Face folder.
+    #[command(after_help = "Example:
+  hybrid merge runs/banking77/artifact --out merged")]
+    Merge(artifact_commands::MergeArguments),
+    /// Print the JSON Schema of recipes, for editors.
+    Schema,
+    /// Print shell completions.
+    #[command(after_help = "Example:
+  hybrid completions bash > /etc/bash_completion.d/hybrid")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct TrainArguments {
+    /// The recipe file.
+    #[arg(default_value = "recipes/banking77.toml")]
+    recipe: PathBuf,
+    /// The run folder; `runs/NAME` of the recipe when left out.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Change one key of the recipe; the value is read as TOML, or else as text.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    settings: Vec<(String, String)>,
+    /// Remove what an earlier run left in the folder and start over.
+    #[arg(long)]
+    fresh: bool,
+    #[command(flatten)]
+    device: DeviceArgument,
+    #[command(flatten)]
+    show: ShowArguments,
+}
+
+#[derive(Debug, clap::Args)]
+struct DeviceArgument {
+    /// Where to compute: flex (embedded, processor), tch (libtorch), wgpu, cuda.
+    #[arg(long, default_value = "flex", env = "HYBRID_DEVICE")]
+    device: String,
+}
+
+#[derive(Debug, clap::Args)]
+struct ShowArguments {
+    /// Show nothing but errors.
+    #[arg(long, conflicts_with = "json")]
+    quiet: bool,
+    /// Print JSON on standard output.
+    #[arg(long)]
+    json: bool,
+}
+
+impl ShowArguments {
+    fn show(&self) -> Show {
+        match (self.quiet, self.json) {
+            (_, true) => Show::Json,
+            (true, _) => Show::Quiet,
+            _ => Show::Auto,
+        }
+    }
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .filter(|(key, _)| !key.trim().is_empty())
+        .map(|(key, value)| (key.trim().to_owned(), value.to_owned()))
+        .ok_or_else(|| "expected KEY=VALUE".to_owned())
+}
+
+/// Parses the command line, runs it and turns the outcome into an exit code.
+pub fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "the schema is this command's output")]
+fn run(cli: Cli) -> Result<(), HybridError> {
+    match cli.command {
+        Command::Train(arguments) => {
+            interrupt::listen();
+            crate::train(&TrainOptions {
+                recipe: arguments.recipe,
+                out: arguments.out,
+                settings: arguments.settings,
+                fresh: arguments.fresh,
+                device: arguments.device.device,
+                show: arguments.show.show(),
+            })
+        }
+        Command::Eval(arguments) => artifact_commands::eval(&arguments),
+        Command::Predict(arguments) => artifact_commands::predict(&arguments),
+        Command::Merge(arguments) => artifact_commands::merge(&arguments),
+        Command::Schema => {
+            println!("{}", serde_json::to_string_pretty(&crate::recipe::schema()).expect("a schema is plain data"));
+            Ok(())
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "hybrid", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::{Cli, key_value};
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn settings_are_split_at_the_first_equals_sign() {
+        assert_eq!(key_value("a.b=c=d"), Ok(("a.b".to_owned(), "c=d".to_owned())));
+        assert!(key_value("a.b").is_err());
+        assert!(key_value("=b").is_err());
+    }
+}

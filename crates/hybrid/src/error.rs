@@ -1,0 +1,128 @@
+//! Errors of this crate, and what they mean for the exit code.
+
+use std::path::PathBuf;
+
+use hybrid_adapters::AdapterError;
+use hybrid_data::DataError;
+use hybrid_eval::EvalError;
+use hybrid_models::ModelError;
+use hybrid_optim::OptimError;
+use hybrid_prompts::PromptError;
+
+use crate::recipe::RecipeError;
+
+/// What can go wrong in a run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HybridError {
+    /// The recipe is faulty.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// The examples are faulty.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The base cannot be found or read, or the device is not there.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// An adapter does not fit the base, or its file is faulty.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
+    /// A template or label word is faulty.
+    #[error(transparent)]
+    Prompt(#[from] PromptError),
+    /// Training cannot go on.
+    #[error(transparent)]
+    Optim(#[from] OptimError),
+    /// A figure or the report cannot be made.
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+    /// A file of the run cannot be written.
+    #[error("{path}: cannot be written: {source}")]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file of a run or artifact cannot be read.
+    #[error("{path}: cannot be read: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file of a run or artifact is not what this program wrote.
+    #[error("{path}: not a file of this program's making: {reason}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A journal line is no event.
+    #[error("{path}:{line}: not a journal event: {source}")]
+    Journal {
+        /// The journal.
+        path: PathBuf,
+        /// Line, counted from 1.
+        line: usize,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// Another process works on the run.
+    #[error("{path}: another process works on this run; wait for it, or choose another --out")]
+    Locked {
+        /// The run folder.
+        path: PathBuf,
+    },
+    /// The run was begun with another recipe.
+    #[error("{path}: this run was begun with another recipe; changed: {}\n  \
+        go on with the old recipe, choose another --out, or start over with --fresh", changes.join("; "))]
+    RecipeChanged {
+        /// The run folder.
+        path: PathBuf,
+        /// What differs: `key: old -> new`.
+        changes: Vec<String>,
+    },
+    /// The folder holds something else than a run.
+    #[error("{path}: the folder is not empty and holds no run; choose another --out")]
+    NotARun {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The work cannot succeed as the recipe puts it.
+    #[error("{what}; {remedy}")]
+    Preflight {
+        /// What would go wrong.
+        what: String,
+        /// What to do about it.
+        remedy: String,
+    },
+    /// The user stopped the run.
+    #[error("stopped; all finished work is saved in {run}: the same command goes on from here")]
+    Interrupted {
+        /// The run folder.
+        run: PathBuf,
+    },
+    /// An input line of `predict` is neither text nor a JSON object with the template's fields.
+    #[error("{origin}:{line}: {reason}")]
+    Input {
+        /// The file, or `standard input`.
+        origin: String,
+        /// Line, counted from 1.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl HybridError {
+    /// 2 for input that must be changed, 1 for work that failed or was stopped.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Optim(_) | Self::Eval(_) | Self::Interrupted { .. } => 1,
+            _ => 2,
+        }
+    }
+}

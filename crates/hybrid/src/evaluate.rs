@@ -1,0 +1,144 @@
+//! Scores a prompt, with or without adapter, on a split.
+
+use std::collections::BTreeMap;
+
+use hybrid_data::LabelSet;
+use hybrid_eval::{Classification, log_softmax};
+use hybrid_models::Pooling;
+use hybrid_prompts::{Prompt, PromptModel, SIMILARITY_SCALE, Template, score_by_similarity};
+
+use crate::HybridError;
+use crate::local_model::LocalModel;
+use crate::recipe::Metric;
+use crate::task::{Split, TaskData};
+
+/// Predictions on a split.
+pub(crate) struct Scored {
+    /// `[examples][labels]`.
+    pub(crate) probabilities: Vec<Vec<f64>>,
+    pub(crate) figures: Classification,
+}
+
+impl Scored {
+    pub(crate) fn metric(&self, metric: Metric) -> f64 {
+        match metric {
+            Metric::Accuracy => self.figures.accuracy,
+            Metric::MacroF1 => self.figures.macro_average.f1,
+            Metric::Mcc => self.figures.mcc,
+        }
+    }
+
+    /// All figures that choose among candidates, by name.
+    pub(crate) fn by_name(&self) -> BTreeMap<String, f64> {
+        [Metric::Accuracy, Metric::MacroF1, Metric::Mcc]
+            .into_iter()
+            .map(|metric| (metric.name().to_owned(), self.metric(metric)))
+            .collect()
+    }
+}
+
+/// The texts that the base reads for some inputs.
+pub(crate) fn render<'f>(
+    prompt: &Prompt,
+    inputs: impl Iterator<Item = &'f BTreeMap<String, String>>,
+) -> Result<Vec<String>, HybridError> {
+    let template = Template::parse(&prompt.template)?;
+    Ok(inputs.map(|fields| template.render(fields)).collect::<Result<_, _>>()?)
+}
+
+/// Class probabilities `[inputs][labels]`: of the active head, or else of the label words'
+/// similarity.
+pub(crate) fn probabilities(
+    model: &mut LocalModel,
+    prompt: &Prompt,
+    labels: &LabelSet,
+    inputs: &[BTreeMap<String, String>],
+) -> Result<Vec<Vec<f64>>, HybridError> {
+    let texts = render(prompt, inputs.iter())?;
+    if let Some(rows) = model.classify(&texts)? {
+        return Ok(rows.into_iter().map(exponentials).collect());
+    }
+    let rows = score_by_similarity(prompt, labels, &texts, model)?;
+    let softmax = |row: Vec<f32>| {
+        let logits: Vec<f64> = row.into_iter().map(|cosine| f64::from(SIMILARITY_SCALE * cosine)).collect();
+        log_softmax(&logits).into_iter().map(f64::exp).collect()
+    };
+    Ok(rows.into_iter().map(softmax).collect())
+}
+
+/// Scores a prompt, with the model's active adapter, on a split.
+pub(crate) fn score(
+    model: &mut LocalModel,
+    prompt: &Prompt,
+    labels: &LabelSet,
+    split: &Split,
+) -> Result<Scored, HybridError> {
+    let scores = hybrid_prompts::score(prompt, &split.examples, labels, model)?;
+    let probabilities: Vec<Vec<f64>> = scores.log_probabilities.into_iter().map(exponentials).collect();
+    let figures = Classification::of(&probabilities, &split.targets)?;
+    Ok(Scored { probabilities, figures })
+}
+
+fn exponentials(row: Vec<f32>) -> Vec<f64> {
+    row.into_iter().map(|value| f64::from(value).exp()).collect()
+}
+
+/// One unit vector a label: the mean of its embedded label words.
+pub(crate) fn label_vectors(
+    model: &mut LocalModel,
+    data: &TaskData,
+    prompt: &Prompt,
+    pooling: Pooling,
+) -> Result<Vec<Vec<f32>>, HybridError> {
+    let mut words = Vec::new();
+    let mut targets = Vec::new();
+    for (index, label) in data.labels.names().iter().enumerate() {
+        for word in prompt.words_of(label) {
+            words.push(word.clone());
+            targets.push(index);
+        }
+    }
+    let vectors = model.embed_pooled(&words, pooling)?;
+    Ok(class_means(&vectors, &targets, data.labels.len()))
+}
+
+/// One unit vector a label: the mean of its embedded fit examples.
+pub(crate) fn centroids(
+    model: &mut LocalModel,
+    data: &TaskData,
+    prompt: &Prompt,
+    pooling: Pooling,
+) -> Result<Vec<Vec<f32>>, HybridError> {
+    let texts = render(prompt, data.fit.fields())?;
+    let vectors = model.embed_pooled(&texts, pooling)?;
+    Ok(class_means(&vectors, &data.fit.targets, data.labels.len()))
+}
+
+fn class_means(vectors: &[Vec<f32>], targets: &[usize], classes: usize) -> Vec<Vec<f32>> {
+    let width = vectors.first().map_or(0, Vec::len);
+    let mut means = vec![vec![0.0f32; width]; classes];
+    for (vector, target) in vectors.iter().zip(targets) {
+        for (mean, value) in means[*target].iter_mut().zip(vector) {
+            *mean += value;
+        }
+    }
+    for mean in &mut means {
+        let norm = mean.iter().map(|value| value * value).sum::<f32>().sqrt().max(1e-12);
+        mean.iter_mut().for_each(|value| *value /= norm);
+    }
+    means
+}
+
+#[cfg(test)]
+mod tests {
+    use super::class_means;
+
+    #[test]
+    fn class_means_are_unit_vectors_of_their_class() {
+        let vectors = [vec![2.0, 0.0], vec![0.0, 2.0], vec![0.0, -3.0]];
+        let means = class_means(&vectors, &[0, 0, 1], 2);
+        let half = 0.5f32.sqrt();
+        assert!((means[0][0] - half).abs() < 1e-6 && (means[0][1] - half).abs() < 1e-6);
+        assert_eq!(means[1], [0.0, -1.0]);
+    }
+}

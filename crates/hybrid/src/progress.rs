@@ -1,0 +1,98 @@
+//! What a person or a script sees while a run works.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::journal::Event;
+
+/// How a run shows itself on standard error (events as JSON go to standard output).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Show {
+    /// A bar on a terminal, plain lines elsewhere.
+    Auto,
+    /// Nothing but errors.
+    Quiet,
+    /// Each journal event as a JSON line on standard output.
+    Json,
+}
+
+/// Shows the work of a run.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    show: Show,
+    bar: Option<ProgressBar>,
+    last_line: Instant,
+    best: Option<String>,
+}
+
+impl Progress {
+    /// Shows work as `show` says.
+    pub(crate) fn new(show: Show) -> Self {
+        Self { show, bar: None, last_line: Instant::now(), best: None }
+    }
+
+    /// Says one line, above the bar where there is one.
+    pub(crate) fn say(&self, line: &str) {
+        match (&self.show, &self.bar) {
+            (Show::Auto, Some(bar)) if !bar.is_hidden() => bar.println(line),
+            (Show::Auto, _) => eprintln!("{line}"),
+            _ => {}
+        }
+    }
+
+    /// Begins a piece of work of `total` units, done up to `done`.
+    pub(crate) fn begin(&mut self, what: &str, done: usize, total: usize) {
+        self.end();
+        if self.show != Show::Auto || !std::io::stderr().is_terminal() {
+            self.last_line = Instant::now();
+            return;
+        }
+        let style = ProgressStyle::with_template(
+            "{prefix:>10} [{bar:32}] {pos}/{len} {per_sec}, {eta} left {wide_msg}",
+        )
+        .expect("the template is valid")
+        .progress_chars("=> ");
+        let bar = ProgressBar::new(total as u64).with_style(style).with_prefix(what.to_owned());
+        bar.set_position(done as u64);
+        bar.reset_eta();
+        self.bar = Some(bar);
+    }
+
+    /// `done` units are done; `detail` says how it stands.
+    pub(crate) fn at(&mut self, done: usize, total: usize, detail: impl FnOnce() -> String) {
+        let best = self.best.as_deref().map(|best| format!(", best so far {best}")).unwrap_or_default();
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(done as u64);
+                bar.set_message(format!("{}{best}", detail()));
+            }
+            None if self.show == Show::Auto && (done == total || self.last_line.elapsed() > Duration::from_secs(10)) => {
+                self.last_line = Instant::now();
+                eprintln!("  {done}/{total} {}{best}", detail());
+            }
+            None => {}
+        }
+    }
+
+    /// The piece of work is done.
+    pub(crate) fn end(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// The best figure so far changed.
+    pub(crate) fn best(&mut self, figure: String) {
+        self.best = Some(figure);
+    }
+
+    /// An event was journaled.
+    #[allow(clippy::print_stdout, reason = "events are this mode's output")]
+    pub(crate) fn event(&self, event: &Event) {
+        if self.show == Show::Json {
+            println!("{}", serde_json::to_string(event).expect("events are plain data"));
+        }
+    }
+}

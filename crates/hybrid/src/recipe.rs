@@ -1,0 +1,344 @@
+//! The recipe: one TOML file that describes a run completely.
+//!
+//! A run is reproducible from recipe + data + seed. Unknown keys are refused, and all faults of a
+//! file are reported at once with their lines ([`RecipeFaults`]).
+
+mod check;
+mod load;
+mod set;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use hybrid_adapters::AdapterConfig;
+use hybrid_models::Pooling;
+use hybrid_optim::{EarlyStoppingConfig, GroupConfig, OptimizerConfig, ScheduleConfig};
+use hybrid_prompts::SearchStrategy;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use check::{Fault, RecipeFaults};
+pub use load::{RecipeError, load, load_resolved, schema};
+
+/// A run, described.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// What this run is called; names the run folder when none is given.
+    pub name: String,
+    /// What the model has to do.
+    pub task: Task,
+    /// The one source of randomness.
+    #[serde(default)]
+    pub seed: u64,
+    /// The frozen base model.
+    pub base: BaseConfig,
+    /// The examples.
+    pub data: DataConfig,
+    /// When to stop searching and training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+    /// What may be spent.
+    #[serde(default)]
+    pub budget: Budget,
+    /// One round of work, in order.
+    #[schemars(length(min = 1))]
+    pub stages: Vec<StageConfig>,
+}
+
+/// What the model has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Task {
+    /// One label of a fixed set for each text.
+    TextClassification,
+}
+
+/// The frozen base model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BaseConfig {
+    /// A folder in the Hugging Face layout, or a hub id.
+    pub model: String,
+    /// Longest input in tokens, special tokens included; longer texts are cut on the right.
+    #[serde(default = "default_max_length")]
+    #[schemars(range(min = 3))]
+    pub max_length: usize,
+    /// How token vectors become one text vector when label words are compared with inputs.
+    #[serde(default = "default_pooling")]
+    pub pooling: Pooling,
+}
+
+fn default_max_length() -> usize {
+    128
+}
+
+fn default_pooling() -> Pooling {
+    Pooling::Mean
+}
+
+/// Where the examples are and how they are divided.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// Folder of the files below; relative to the recipe file.
+    pub folder: PathBuf,
+    /// Examples to train on (JSONL, CSV, Parquet, or a folder of such files).
+    pub fit: PathBuf,
+    /// Examples to choose on. Left out: `select_fraction` of the fit examples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub select: Option<PathBuf>,
+    /// Share of the fit examples, drawn by label, to choose on when `select` is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.01, max = 0.5))]
+    pub select_fraction: Option<f64>,
+    /// Examples of the final figure, read once at the end.
+    pub report: PathBuf,
+    /// Examples of no known label: does the confidence tell them apart?
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out_of_scope: Option<PathBuf>,
+    /// A second labelled report set from another source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_report: Option<PathBuf>,
+    /// Keep this many fit examples a label, drawn with the seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub shots: Option<usize>,
+    /// Template field name to column name.
+    #[serde(default = "default_fields")]
+    pub fields: BTreeMap<String, String>,
+    /// Column of the label.
+    #[serde(default = "default_label")]
+    pub label: String,
+}
+
+fn default_fields() -> BTreeMap<String, String> {
+    BTreeMap::from([("text".to_owned(), "text".to_owned())])
+}
+
+fn default_label() -> String {
+    "label".to_owned()
+}
+
+/// A figure of the select split.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// Share of right answers.
+    Accuracy,
+    /// F1 averaged over the classes.
+    MacroF1,
+    /// Matthews correlation coefficient.
+    Mcc,
+}
+
+impl Metric {
+    /// The name in recipes and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Accuracy => "accuracy",
+            Self::MacroF1 => "macro_f1",
+            Self::Mcc => "mcc",
+        }
+    }
+}
+
+/// The wanted quality, measured on the select split.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// Which figure; it also chooses among candidates.
+    pub metric: Metric,
+    /// Stop as soon as a candidate reaches this value.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub value: f64,
+}
+
+/// What may be spent. Checked before work starts, and between steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Budget {
+    /// Wall-clock minutes of search and training, over all resumptions.
+    #[schemars(range(min = 0.0))]
+    pub max_minutes: Option<f64>,
+    /// Tokens that the base may read while searching and training.
+    pub max_tokens: Option<u64>,
+    /// Rounds over the stages.
+    #[schemars(range(min = 1))]
+    pub max_rounds: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { max_minutes: None, max_tokens: None, max_rounds: 1 }
+    }
+}
+
+/// One step of a round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum StageConfig {
+    /// Search the prompt.
+    Prompt(PromptStage),
+    /// Train the adapter.
+    Adapter(AdapterStage),
+}
+
+impl StageConfig {
+    /// What the stage is called in journal and report.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Prompt(stage) => &stage.name,
+            Self::Adapter(stage) => &stage.name,
+        }
+    }
+}
+
+/// Search over templates x label words.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PromptStage {
+    /// What the stage is called in journal and report.
+    #[serde(default = "default_prompt_name")]
+    pub name: String,
+    /// Templates to try, e.g. `customer question: {{ text }}`. Left out: a built-in list.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub templates: Vec<String>,
+    /// Patterns that make label words of label names, e.g. `a question about {{ label }}`; each
+    /// entry is one choice, a list of patterns whose vectors are averaged. Left out: built-in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub label_patterns: Vec<Vec<String>>,
+    /// Label words given by hand: label to words.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub label_words: BTreeMap<String, Vec<String>>,
+    /// How the space is searched.
+    #[serde(default)]
+    pub strategy: SearchStrategy,
+    /// How many of the best prompts on fit are scored on select.
+    #[serde(default = "default_shortlist")]
+    #[schemars(range(min = 1))]
+    pub shortlist: usize,
+}
+
+fn default_prompt_name() -> String {
+    "prompt".to_owned()
+}
+
+fn default_shortlist() -> usize {
+    3
+}
+
+/// Train a stack of adapters and a classifier head over the frozen base.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdapterStage {
+    /// What the stage is called in journal and report.
+    #[serde(default = "default_adapter_name")]
+    pub name: String,
+    /// Adapters in stacking order; empty trains the head alone.
+    #[serde(default)]
+    pub methods: Vec<AdapterConfig>,
+    /// The classifier head.
+    #[serde(default)]
+    pub head: HeadStage,
+    /// The update rule.
+    pub optimizer: OptimizerConfig,
+    /// How the rate moves.
+    #[serde(default)]
+    pub schedule: ScheduleConfig,
+    /// Parameters with a rate or decay of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupConfig>,
+    /// Passes over the fit examples.
+    #[schemars(range(min = 1))]
+    pub epochs: usize,
+    /// Examples an update.
+    #[schemars(range(min = 1))]
+    pub batch_size: usize,
+    /// Padded tokens of one forward; a larger batch is accumulated in pieces.
+    #[serde(default = "default_max_tokens")]
+    #[schemars(range(min = 1))]
+    pub max_tokens: usize,
+    /// Bound of the gradient's L2 norm over all trained parameters; none when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0))]
+    pub max_grad_norm: Option<f64>,
+    /// Share of the target probability spread over all labels.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 0.9))]
+    pub label_smoothing: f64,
+    /// Also train on the label words, as examples of their labels.
+    #[serde(default)]
+    pub train_on_label_words: bool,
+    /// Score on select after every this many epochs; the best state is kept.
+    #[serde(default = "default_evaluate_every")]
+    #[schemars(range(min = 1))]
+    pub evaluate_every: usize,
+    /// Stop when select no longer improves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early_stopping: Option<EarlyStoppingConfig>,
+    /// Updates between two log lines.
+    #[serde(default = "default_log_every")]
+    #[schemars(range(min = 1))]
+    pub log_every: usize,
+    /// Updates between two checkpoints.
+    #[serde(default = "default_checkpoint_every")]
+    #[schemars(range(min = 1))]
+    pub checkpoint_every: usize,
+}
+
+fn default_adapter_name() -> String {
+    "adapter".to_owned()
+}
+
+fn default_max_tokens() -> usize {
+    2048
+}
+
+fn default_evaluate_every() -> usize {
+    1
+}
+
+fn default_log_every() -> usize {
+    10
+}
+
+fn default_checkpoint_every() -> usize {
+    25
+}
+
+/// The classifier head of an adapter stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeadStage {
+    /// How token vectors become the vector that is classified.
+    pub pooling: Pooling,
+    /// Whether that vector is scaled to unit length first.
+    pub normalize: bool,
+    /// Length of each class vector at the start when `init` gives directions: the inverse
+    /// temperature of the first softmax.
+    #[schemars(range(min = 0.0))]
+    pub scale: f64,
+    /// Where the class vectors start.
+    pub init: HeadInit,
+}
+
+impl Default for HeadStage {
+    fn default() -> Self {
+        Self { pooling: Pooling::Mean, normalize: true, scale: 20.0, init: HeadInit::LabelWords }
+    }
+}
+
+/// Where the class vectors of a head start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HeadInit {
+    /// The embedded label words of the chosen prompt: training starts at the prompt's accuracy.
+    LabelWords,
+    /// The mean of each class's embedded fit examples.
+    Centroids,
+    /// The mean of the two directions above.
+    LabelWordsAndCentroids,
+    /// Small random values.
+    Random,
+}

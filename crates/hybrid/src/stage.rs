@@ -1,0 +1,104 @@
+//! Stages: one step of a round. Each takes the best candidate so far and makes a new one.
+
+pub(crate) mod adapter;
+pub(crate) mod checkpoint;
+pub(crate) mod prefix;
+pub(crate) mod prompt;
+
+use std::time::Instant;
+
+use crate::HybridError;
+use crate::candidate::Candidate;
+use crate::interrupt;
+use crate::journal::{Event, Journal, StopReason};
+use crate::local_model::LocalModel;
+use crate::progress::Progress;
+use crate::recipe::{Budget, Recipe};
+use crate::run_folder::RunFolder;
+use crate::task::TaskData;
+
+/// What a stage works with.
+pub(crate) struct Context<'a> {
+    pub(crate) recipe: &'a Recipe,
+    pub(crate) run: &'a RunFolder,
+    pub(crate) data: &'a TaskData,
+    pub(crate) model: &'a mut LocalModel,
+    pub(crate) journal: &'a mut Journal,
+    pub(crate) progress: &'a mut Progress,
+    pub(crate) spent: Spent,
+    pub(crate) round: usize,
+}
+
+impl Context<'_> {
+    /// Journals and shows an event.
+    pub(crate) fn happened(&mut self, event: Event) -> Result<(), HybridError> {
+        self.journal.append(&event)?;
+        self.progress.event(&event);
+        Ok(())
+    }
+
+    /// The seed of an event within this round.
+    pub(crate) fn seed(&self, event: &str) -> u64 {
+        hybrid_data::derive_seed(self.recipe.seed, &format!("{}/{event}", self.round))
+    }
+
+    /// An error when the user asked to stop.
+    pub(crate) fn check_interrupt(&self) -> Result<(), HybridError> {
+        if interrupt::asked() {
+            return Err(HybridError::Interrupted { run: self.run.path().to_owned() });
+        }
+        Ok(())
+    }
+}
+
+/// What finished stages have spent; the running stage adds its own.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Spent {
+    pub(crate) seconds: f64,
+    pub(crate) tokens: u64,
+    pub(crate) flops: f64,
+}
+
+impl Spent {
+    /// What finished stages have spent, read off their candidates.
+    pub(crate) fn of<'c>(candidates: impl IntoIterator<Item = &'c Candidate>) -> Self {
+        candidates.into_iter().fold(Self::default(), |spent, candidate| Self {
+            seconds: spent.seconds + candidate.cost.wall_s,
+            tokens: spent.tokens + candidate.cost.tokens,
+            flops: spent.flops + candidate.cost.flops,
+        })
+    }
+
+    /// Which budget is used up when `more` comes on top.
+    pub(crate) fn exceeds(self, budget: &Budget, more: Self) -> Option<StopReason> {
+        if budget.max_minutes.is_some_and(|minutes| self.seconds + more.seconds >= minutes * 60.0) {
+            return Some(StopReason::Minutes);
+        }
+        if budget.max_tokens.is_some_and(|tokens| self.tokens + more.tokens >= tokens) {
+            return Some(StopReason::Tokens);
+        }
+        None
+    }
+}
+
+/// Seconds and tokens of one stage, those before a kill included.
+pub(crate) struct StageMeter {
+    began: Instant,
+    tokens_before: u64,
+    flops_before: f64,
+    carried: Spent,
+}
+
+impl StageMeter {
+    pub(crate) fn new(model: &LocalModel, carried: Spent) -> Self {
+        Self { began: Instant::now(), tokens_before: model.tokens(), flops_before: model.flops(), carried }
+    }
+
+    pub(crate) fn spent(&self, model: &LocalModel) -> Spent {
+        Spent {
+            seconds: self.carried.seconds + self.began.elapsed().as_secs_f64(),
+            tokens: self.carried.tokens + model.tokens() - self.tokens_before,
+            flops: self.carried.flops + model.flops() - self.flops_before,
+        }
+    }
+}

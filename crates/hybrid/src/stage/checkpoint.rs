@@ -1,0 +1,77 @@
+//! The state of a half-trained stage: one file, replaced whole.
+
+use hybrid_eval::CurvePoint;
+use hybrid_optim::EarlyStopping;
+use serde::{Deserialize, Serialize};
+
+use crate::HybridError;
+use crate::run_folder::RunFolder;
+use crate::tensors::{self, NamedTensors};
+
+/// Everything but tensors that a stage needs to go on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Progressed {
+    pub(crate) round: usize,
+    pub(crate) stage: String,
+    /// Passes that are complete.
+    pub(crate) epoch: usize,
+    /// Updates of the running pass that are complete.
+    pub(crate) batch: usize,
+    pub(crate) curve: Vec<CurvePoint>,
+    /// Deciding figure and pass of the best state so far.
+    pub(crate) best: Option<Best>,
+    pub(crate) stopping: Option<EarlyStopping>,
+    pub(crate) seconds: f64,
+    pub(crate) tokens: u64,
+    pub(crate) flops: f64,
+}
+
+/// The best state so far.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Best {
+    pub(crate) epoch: usize,
+    pub(crate) value: f64,
+}
+
+/// A stored state.
+pub(crate) struct Checkpoint {
+    pub(crate) progressed: Progressed,
+    pub(crate) current: NamedTensors,
+    pub(crate) best: NamedTensors,
+    pub(crate) optimizer: NamedTensors,
+}
+
+const KEY: &str = "progressed";
+
+impl Checkpoint {
+    /// Stores the state in place of the last one.
+    pub(crate) fn store(self, run: &RunFolder) -> Result<(), HybridError> {
+        let groups = [("current/", self.current), ("best/", self.best), ("optimizer/", self.optimizer)];
+        let mut all = NamedTensors::new();
+        for (prefix, tensors) in groups {
+            all.extend(tensors.into_iter().map(|(name, data)| (format!("{prefix}{name}"), data)));
+        }
+        let text = serde_json::to_string(&self.progressed).expect("progress is plain data");
+        tensors::write(&run.checkpoint(), &all, Some((KEY, text)))
+    }
+
+    /// The stored state of this stage in this round, if there is one.
+    pub(crate) fn read(run: &RunFolder, round: usize, stage: &str) -> Result<Option<Self>, HybridError> {
+        let path = run.checkpoint();
+        if !path.exists() {
+            return Ok(None);
+        }
+        let (all, text) = tensors::read(&path, KEY)?;
+        let progressed: Progressed = serde_json::from_str(&text)
+            .map_err(|error| HybridError::Format { path, reason: error.to_string() })?;
+        if progressed.round != round || progressed.stage != stage {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            progressed,
+            current: tensors::under(&all, "current/"),
+            best: tensors::under(&all, "best/"),
+            optimizer: tensors::under(&all, "optimizer/"),
+        }))
+    }
+}

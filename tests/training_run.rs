@@ -1,0 +1,249 @@
+//! A recorded training, set up to be done again: base, adapters at their first values, batches and
+//! settings, all from the fixture's files.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Int, Tensor};
+use hybrid_adapters::{
+    AdapterConfig, Adapters, BitfitConfig, Targets, UnfreezeConfig, load_peft, torch_tensors,
+};
+use hybrid_models::{EncoderBatch, Model};
+use hybrid_optim::{
+    OptimizerConfig, ScheduleConfig, ScheduleKind, StepReport, Updater, cross_entropy_sum,
+};
+use serde_json::Value;
+
+use crate::fixtures::{self, Fixture, Tensors};
+
+/// Classes of bases that later work on this project brings.
+const LATER_BASES: [&str; 3] = [
+    "GPT2LMHeadModel",
+    "LlamaForCausalLM",
+    "T5ForConditionalGeneration",
+];
+/// Methods that later work on this project brings.
+const LATER_METHODS: [&str; 1] = ["training/bert_adalora"];
+
+/// A training that can be done again on one device.
+pub struct TrainingRun {
+    pub fixture: Fixture,
+    pub steps: usize,
+    model: Model,
+    batches: Vec<(EncoderBatch, Tensor<1, Int>)>,
+    device: Device,
+}
+
+/// All trainings that this version can do.
+pub fn all(device: &Device) -> Vec<TrainingRun> {
+    let mut runs = Vec::new();
+    for fixture in fixtures::of_kind("training") {
+        match fixture.meta["architecture"].as_str() {
+            Some("BertForSequenceClassification") => {
+                if !LATER_METHODS.contains(&fixture.name.as_str()) {
+                    runs.push(TrainingRun::new(fixture, device));
+                }
+            }
+            Some(later) if LATER_BASES.contains(&later) => {}
+            unknown => panic!("{}: no test understands the base {unknown:?}", fixture.name),
+        }
+    }
+    assert!(!runs.is_empty(), "no fixture of a training");
+    runs
+}
+
+impl TrainingRun {
+    fn new(fixture: Fixture, device: &Device) -> Self {
+        let base = fixture
+            .folder
+            .join(fixture.meta["base"].as_str().expect("base"));
+        let model =
+            Model::load(&base, device).unwrap_or_else(|error| panic!("{}: {error}", fixture.name));
+        let inputs = Tensors::read(&fixture.folder.join("inputs.safetensors"));
+        let batches = (0..)
+            .map(|index| format!("batch{index}"))
+            .take_while(|batch| inputs.has(&format!("{batch}.input_ids")));
+        let batches: Vec<_> = batches
+            .map(|batch| {
+                let int = |key: &str| inputs.int::<2>(&format!("{batch}.{key}"), device);
+                let token_type_ids = inputs
+                    .has(&format!("{batch}.token_type_ids"))
+                    .then(|| int("token_type_ids"));
+                let labels = inputs.int(&format!("{batch}.labels"), device);
+                let (input_ids, attention_mask) = (int("input_ids"), int("attention_mask"));
+                let batch = EncoderBatch {
+                    input_ids,
+                    attention_mask,
+                    token_type_ids,
+                };
+                (batch, labels)
+            })
+            .collect();
+        let run = Self {
+            steps: 0,
+            fixture,
+            model,
+            batches,
+            device: device.clone(),
+        };
+        run.check_settings();
+        let steps = run.setting("steps") as usize;
+        Self { steps, ..run }
+    }
+
+    /// Refuses settings in words that this test would not follow.
+    fn check_settings(&self) {
+        let settings = &self.fixture.meta["hyper_parameters"];
+        for (key, expected) in [
+            (
+                "optimizer",
+                "AdamW (decoupled weight decay, one parameter group, bias correction)",
+            ),
+            (
+                "schedule",
+                "linear warmup then linear decay to 0 (get_linear_schedule_with_warmup)",
+            ),
+        ] {
+            assert_eq!(settings[key], expected, "{}: {key}", self.fixture.name);
+        }
+        let order = format!("batch (step mod {})", self.batches.len());
+        assert_eq!(settings["batch_order"], order, "{}", self.fixture.name);
+        assert_eq!(self.setting("dropout"), 0.0, "{}", self.fixture.name);
+    }
+
+    fn setting(&self, key: &str) -> f64 {
+        let value = &self.fixture.meta["hyper_parameters"][key];
+        value
+            .as_f64()
+            .unwrap_or_else(|| panic!("{}: no number {key:?}", self.fixture.name))
+    }
+
+    /// The trained parameters at their first values, ready to be trained.
+    pub fn adapters(&self) -> Adapters {
+        let name = &self.fixture.name;
+        let adapters = match self.fixture.meta["peft"].as_bool() {
+            Some(true) => load_peft(
+                &self.fixture.folder.join("adapter_init"),
+                &self.model,
+                &self.device,
+            ),
+            Some(false) => Adapters::init(&self.unfrozen(), &self.model, 0, &self.device),
+            None => panic!("{name}: meta.json does not say whether PEFT made it"),
+        };
+        let adapters = adapters.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let first = self.stored("init");
+        let ours = values(&adapters);
+        assert!(
+            ours.keys().eq(first.keys()),
+            "{name}: {:?} instead of {:?}",
+            ours.keys(),
+            first.keys()
+        );
+        assert_eq!(ours, first, "{name}: first values");
+        adapters.train_on(&self.device.clone().autodiff())
+    }
+
+    /// Layers that are trained without PEFT: their biases alone, or whole.
+    fn unfrozen(&self) -> Vec<AdapterConfig> {
+        let mut layers: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for key in self.stored("init").into_keys() {
+            let (path, tensor) = key.rsplit_once('.').expect("a key has a module path");
+            layers
+                .entry(path.to_owned())
+                .or_default()
+                .insert(tensor.to_owned());
+        }
+        let bias_only = |tensors: &BTreeSet<String>| !tensors.contains("weight");
+        let (biases, whole): (Vec<_>, Vec<_>) = layers
+            .into_iter()
+            .partition(|(_, tensors)| bias_only(tensors));
+        let names = |layers: Vec<(String, _)>| {
+            Targets::Names(layers.into_iter().map(|(path, _)| path).collect())
+        };
+        let mut configs = Vec::new();
+        if !biases.is_empty() {
+            let target_modules = Some(names(biases));
+            configs.push(AdapterConfig::Bitfit(BitfitConfig {
+                target_modules,
+                ..BitfitConfig::default()
+            }));
+        }
+        if !whole.is_empty() {
+            configs.push(AdapterConfig::Unfreeze(UnfreezeConfig {
+                modules: names(whole),
+            }));
+        }
+        configs
+    }
+
+    /// Trained values in a file of the fixture, by module path and tensor.
+    pub fn stored(&self, file: &str) -> BTreeMap<String, Vec<f32>> {
+        let file = Tensors::read(&self.fixture.folder.join(format!("{file}.safetensors")));
+        let path = |name: &str| {
+            name.strip_prefix("base_model.model.")
+                .unwrap_or(name)
+                .to_owned()
+        };
+        file.names()
+            .map(|name| (path(name), file.floats(name).to_vec()))
+            .collect()
+    }
+
+    pub fn updater(&self, adapters: &Adapters) -> Updater<Adapters> {
+        let betas = &self.fixture.meta["hyper_parameters"]["betas"];
+        let beta = |index: usize| Value::as_f64(&betas[index]).expect("two betas");
+        let optimizer = OptimizerConfig::Adamw {
+            lr: self.setting("lr"),
+            betas: [beta(0), beta(1)],
+            eps: self.setting("eps"),
+            weight_decay: self.setting("weight_decay"),
+        };
+        let schedule = ScheduleConfig {
+            kind: ScheduleKind::Linear,
+            warmup_steps: Some(self.setting("warmup_steps") as usize),
+            warmup_ratio: None,
+        };
+        let bound = Some(self.setting("max_grad_norm"));
+        Updater::new(optimizer, &[], schedule, bound, self.steps, adapters)
+            .unwrap_or_else(|error| panic!("{}: {error}", self.fixture.name))
+    }
+
+    pub fn n_batches(&self) -> usize {
+        self.batches.len()
+    }
+
+    /// Mean loss of a batch.
+    pub fn loss(&self, adapters: &Adapters, batch: usize) -> Tensor<1> {
+        let (batch, labels) = &self.batches[batch % self.batches.len()];
+        let logits = self
+            .model
+            .classify(batch, adapters)
+            .unwrap_or_else(|error| panic!("{error}"));
+        let n_targets = labels.dims()[0] as f64;
+        cross_entropy_sum(logits, labels.clone(), 0.0) / n_targets
+    }
+
+    /// One update: the batch's loss before it, and what it did.
+    pub fn step(
+        &self,
+        adapters: Adapters,
+        updater: &mut Updater<Adapters>,
+        step: usize,
+    ) -> (Adapters, f32, StepReport) {
+        let loss = self.loss(&adapters, step);
+        let value = loss.clone().into_scalar::<f32>();
+        updater.accumulate(GradientsParams::from_grads(loss.backward(), &adapters));
+        let (adapters, report) = updater
+            .step(adapters)
+            .unwrap_or_else(|error| panic!("{}: {error}", self.fixture.name));
+        (adapters, value, report)
+    }
+}
+
+/// Trained values by module path and tensor, in PyTorch's layout.
+pub fn values(adapters: &Adapters) -> BTreeMap<String, Vec<f32>> {
+    let tensors = torch_tensors(adapters).into_iter();
+    tensors
+        .map(|(key, data)| (key, data.iter::<f32>().collect()))
+        .collect()
+}

@@ -1,0 +1,165 @@
+//! Rules for Rust files: first lines, lengths, names, imports, unfinished code, parity tests.
+
+use std::path::Path;
+
+use super::{Finding, SourceFile};
+
+/// Longest file, tests included.
+const LINES: usize = 500;
+
+/// Names that say nothing about what a file holds.
+const EMPTY_NAMES: [&str; 8] = [
+    "util", "utils", "helper", "helpers", "common", "misc", "base", "prelude",
+];
+
+/// Macros that stand for code that is not there, and output left from debugging. They are written
+/// in two parts so that this file keeps its own rule.
+const UNFINISHED: [&str; 3] = [
+    concat!("todo", "!("),
+    concat!("unimplemented", "!("),
+    concat!("dbg", "!("),
+];
+
+/// Ways in which a test reads golden fixtures.
+const FIXTURE_READS: [&str; 3] = ["fixtures::of_kind", "fixtures::root", "fixtures::Fixture"];
+
+pub(super) fn check(file: &SourceFile) -> Vec<Finding> {
+    let path = file.path.display().to_string();
+    let mut findings = Vec::new();
+    if !file.text.starts_with("//! ") {
+        findings.push(Finding::new(
+            &path,
+            "the first line must be a `//!` line that says what the file holds",
+        ));
+    }
+    let n_lines = file.text.lines().count();
+    if n_lines > LINES {
+        findings.push(Finding::new(
+            &path,
+            format!("{n_lines} lines; split it at {LINES}"),
+        ));
+    }
+    if let Some(name) = empty_name(&file.path) {
+        findings.push(Finding::new(
+            &path,
+            format!("the name `{name}` says nothing about what is inside"),
+        ));
+    }
+    for (index, line) in file.text.lines().enumerate() {
+        if let Some(fault) = line_fault(line) {
+            findings.push(Finding::new(format!("{path}:{}", index + 1), fault));
+        }
+    }
+    findings.extend(parity_names(file, &path));
+    findings
+}
+
+fn empty_name(path: &Path) -> Option<String> {
+    let parts = path
+        .components()
+        .map(|part| part.as_os_str().to_string_lossy().into_owned());
+    let stems = parts.map(|part| part.trim_end_matches(".rs").to_owned());
+    stems.into_iter().find(|stem| {
+        stem.split(['_', '-'])
+            .any(|word| EMPTY_NAMES.contains(&word) && word != "base")
+            || stem == "base"
+    })
+}
+
+fn line_fault(line: &str) -> Option<String> {
+    let code = line.trim_start();
+    if code.starts_with("//") {
+        return None;
+    }
+    let import = ["use ", "pub use ", "pub(crate) use ", "pub(super) use "]
+        .iter()
+        .any(|word| code.starts_with(word));
+    if import && (code.contains("::*") || code.contains("{*")) {
+        return Some("imports are named one by one".to_owned());
+    }
+    let unfinished = UNFINISHED.iter().find(|name| code.contains(**name))?;
+    Some(format!(
+        "`{unfinished}..)` stands for code that is not there"
+    ))
+}
+
+/// Tests that read golden fixtures can be chosen by the word `parity` in their full names.
+fn parity_names(file: &SourceFile, path: &str) -> Vec<Finding> {
+    let in_tests = file.path.starts_with("tests");
+    let reads = FIXTURE_READS.iter().any(|read| file.text.contains(read));
+    let module = file
+        .path
+        .file_stem()
+        .map(|stem| stem.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    if !in_tests || !reads || module.contains("parity") {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    let mut lines = file.text.lines().map(str::trim);
+    while let Some(line) = lines.next() {
+        if line != "#[test]" {
+            continue;
+        }
+        if let Some(function) = lines.by_ref().find_map(|line| line.strip_prefix("fn ")) {
+            let name = function.split('(').next().unwrap_or_default();
+            if !name.contains("parity") {
+                findings.push(Finding::new(
+                    path,
+                    format!("test {name} reads fixtures without `parity` in its name"),
+                ));
+            }
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SourceFile, check};
+
+    fn faults(path: &str, text: &str) -> Vec<String> {
+        let file = SourceFile {
+            path: path.into(),
+            text: text.to_owned(),
+        };
+        check(&file)
+            .into_iter()
+            .map(|finding| finding.fault)
+            .collect()
+    }
+
+    #[test]
+    fn a_file_that_follows_the_rules_passes() {
+        let text = "//! One linear layer.\nuse burn::tensor::Tensor;\nfn f() { g(a * b); }\n";
+        assert_eq!(
+            faults("crates/hybrid-models/src/linear.rs", text),
+            Vec::<String>::new()
+        );
+    }
+
+    #[test]
+    fn each_rule_finds_its_fault() {
+        let long = format!("//! Long.\n{}", "fn f() {}\n".repeat(500));
+        let cases = [
+            ("crates/a/src/x.rs", "use a::b;\n".to_owned(), "first line"),
+            ("crates/a/src/x.rs", long, "501 lines"),
+            ("crates/a/src/tensor_utils.rs", "//! X.\n".to_owned(), "`tensor_utils`"),
+            ("crates/a/src/common/x.rs", "//! X.\n".to_owned(), "`common`"),
+            ("crates/a/src/x.rs", "//! X.\npub use a::*;\n".to_owned(), "one by one"),
+            ("crates/a/src/x.rs", format!("//! X.\nfn f() {{ {}) }}\n", concat!("todo", "!(")), "not there"),
+            (
+                "tests/models.rs",
+                "//! X.\nuse crate::fixtures;\n#[test]\nfn equal() { fixtures::of_kind(\"model\"); }\n".to_owned(),
+                "test equal",
+            ),
+        ];
+        for (path, text, fault) in cases {
+            let found = faults(path, &text);
+            assert!(
+                found.len() == 1 && found[0].contains(fault),
+                "{path}: {found:?} instead of {fault}"
+            );
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! The workspace that these tasks work on.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use serde_json::Value;
+
+use crate::error::XtaskError;
+
+/// The cargo that runs this task.
+pub(crate) fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")))
+}
+
+/// The workspace's folder.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("xtask lies in the workspace")
+}
+
+/// The standard output of a command that must succeed.
+pub(crate) fn output(command: &mut Command) -> Result<String, XtaskError> {
+    let program = format!("{command:?}");
+    let output = command.output().map_err(|source| XtaskError::Start {
+        program: program.clone(),
+        source,
+    })?;
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        return Err(XtaskError::Failed {
+            program,
+            outcome: stderr.trim().to_owned(),
+        });
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Cargo's description of the workspace's own crates.
+pub(crate) fn metadata() -> Result<Value, XtaskError> {
+    let text = output(
+        cargo()
+            .args(["metadata", "--no-deps", "--format-version", "1"])
+            .current_dir(root()),
+    )?;
+    serde_json::from_str(&text).map_err(|_| XtaskError::Metadata { expected: "JSON" })
+}
+
+/// Runs a script of the workspace and returns its exit code.
+pub(crate) fn script(path: &str) -> Result<ExitCode, XtaskError> {
+    let path = root().join(path);
+    let status = Command::new(&path)
+        .current_dir(root())
+        .status()
+        .map_err(|source| XtaskError::Start {
+            program: path.display().to_string(),
+            source,
+        })?;
+    Ok(exit_code(status.code()))
+}
+
+/// The exit code of a program, 1 if a signal ended it.
+pub(crate) fn exit_code(code: Option<i32>) -> ExitCode {
+    ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
