@@ -72,7 +72,8 @@ fn parity_of_losses_with_and_without_gradients() {
     }
 }
 
-/// A training goes on exactly where it stopped, whatever Burn's default device is.
+/// A training goes on exactly where it stopped, whatever Burn's default device is. Devices that
+/// choose their kernels by measuring them may choose another one in between.
 #[test]
 fn parity_of_a_resumed_training() {
     for run in training_run::all(&fixtures::device()) {
@@ -101,6 +102,21 @@ fn parity_of_a_resumed_training() {
             .load_state_tensors(&adapters, &stored.1)
             .unwrap_or_else(|error| panic!("{name}: {error}"));
         let resumed = train(adapters, &mut updater, run.steps / 2..run.steps);
-        assert_eq!(values(&resumed), values(&straight), "{name}");
+        let (resumed, straight) = (values(&resumed), values(&straight));
+        if measures_kernels() {
+            let tolerance = Tolerance {
+                atol: 1e-5,
+                rtol: 0.0,
+            };
+            for (key, resumed) in &resumed {
+                tolerance.check(&format!("{name}: {key}"), resumed, &straight[key]);
+            }
+        } else {
+            assert_eq!(resumed, straight, "{name}");
+        }
     }
+}
+
+fn measures_kernels() -> bool {
+    std::env::var("HYBRID_DEVICE").is_ok_and(|name| matches!(name.as_str(), "wgpu" | "cuda"))
 }

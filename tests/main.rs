@@ -6,6 +6,8 @@
 
 #![recursion_limit = "256"]
 
+mod backends;
+mod bad_input;
 mod contracts;
 mod fixtures;
 mod parity_adapters;
@@ -14,3 +16,8 @@ mod parity_models;
 mod parity_objectives;
 mod parity_real;
 mod parity_tokenizer;
+mod parity_training;
+mod peft_reference;
+mod tiny_task;
+mod train;
+mod training_run;

@@ -10,7 +10,8 @@ use crate::fixtures::{self, Fixture, Tensors, Tolerance};
 
 /// `model_type`s whose fixtures are read by later work on this project.
 const LATER: [&str; 13] = [
-    "bart", "clip", "gpt2", "llama", "marian", "mistral", "qwen2", "qwen3", "t5", "vit", "wav2vec2", "whisper", "mt5",
+    "bart", "clip", "gpt2", "llama", "marian", "mistral", "qwen2", "qwen3", "t5", "vit",
+    "wav2vec2", "whisper", "mt5",
 ];
 
 /// A fixture with its model loaded.
@@ -27,11 +28,16 @@ fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for fixture in fixtures::of_kind("model") {
         let config = fixtures::json(&fixture.folder.join("model/config.json"));
-        let model_type = config["model_type"].as_str().expect("config.json has a model_type");
+        let model_type = config["model_type"]
+            .as_str()
+            .expect("config.json has a model_type");
         match model_type {
             "bert" | "roberta" | "distilbert" => cases.push(Case::load(fixture)),
             later if LATER.contains(&later) => {}
-            unknown => panic!("{}: no test understands model_type {unknown:?}", fixture.name),
+            unknown => panic!(
+                "{}: no test understands model_type {unknown:?}",
+                fixture.name
+            ),
         }
     }
     assert!(!cases.is_empty(), "no fixture of an encoder");
@@ -46,11 +52,20 @@ impl Case {
         let inputs = Tensors::read(&fixture.folder.join("inputs.safetensors"));
         let expected = Tensors::read(&fixture.folder.join("outputs.safetensors"));
         let tolerance = Tolerance::of(&fixture.meta["tolerance"]);
-        Self { fixture, model, inputs, expected, tolerance, device }
+        Self {
+            fixture,
+            model,
+            inputs,
+            expected,
+            tolerance,
+            device,
+        }
     }
 
     fn architecture(&self) -> &str {
-        self.fixture.meta["architecture"].as_str().expect("meta.json names the architecture")
+        self.fixture.meta["architecture"]
+            .as_str()
+            .expect("meta.json names the architecture")
     }
 
     fn batch(&self) -> EncoderBatch {
@@ -58,7 +73,10 @@ impl Case {
         EncoderBatch {
             input_ids: int("input_ids"),
             attention_mask: int("attention_mask"),
-            token_type_ids: self.inputs.has("token_type_ids").then(|| int("token_type_ids")),
+            token_type_ids: self
+                .inputs
+                .has("token_type_ids")
+                .then(|| int("token_type_ids")),
         }
     }
 
@@ -79,7 +97,9 @@ impl Case {
     }
 
     fn pooled(&self, pooling: Pooling) -> Tensor<2> {
-        self.model.pool(self.last_hidden_state(), &self.batch(), pooling, &NoHooks).unwrap()
+        self.model
+            .pool(self.last_hidden_state(), &self.batch(), pooling, &NoHooks)
+            .unwrap()
     }
 
     fn classified(&self, batch: &EncoderBatch) -> Tensor<2> {
@@ -89,7 +109,9 @@ impl Case {
     /// Logits of every token, whatever head the model has.
     fn token_logits(&self) -> Tensor<3> {
         match self.architecture() {
-            name if name.ends_with("ForMaskedLM") => self.model.masked_lm(&self.batch(), &NoHooks).unwrap(),
+            name if name.ends_with("ForMaskedLM") => {
+                self.model.masked_lm(&self.batch(), &NoHooks).unwrap()
+            }
             name if name.ends_with("ForTokenClassification") => {
                 self.model.classify_tokens(&self.batch(), &NoHooks).unwrap()
             }
@@ -108,7 +130,10 @@ impl Case {
         let logits = self.token_logits();
         let [batch, seq, classes] = logits.dims();
         let labels: Tensor<2, Int> = self.inputs.int("labels", &self.device);
-        cross_entropy(logits.reshape([batch * seq, classes]), labels.reshape([batch * seq]))
+        cross_entropy(
+            logits.reshape([batch * seq, classes]),
+            labels.reshape([batch * seq]),
+        )
     }
 
     /// One output by its name in the fixture, with the size of one token's values where padding
@@ -132,28 +157,49 @@ impl Case {
             "logits" => per_token(self.token_logits()),
             "logits_no_mask" => {
                 let attention_mask = self.batch().attention_mask.ones_like();
-                (host(self.classified(&EncoderBatch { attention_mask, ..self.batch() })), None)
+                (
+                    host(self.classified(&EncoderBatch {
+                        attention_mask,
+                        ..self.batch()
+                    })),
+                    None,
+                )
             }
             "start_logits" | "end_logits" => {
                 let [start, end] = self.model.answer_span(&self.batch(), &NoHooks).unwrap();
-                (host(if name == "start_logits" { start } else { end }), Some(1))
+                (
+                    host(if name == "start_logits" { start } else { end }),
+                    Some(1),
+                )
             }
             "loss" => (host(self.loss()), None),
             "loss_single_label" => {
                 let labels = self.inputs.int("labels", &self.device);
-                (host(cross_entropy(self.classified(&self.batch()), labels)), None)
+                (
+                    host(cross_entropy(self.classified(&self.batch()), labels)),
+                    None,
+                )
             }
             "loss_multi_label" => {
                 let labels = self.inputs.float("labels_multi", &self.device);
-                (host(binary_cross_entropy(self.classified(&self.batch()), labels)), None)
+                (
+                    host(binary_cross_entropy(self.classified(&self.batch()), labels)),
+                    None,
+                )
             }
             "loss_regression" => {
                 let labels = self.inputs.float("labels_regression", &self.device);
-                (host(mean_squared_error(self.classified(&self.batch()), labels)), None)
+                (
+                    host(mean_squared_error(self.classified(&self.batch()), labels)),
+                    None,
+                )
             }
             _ => {
-                let index = name.strip_prefix("hidden_states.").and_then(|index| index.parse::<usize>().ok());
-                let index = index.unwrap_or_else(|| panic!("{}: unknown output {name:?}", self.fixture.name));
+                let index = name
+                    .strip_prefix("hidden_states.")
+                    .and_then(|index| index.parse::<usize>().ok());
+                let index = index
+                    .unwrap_or_else(|| panic!("{}: unknown output {name:?}", self.fixture.name));
                 per_token(self.hidden_states().swap_remove(index))
             }
         }
@@ -169,11 +215,15 @@ impl Case {
                 None => self.tolerance.check(&what, &actual, expected),
                 Some(width) => {
                     let tokens = |values: &[f32]| -> Vec<f32> {
-                        let rows = values.chunks(width).zip(mask).filter(|(_, mask)| **mask == 1);
+                        let rows = values
+                            .chunks(width)
+                            .zip(mask)
+                            .filter(|(_, mask)| **mask == 1);
                         rows.flat_map(|(row, _)| row.to_vec()).collect()
                     };
                     assert_eq!(actual.len(), expected.len(), "{what}: number of values");
-                    self.tolerance.check(&what, &tokens(&actual), &tokens(expected));
+                    self.tolerance
+                        .check(&what, &tokens(&actual), &tokens(expected));
                 }
             }
         }
@@ -194,8 +244,15 @@ fn parity_of_every_recorded_output() {
 #[test]
 fn parity_of_parameter_counts() {
     for case in cases() {
-        let expected = case.fixture.meta["parameters"].as_u64().expect("meta.json counts parameters");
-        assert_eq!(case.model.n_parameters() as u64, expected, "{}", case.fixture.name);
+        let expected = case.fixture.meta["parameters"]
+            .as_u64()
+            .expect("meta.json counts parameters");
+        assert_eq!(
+            case.model.n_parameters() as u64,
+            expected,
+            "{}",
+            case.fixture.name
+        );
     }
 }
 
@@ -205,10 +262,20 @@ fn parity_of_parameter_counts() {
 fn parity_of_site_paths_with_checkpoint_keys() {
     for case in cases() {
         let file = Tensors::read(&case.fixture.folder.join("model/model.safetensors"));
-        let written: Vec<String> = case.model.named_tensors().into_iter().map(|(name, _)| name).collect();
+        let written: Vec<String> = case
+            .model
+            .named_tensors()
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
         let mut sorted = written.clone();
         sorted.sort();
-        assert_eq!(sorted, file.names().collect::<Vec<_>>(), "{}", case.fixture.name);
+        assert_eq!(
+            sorted,
+            file.names().collect::<Vec<_>>(),
+            "{}",
+            case.fixture.name
+        );
         for (name, data) in case.model.named_tensors() {
             let values: Vec<f32> = data.iter::<f32>().collect();
             assert_eq!(values, file.floats(&name), "{}: {name}", case.fixture.name);
@@ -229,11 +296,24 @@ fn parity_of_site_paths_with_checkpoint_keys() {
 #[test]
 fn parity_of_headless_loads() {
     for case in cases() {
-        let headless = Model::load_encoder(&case.fixture.folder.join("model"), &case.device).unwrap();
+        let headless =
+            Model::load_encoder(&case.fixture.folder.join("model"), &case.device).unwrap();
         let hidden = host(headless.encoder.forward(&case.batch(), &NoHooks));
-        assert_eq!(hidden, host(case.last_hidden_state()), "{}", case.fixture.name);
+        assert_eq!(
+            hidden,
+            host(case.last_hidden_state()),
+            "{}",
+            case.fixture.name
+        );
         let prefix = format!("{}.", headless.model_type());
-        assert!(headless.sites().iter().all(|site| !site.path.starts_with(&prefix)), "{}", case.fixture.name);
+        assert!(
+            headless
+                .sites()
+                .iter()
+                .all(|site| !site.path.starts_with(&prefix)),
+            "{}",
+            case.fixture.name
+        );
     }
 }
 
@@ -256,8 +336,13 @@ fn parity_does_not_depend_on_the_length_of_padding() {
         };
         let plain = case.last_hidden_state();
         let [_, _, d_model] = plain.dims();
-        let hidden = case.model.encoder.forward(&padded, &NoHooks).slice([0..size, 0..seq, 0..d_model]);
-        case.tolerance.check(&case.fixture.name, &host(hidden), &host(plain));
+        let hidden =
+            case.model
+                .encoder
+                .forward(&padded, &NoHooks)
+                .slice([0..size, 0..seq, 0..d_model]);
+        case.tolerance
+            .check(&case.fixture.name, &host(hidden), &host(plain));
     }
 }
 
@@ -268,17 +353,26 @@ fn parity_of_half_precision_checkpoints() {
     let source = case.fixture.folder.join("model");
     let file = Tensors::read(&source.join("model.safetensors"));
     let folder = tempfile::tempdir().unwrap();
-    std::fs::copy(source.join("config.json"), folder.path().join("config.json")).unwrap();
+    std::fs::copy(
+        source.join("config.json"),
+        folder.path().join("config.json"),
+    )
+    .unwrap();
     let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = file
         .names()
         .map(|name| {
             // The upper half of a float32 is its bfloat16, cut off.
-            let bytes = file.floats(name).iter().flat_map(|value| value.to_le_bytes()[2..].to_vec()).collect();
+            let bytes = file
+                .floats(name)
+                .iter()
+                .flat_map(|value| value.to_le_bytes()[2..].to_vec())
+                .collect();
             (name.to_owned(), file.shape(name).to_vec(), bytes)
         })
         .collect();
     let views = tensors.iter().map(|(name, shape, bytes)| {
-        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::BF16, shape.clone(), bytes);
+        let view =
+            safetensors::tensor::TensorView::new(safetensors::Dtype::BF16, shape.clone(), bytes);
         (name.as_str(), view.unwrap())
     });
     let bytes = safetensors::serialize(views, None).unwrap();
@@ -286,8 +380,16 @@ fn parity_of_half_precision_checkpoints() {
     let half = Model::load(folder.path(), &case.device).unwrap();
     let hidden = host(half.encoder.forward(&case.batch(), &NoHooks));
     let whole = host(case.last_hidden_state());
-    let worst = hidden.iter().zip(&whole).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    assert!(worst > 0.0 && worst < 0.25, "{}: {worst}", case.fixture.name);
+    let worst = hidden
+        .iter()
+        .zip(&whole)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max);
+    assert!(
+        worst > 0.0 && worst < 0.25,
+        "{}: {worst}",
+        case.fixture.name
+    );
 }
 
 /// Faults of a checkpoint against its configuration, on every fixture.
@@ -296,18 +398,33 @@ fn parity_with_the_configuration_is_demanded() {
     for case in cases() {
         let folder = tempfile::tempdir().unwrap();
         let source = case.fixture.folder.join("model");
-        std::fs::copy(source.join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
+        std::fs::copy(
+            source.join("model.safetensors"),
+            folder.path().join("model.safetensors"),
+        )
+        .unwrap();
         let config = fixtures::json(&source.join("config.json"));
         let refused = |config: &Value, parts: &[&str]| {
             std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-            let message = Model::load(folder.path(), &case.device).unwrap_err().to_string();
+            let message = Model::load(folder.path(), &case.device)
+                .unwrap_err()
+                .to_string();
             for part in parts {
-                assert!(message.contains(part), "{}: {part:?} is not in: {message}", case.fixture.name);
+                assert!(
+                    message.contains(part),
+                    "{}: {part:?} is not in: {message}",
+                    case.fixture.name
+                );
             }
         };
         let keys = match config["model_type"].as_str() {
             Some("distilbert") => ["vocab_size", "n_layers", "n_heads", "hidden_dim"],
-            _ => ["vocab_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"],
+            _ => [
+                "vocab_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "intermediate_size",
+            ],
         };
         let with = |key: &str, change: &dyn Fn(u64) -> u64| {
             let mut config = config.clone();
@@ -315,15 +432,24 @@ fn parity_with_the_configuration_is_demanded() {
             config
         };
         let [vocab, layers, heads, d_ff] = keys;
-        refused(&with(vocab, &|n| n + 1), &["word_embeddings.weight", "expected shape", "found"]);
+        refused(
+            &with(vocab, &|n| n + 1),
+            &["word_embeddings.weight", "expected shape", "found"],
+        );
         refused(&with(layers, &|n| n + 1), &["is missing"]);
         refused(&with(layers, &|n| n - 1), &["has no place in the model"]);
         refused(&with(d_ff, &|n| n + 1), &["expected shape", "found"]);
         refused(&with(heads, &|_| 0), &["config.json", heads, "found 0"]);
-        refused(&with(heads, &|n| n * 2 + 1), &["config.json", heads, "divisor"]);
+        refused(
+            &with(heads, &|n| n * 2 + 1),
+            &["config.json", heads, "divisor"],
+        );
         let mut unknown = config.clone();
         unknown["model_type"] = "mamba".into();
-        refused(&unknown, &["config.json", "mamba", "bert, roberta, distilbert"]);
+        refused(
+            &unknown,
+            &["config.json", "mamba", "bert, roberta, distilbert"],
+        );
         let mut class = config.clone();
         class["architectures"] = serde_json::json!(["BertForHaiku"]);
         refused(&class, &["BertForHaiku", "ForSequenceClassification"]);

@@ -164,10 +164,7 @@ fn check_optimizer(
         let mut gradient = GradientsParams::new();
         gradient.register(
             module.value.id,
-            gradients
-                .clone()
-                .slice([step..step + 1])
-                .squeeze_dim::<2>(0),
+            gradients.clone().narrow(0, step, 1).squeeze_dim::<2>(0),
         );
         updater.accumulate(gradient);
         module = updater

@@ -26,7 +26,9 @@ fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
 #[test]
 fn parity_of_real_models() {
     for fixture in fixtures::of_kind("real model") {
-        let name = fixture.meta["fixture"].as_str().expect("meta.json names the fixture");
+        let name = fixture.meta["fixture"]
+            .as_str()
+            .expect("meta.json names the fixture");
         match name {
             "minilm_l6_v2" => minilm(&fixture),
             later if LATER.contains(&later) => {}
@@ -39,7 +41,12 @@ fn parity_of_real_models() {
 fn minilm_folder() -> PathBuf {
     match std::env::var_os("HYBRID_MINILM") {
         Some(folder) => folder.into(),
-        None => Resolver::from_environment().resolve(MINILM, &|line| eprintln!("{line}")).unwrap().folder,
+        None => {
+            Resolver::from_environment()
+                .resolve(MINILM, &|line| eprintln!("{line}"))
+                .unwrap()
+                .folder
+        }
     }
 }
 
@@ -68,14 +75,22 @@ fn minilm(fixture: &fixtures::Fixture) {
     let expected = Tensors::read(&fixture.folder.join("outputs.safetensors"));
     let tolerance = Tolerance::of(&fixture.meta["tolerance"]);
     let hidden = model.encoder.forward(&batch, &NoHooks);
-    let pool = |pooling| model.pool(hidden.clone(), &batch, pooling, &NoHooks).unwrap();
+    let pool = |pooling| {
+        model
+            .pool(hidden.clone(), &batch, pooling, &NoHooks)
+            .unwrap()
+    };
     let mean = pool(Pooling::Mean);
     let unit = mean.clone() / mean.clone().square().sum_dim(1).sqrt();
     for output in expected.names() {
         let [_, seq, d_model] = hidden.dims();
         match output {
             "input_ids" | "attention_mask" => {
-                let ours = if output == "input_ids" { &padded.ids } else { &padded.mask };
+                let ours = if output == "input_ids" {
+                    &padded.ids
+                } else {
+                    &padded.mask
+                };
                 let ours: Vec<i64> = ours.iter().map(|value| i64::from(*value)).collect();
                 assert_eq!(ours, expected.ints(output), "{output}");
                 continue;

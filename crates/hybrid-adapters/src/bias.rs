@@ -23,22 +23,32 @@ pub(crate) fn copy<'s>(
     sites: impl IntoIterator<Item = &'s hybrid_models::Site>,
 ) -> Result<Biases, AdapterError> {
     SiteMap::build(sites, |site| {
-        let name = || AdapterError::Missing { name: format!("{}.bias", site.path) };
+        let name = || AdapterError::Missing {
+            name: format!("{}.bias", site.path),
+        };
         let bias = building.base.bias(site.id).ok_or_else(name)?;
-        Ok(Bias { bias: frozen::copy(bias, building.device) })
+        Ok(Bias {
+            bias: frozen::copy(bias, building.device),
+        })
     })
 }
 
 /// The layer with its bias replaced, when there is one for its site.
 pub(crate) fn replace_linear(biases: &Biases, base: &Linear) -> Option<Linear> {
     let bias = biases.get(base.site)?;
-    Some(Linear { bias: Some(bias.bias.val()), ..base.clone() })
+    Some(Linear {
+        bias: Some(bias.bias.val()),
+        ..base.clone()
+    })
 }
 
 /// The norm with its shift replaced, when there is one for its site.
 pub(crate) fn replace_norm(biases: &Biases, base: &LayerNorm) -> Option<LayerNorm> {
     let bias = biases.get(base.site)?;
-    Some(LayerNorm { bias: bias.bias.val(), ..base.clone() })
+    Some(LayerNorm {
+        bias: bias.bias.val(),
+        ..base.clone()
+    })
 }
 
 /// Adapted sites.

@@ -5,10 +5,10 @@ use hybrid_models::{LayerNorm, Linear, SiteId, SiteKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::AdapterError;
 use crate::bias::{self, Biases};
 use crate::method::{Building, Method};
 use crate::targets::{Selection, Selector, Targets};
-use crate::AdapterError;
 
 /// Which biases are trained; all of them when nothing is given.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -38,7 +38,10 @@ impl Bitfit {
     ///
     /// # Errors
     /// [`AdapterError::NoTarget`] or [`AdapterError::Pattern`].
-    pub(crate) fn init(config: &BitfitConfig, building: &Building<'_>) -> Result<Self, AdapterError> {
+    pub(crate) fn init(
+        config: &BitfitConfig,
+        building: &Building<'_>,
+    ) -> Result<Self, AdapterError> {
         let selector = Selector::new(Selection {
             method: METHOD,
             targets: config.target_modules.as_ref(),
@@ -46,9 +49,16 @@ impl Bitfit {
             layers: config.layers_to_transform.as_deref(),
             layers_pattern: None,
         })?;
-        let has_bias = |kind: &SiteKind| matches!(kind, SiteKind::Linear { bias: true, .. } | SiteKind::Norm { .. });
+        let has_bias = |kind: &SiteKind| {
+            matches!(
+                kind,
+                SiteKind::Linear { bias: true, .. } | SiteKind::Norm { .. }
+            )
+        };
         let sites = building.select(&selector, has_bias)?;
-        Ok(Self { biases: bias::copy(building, sites)? })
+        Ok(Self {
+            biases: bias::copy(building, sites)?,
+        })
     }
 
     pub(crate) fn biases(&self) -> &Biases {

@@ -111,7 +111,10 @@ impl Bottleneck {
     ///
     /// # Errors
     /// [`AdapterError::Setting`], [`AdapterError::NoTarget`] or [`AdapterError::Pattern`].
-    pub(crate) fn init(config: &BottleneckConfig, building: &Building<'_>) -> Result<Self, AdapterError> {
+    pub(crate) fn init(
+        config: &BottleneckConfig,
+        building: &Building<'_>,
+    ) -> Result<Self, AdapterError> {
         if config.bottleneck_size == 0 {
             return Err(AdapterError::Setting {
                 method: METHOD,
@@ -127,13 +130,22 @@ impl Bottleneck {
             layers: config.layers_to_transform.as_deref(),
             layers_pattern: None,
         })?;
-        let mut sites = building.select(&selector, |kind| matches!(kind, SiteKind::Block { .. }))?;
+        let mut sites =
+            building.select(&selector, |kind| matches!(kind, SiteKind::Block { .. }))?;
         if config.placement == Placement::Pfeiffer {
             let all = sites.clone();
-            sites.retain(|site| !all.iter().any(|later| later.layer == site.layer && later.id > site.id));
+            sites.retain(|site| {
+                !all.iter()
+                    .any(|later| later.layer == site.layer && later.id > site.id)
+            });
         }
-        let pairs = SiteMap::build(sites, |site| Ok::<_, AdapterError>(Pair::init(config, building, site)))?;
-        Ok(Self { pairs, activation: config.activation })
+        let pairs = SiteMap::build(sites, |site| {
+            Ok::<_, AdapterError>(Pair::init(config, building, site))
+        })?;
+        Ok(Self {
+            pairs,
+            activation: config.activation,
+        })
     }
 
     pub(crate) fn pairs(&self) -> &SiteMap<Pair> {
@@ -143,14 +155,22 @@ impl Bottleneck {
 
 impl Pair {
     fn init(config: &BottleneckConfig, building: &Building<'_>, site: &Site) -> Self {
-        let SiteKind::Block { d_model } = site.kind else { unreachable!("only blocks are selected") };
+        let SiteKind::Block { d_model } = site.kind else {
+            unreachable!("only blocks are selected")
+        };
         let size = config.bottleneck_size;
         let zeros = |length: usize| vec![0.0f32; length];
         let device = building.device;
         Self {
-            down_weight: Param::from_data(building.random(site.id).normal([d_model, size], 0.02), device),
+            down_weight: Param::from_data(
+                building.random(site.id).normal([d_model, size], 0.02),
+                device,
+            ),
             down_bias: Param::from_data(TensorData::new(zeros(size), [size]), device),
-            up_weight: Param::from_data(TensorData::new(zeros(size * d_model), [size, d_model]), device),
+            up_weight: Param::from_data(
+                TensorData::new(zeros(size * d_model), [size, d_model]),
+                device,
+            ),
             up_bias: Param::from_data(TensorData::new(zeros(d_model), [d_model]), device),
         }
     }
@@ -166,16 +186,25 @@ impl Method for Bottleneck {
     }
 
     fn block(&self, site: SiteId, x: Tensor<3>) -> Tensor<3> {
-        let Some(pair) = self.pairs.get(site) else { return x };
+        let Some(pair) = self.pairs.get(site) else {
+            return x;
+        };
         let [batch, seq, d_model] = x.dims();
         let rows = x.clone().reshape([batch * seq, d_model]);
-        let narrow = self.activation.apply(module::linear(rows, pair.down_weight.val(), Some(pair.down_bias.val())));
+        let narrow = self.activation.apply(module::linear(
+            rows,
+            pair.down_weight.val(),
+            Some(pair.down_bias.val()),
+        ));
         let wide = module::linear(narrow, pair.up_weight.val(), Some(pair.up_bias.val()));
         x + wide.reshape([batch, seq, d_model])
     }
 
     fn mergeable(&self) -> Result<(), AdapterError> {
-        Err(AdapterError::NotMergeable { method: METHOD, reason: "its activation lies between its two layers" })
+        Err(AdapterError::NotMergeable {
+            method: METHOD,
+            reason: "its activation lies between its two layers",
+        })
     }
 
     fn merge_linear(&self, inner: Linear) -> Result<Linear, AdapterError> {

@@ -40,14 +40,21 @@ pub(crate) fn check(stack: &[&dyn Method], sites: &SiteTable) -> Result<(), Adap
     for (index, first) in stack.iter().enumerate() {
         for second in &stack[index + 1..] {
             let dispute = match rule(first.name(), second.name()) {
-                Rule::Apart(reason) => shared(&first.sites(), &second.sites()).map(|site| (site, reason)),
+                Rule::Apart(reason) => {
+                    shared(&first.sites(), &second.sites()).map(|site| (site, reason))
+                }
                 // LoRA's bias modes replace biases as BitFit does.
                 Rule::Together => shared(&first.replaces(), &second.replaces())
                     .map(|site| (site, "both replace values of the base there")),
             };
             if let Some((site, reason)) = dispute {
                 let site = sites.get(site).path.clone();
-                return Err(AdapterError::Stacking { site, first: first.name(), second: second.name(), reason });
+                return Err(AdapterError::Stacking {
+                    site,
+                    first: first.name(),
+                    second: second.name(),
+                    reason,
+                });
             }
         }
     }
@@ -64,7 +71,14 @@ mod tests {
 
     #[test]
     fn the_table_of_stackings() {
-        let methods = ["lora", "ia3", "bitfit", "layer_norm", "bottleneck", "unfreeze"];
+        let methods = [
+            "lora",
+            "ia3",
+            "bitfit",
+            "layer_norm",
+            "bottleneck",
+            "unfreeze",
+        ];
         let together = [
             [true, true, true, true, true, true],
             [true, false, true, true, true, true],
@@ -75,7 +89,11 @@ mod tests {
         ];
         for (first, row) in methods.iter().zip(together) {
             for (second, together) in methods.iter().zip(row) {
-                assert_eq!(rule(first, second) == Rule::Together, together, "{first} then {second}");
+                assert_eq!(
+                    rule(first, second) == Rule::Together,
+                    together,
+                    "{first} then {second}"
+                );
             }
         }
     }

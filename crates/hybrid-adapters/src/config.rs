@@ -59,14 +59,24 @@ mod tests {
             let config: AdapterConfig = serde_json::from_str(text).unwrap();
             let value = serde_json::to_value(&config).unwrap();
             assert_eq!(value["method"], config.name());
-            assert_eq!(serde_json::from_value::<AdapterConfig>(value).unwrap(), config);
+            assert_eq!(
+                serde_json::from_value::<AdapterConfig>(value).unwrap(),
+                config
+            );
         }
     }
 
     #[test]
     fn unknown_keys_are_refused() {
-        for text in [r#"{"method": "lora", "rnak": 4}"#, r#"{"method": "dora"}"#, r#"{"r": 4}"#] {
-            assert!(serde_json::from_str::<AdapterConfig>(text).is_err(), "{text}");
+        for text in [
+            r#"{"method": "lora", "rnak": 4}"#,
+            r#"{"method": "dora"}"#,
+            r#"{"r": 4}"#,
+        ] {
+            assert!(
+                serde_json::from_str::<AdapterConfig>(text).is_err(),
+                "{text}"
+            );
         }
     }
 }

@@ -9,7 +9,9 @@ use hybrid_models::ModelError;
 #[non_exhaustive]
 pub enum AdapterError {
     /// A low-rank factor pair that is larger than the matrix it adapts.
-    #[error("{site}: rank {rank} exceeds {limit}, the smaller side of the [{d_in}, {d_out}] weight")]
+    #[error(
+        "{site}: rank {rank} exceeds {limit}, the smaller side of the [{d_in}, {d_out}] weight"
+    )]
     Rank {
         /// Path of the site.
         site: String,

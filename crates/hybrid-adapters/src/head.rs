@@ -39,7 +39,13 @@ const STREAM: u64 = u64::MAX;
 
 impl ClassifierHead {
     /// Class vectors normal with deviation 0.02, as Transformers draws them; biases zero.
-    pub fn init(config: HeadConfig, d_model: usize, n_labels: usize, seed: u64, device: &Device) -> Self {
+    pub fn init(
+        config: HeadConfig,
+        d_model: usize,
+        n_labels: usize,
+        seed: u64,
+        device: &Device,
+    ) -> Self {
         let weight = HostRandom::new(seed, STREAM).normal([d_model, n_labels], 0.02);
         Self::from_data(config, weight, vec![0.0; n_labels], device)
     }
@@ -50,20 +56,44 @@ impl ClassifierHead {
     /// # Errors
     /// [`AdapterError::LabelVector`] when there is none, when lengths differ, or when a vector is
     /// zero or not finite.
-    pub fn from_label_vectors(config: HeadConfig, vectors: Vec<Vec<f32>>, device: &Device) -> Result<Self, AdapterError> {
-        let wrong = |index, expected: String, found: String| AdapterError::LabelVector { index, expected, found };
+    pub fn from_label_vectors(
+        config: HeadConfig,
+        vectors: Vec<Vec<f32>>,
+        device: &Device,
+    ) -> Result<Self, AdapterError> {
+        let wrong = |index, expected: String, found: String| AdapterError::LabelVector {
+            index,
+            expected,
+            found,
+        };
         let Some(d_model) = vectors.first().map(Vec::len) else {
-            return Err(wrong(0, "at least one vector".to_owned(), "none".to_owned()));
+            return Err(wrong(
+                0,
+                "at least one vector".to_owned(),
+                "none".to_owned(),
+            ));
         };
         let n_labels = vectors.len();
         let mut weight = vec![0.0f32; d_model * n_labels];
         for (label, vector) in vectors.iter().enumerate() {
             if vector.len() != d_model {
-                return Err(wrong(label, format!("{d_model} values"), vector.len().to_string()));
+                return Err(wrong(
+                    label,
+                    format!("{d_model} values"),
+                    vector.len().to_string(),
+                ));
             }
-            let norm = vector.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+            let norm = vector
+                .iter()
+                .map(|value| f64::from(*value).powi(2))
+                .sum::<f64>()
+                .sqrt();
             if !norm.is_finite() || norm == 0.0 {
-                return Err(wrong(label, "a finite vector of some length".to_owned(), format!("length {norm}")));
+                return Err(wrong(
+                    label,
+                    "a finite vector of some length".to_owned(),
+                    format!("length {norm}"),
+                ));
             }
             for (row, value) in vector.iter().enumerate() {
                 weight[row * n_labels + label] = (f64::from(*value) * config.scale / norm) as f32;
@@ -121,7 +151,10 @@ impl ClassifierHead {
     ///
     /// # Errors
     /// As [`crate::Adapters::load_named_tensors`].
-    pub fn load_named_tensors(self, tensors: &BTreeMap<String, TensorData>) -> Result<Self, AdapterError> {
+    pub fn load_named_tensors(
+        self,
+        tensors: &BTreeMap<String, TensorData>,
+    ) -> Result<Self, AdapterError> {
         named_tensors::load(self, tensors)
     }
 
@@ -133,13 +166,21 @@ impl ClassifierHead {
 }
 
 fn unit_rows(rows: Tensor<2>) -> Tensor<2> {
-    let norms = rows.clone().powi_scalar(2).sum_dim(1).sqrt().clamp_min(1e-12);
+    let norms = rows
+        .clone()
+        .powi_scalar(2)
+        .sum_dim(1)
+        .sqrt()
+        .clamp_min(1e-12);
     rows / norms
 }
 
 /// A head's tensors in PyTorch's layout: `weight` `[n_labels, d_model]`, `bias` `[n_labels]`.
 pub fn head_to_tensors(head: &ClassifierHead) -> Vec<(String, TensorData)> {
-    let weight = frozen::plain(&head.weight).transpose().into_data().convert::<f32>();
+    let weight = frozen::plain(&head.weight)
+        .transpose()
+        .into_data()
+        .convert::<f32>();
     let bias = frozen::plain(&head.bias).into_data().convert::<f32>();
     vec![("bias".to_owned(), bias), ("weight".to_owned(), weight)]
 }
@@ -154,12 +195,19 @@ pub fn head_from_tensors(
     tensors: &BTreeMap<String, TensorData>,
     device: &Device,
 ) -> Result<ClassifierHead, AdapterError> {
-    let names: Vec<String> =
-        tensors.keys().filter(|name| !matches!(name.as_str(), "weight" | "bias")).cloned().collect();
+    let names: Vec<String> = tensors
+        .keys()
+        .filter(|name| !matches!(name.as_str(), "weight" | "bias"))
+        .cloned()
+        .collect();
     if !names.is_empty() {
         return Err(AdapterError::Unexpected { names });
     }
-    let get = |name: &str| tensors.get(name).ok_or_else(|| AdapterError::Missing { name: name.to_owned() });
+    let get = |name: &str| {
+        tensors.get(name).ok_or_else(|| AdapterError::Missing {
+            name: name.to_owned(),
+        })
+    };
     let (weight, bias) = (get("weight")?, get("bias")?);
     let n_labels = bias.shape().num_elements();
     let d_model = weight.shape().as_slice().last().copied().unwrap_or(0);
@@ -167,5 +215,10 @@ pub fn head_from_tensors(
     let bias = named_tensors::checked("bias", bias, &[n_labels])?;
     let device_weight: Tensor<2> = Tensor::from_data(weight, &device.clone().without_autodiff());
     let bias = bias.iter::<f32>().collect();
-    Ok(ClassifierHead::from_data(config, device_weight.transpose().into_data(), bias, device))
+    Ok(ClassifierHead::from_data(
+        config,
+        device_weight.transpose().into_data(),
+        bias,
+        device,
+    ))
 }

@@ -36,7 +36,10 @@ impl Default for Ia3Config {
     /// places of DistilBERT.
     fn default() -> Self {
         let feedforward = ["output.dense", "out_lin", "ffn.lin2"];
-        let all = ["key", "value", "k_lin", "v_lin"].iter().chain(&feedforward).copied();
+        let all = ["key", "value", "k_lin", "v_lin"]
+            .iter()
+            .chain(&feedforward)
+            .copied();
         Self {
             target_modules: Targets::names(&all.collect::<Vec<_>>()),
             feedforward_modules: Targets::names(&feedforward),
@@ -69,7 +72,8 @@ impl Ia3 {
     /// [`AdapterError::NoTarget`], [`AdapterError::UnsupportedTarget`], [`AdapterError::Pattern`],
     /// or [`AdapterError::Setting`] when a feed-forward name is no target.
     pub(crate) fn init(config: &Ia3Config, building: &Building<'_>) -> Result<Self, AdapterError> {
-        if let (Targets::Names(targets), Targets::Names(feedforward)) = (&config.target_modules, &config.feedforward_modules)
+        if let (Targets::Names(targets), Targets::Names(feedforward)) =
+            (&config.target_modules, &config.feedforward_modules)
             && let Some(name) = feedforward.iter().find(|name| !targets.contains(name))
         {
             return Err(AdapterError::Setting {
@@ -90,8 +94,14 @@ impl Ia3 {
         let sites = building.linear_sites(METHOD, &selector)?;
         let scales = SiteMap::build(sites, |site| {
             let feedforward = feedforward(&format!("{}{}", building.prefix, site.path));
-            let data = TensorData::new(vec![1.0f32; length(site, feedforward)], [length(site, feedforward)]);
-            Ok::<_, AdapterError>(Scale { ia3_l: Param::from_data(data, building.device), feedforward })
+            let data = TensorData::new(
+                vec![1.0f32; length(site, feedforward)],
+                [length(site, feedforward)],
+            );
+            Ok::<_, AdapterError>(Scale {
+                ia3_l: Param::from_data(data, building.device),
+                feedforward,
+            })
         })?;
         Ok(Self { scales })
     }
@@ -113,16 +123,24 @@ fn feedforward(config: &Ia3Config) -> Result<impl Fn(&str) -> bool + '_, Adapter
             layers_pattern: None,
         })?),
     };
-    Ok(move |path: &str| match (&config.feedforward_modules, &pattern) {
-        (Targets::Names(names), _) => names.iter().any(|name| path.ends_with(name)),
-        (_, Some(selector)) => selector.fits(path),
-        (_, None) => false,
-    })
+    Ok(
+        move |path: &str| match (&config.feedforward_modules, &pattern) {
+            (Targets::Names(names), _) => names.iter().any(|name| path.ends_with(name)),
+            (_, Some(selector)) => selector.fits(path),
+            (_, None) => false,
+        },
+    )
 }
 
 fn length(site: &Site, feedforward: bool) -> usize {
     match site.kind {
-        SiteKind::Linear { d_in, d_out, .. } => if feedforward { d_in } else { d_out },
+        SiteKind::Linear { d_in, d_out, .. } => {
+            if feedforward {
+                d_in
+            } else {
+                d_out
+            }
+        }
         _ => unreachable!("only linear sites are selected"),
     }
 }
@@ -137,7 +155,9 @@ impl Method for Ia3 {
     }
 
     fn linear(&self, site: SiteId, x: Tensor<3>, inner: Inner<'_>) -> Tensor<3> {
-        let Some(scale) = self.scales.get(site) else { return inner(x) };
+        let Some(scale) = self.scales.get(site) else {
+            return inner(x);
+        };
         let factors = scale.ia3_l.val().unsqueeze::<3>();
         match scale.feedforward {
             true => inner(x * factors),
@@ -146,10 +166,15 @@ impl Method for Ia3 {
     }
 
     fn merge_linear(&self, inner: Linear) -> Result<Linear, AdapterError> {
-        let Some(scale) = self.scales.get(inner.site) else { return Ok(inner) };
+        let Some(scale) = self.scales.get(inner.site) else {
+            return Ok(inner);
+        };
         let factors = frozen::plain(&scale.ia3_l);
         Ok(match scale.feedforward {
-            true => Linear { weight: inner.weight * factors.unsqueeze_dim::<2>(1), ..inner },
+            true => Linear {
+                weight: inner.weight * factors.unsqueeze_dim::<2>(1),
+                ..inner
+            },
             false => Linear {
                 weight: inner.weight * factors.clone().unsqueeze_dim::<2>(0),
                 bias: inner.bias.map(|bias| bias * factors),

@@ -47,7 +47,10 @@ impl LayerNormTuning {
     ///
     /// # Errors
     /// [`AdapterError::NoTarget`] or [`AdapterError::Pattern`].
-    pub(crate) fn init(config: &LayerNormConfig, building: &Building<'_>) -> Result<Self, AdapterError> {
+    pub(crate) fn init(
+        config: &LayerNormConfig,
+        building: &Building<'_>,
+    ) -> Result<Self, AdapterError> {
         let selector = Selector::new(Selection {
             method: METHOD,
             targets: config.target_modules.as_ref(),
@@ -58,7 +61,9 @@ impl LayerNormTuning {
         let sites = building.select(&selector, |kind| matches!(kind, SiteKind::Norm { .. }))?;
         let norms = SiteMap::build(sites, |site| {
             let Some(Layer::Norm(norm)) = building.base.layer(site.id) else {
-                return Err(AdapterError::Missing { name: format!("{}.weight", site.path) });
+                return Err(AdapterError::Missing {
+                    name: format!("{}.weight", site.path),
+                });
             };
             Ok(TunedNorm {
                 weight: frozen::copy(&norm.weight, building.device),
@@ -88,6 +93,10 @@ impl Method for LayerNormTuning {
 
     fn replace_norm(&self, base: &LayerNorm) -> Option<LayerNorm> {
         let tuned = self.norms.get(base.site)?;
-        Some(LayerNorm { weight: tuned.weight.val(), bias: tuned.bias.val(), ..base.clone() })
+        Some(LayerNorm {
+            weight: tuned.weight.val(),
+            bias: tuned.bias.val(),
+            ..base.clone()
+        })
     }
 }

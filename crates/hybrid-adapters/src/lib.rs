@@ -7,28 +7,28 @@
 
 #![recursion_limit = "256"]
 
-mod error;
-mod config;
-mod targets;
-mod pattern_map;
-mod random;
-mod frozen;
-mod site_map;
-mod method;
-mod bias;
-mod lora;
-mod ia3;
-mod bitfit;
-mod layer_norm;
-mod bottleneck;
-mod unfreeze;
-mod compose;
 mod adapters;
-mod merge;
+mod bias;
+mod bitfit;
+mod bottleneck;
+mod compose;
+mod config;
+mod error;
+mod frozen;
 mod head;
-mod trainable;
+mod ia3;
+mod layer_norm;
+mod lora;
+mod merge;
+mod method;
 mod named_tensors;
+mod pattern_map;
 mod peft_format;
+mod random;
+mod site_map;
+mod targets;
+mod trainable;
+mod unfreeze;
 
 pub use adapters::Adapters;
 pub use bitfit::BitfitConfig;

@@ -123,11 +123,15 @@ impl Lora {
             layers_pattern: config.layers_pattern.as_deref(),
         })?;
         let sites = building.linear_sites(METHOD, &selector)?;
-        let factors = SiteMap::build(sites.iter().copied(), |site| Factors::init(config, building, site))?;
+        let factors = SiteMap::build(sites.iter().copied(), |site| {
+            Factors::init(config, building, site)
+        })?;
         let has_bias = |site: &Site| building.base.bias(site.id).is_some();
         let biases = match config.bias {
             BiasMode::None => SiteMap::empty(),
-            BiasMode::LoraOnly => bias::copy(building, sites.into_iter().filter(|site| has_bias(site)))?,
+            BiasMode::LoraOnly => {
+                bias::copy(building, sites.into_iter().filter(|site| has_bias(site)))?
+            }
             BiasMode::All => {
                 let free = |site: &&Site| has_bias(site) && !building.replaced.contains(&site.id);
                 bias::copy(building, building.base.sites().iter().filter(free))?
@@ -147,14 +151,30 @@ impl Lora {
 
 impl LoraConfig {
     fn validate(&self) -> Result<(), AdapterError> {
-        let wrong = |key, expected, found: String| Err(AdapterError::Setting { method: METHOD, key, expected, found });
+        let wrong = |key, expected, found: String| {
+            Err(AdapterError::Setting {
+                method: METHOD,
+                key,
+                expected,
+                found,
+            })
+        };
         if self.r == 0 || self.rank_pattern.iter().any(|(_, rank)| *rank == 0) {
             return wrong("r", "a rank of 1 or more", "0".to_owned());
         }
         if !(0.0..1.0).contains(&self.lora_dropout) {
-            return wrong("lora_dropout", "a share from 0 to below 1", self.lora_dropout.to_string());
+            return wrong(
+                "lora_dropout",
+                "a share from 0 to below 1",
+                self.lora_dropout.to_string(),
+            );
         }
-        if !self.lora_alpha.is_finite() || self.alpha_pattern.iter().any(|(_, alpha)| !alpha.is_finite()) {
+        if !self.lora_alpha.is_finite()
+            || self
+                .alpha_pattern
+                .iter()
+                .any(|(_, alpha)| !alpha.is_finite())
+        {
             return wrong("lora_alpha", "a finite number", self.lora_alpha.to_string());
         }
         Ok(())
@@ -162,21 +182,48 @@ impl LoraConfig {
 }
 
 impl Factors {
-    fn init(config: &LoraConfig, building: &Building<'_>, site: &Site) -> Result<Self, AdapterError> {
-        let SiteKind::Linear { d_in, d_out, .. } = site.kind else { unreachable!("only linear sites are selected") };
+    fn init(
+        config: &LoraConfig,
+        building: &Building<'_>,
+        site: &Site,
+    ) -> Result<Self, AdapterError> {
+        let SiteKind::Linear { d_in, d_out, .. } = site.kind else {
+            unreachable!("only linear sites are selected")
+        };
         let path = format!("{}{}", building.prefix, site.path);
-        let rank = config.rank_pattern.first(METHOD, "rank_pattern", &path)?.copied().unwrap_or(config.r);
-        let alpha = config.alpha_pattern.first(METHOD, "alpha_pattern", &path)?.copied().unwrap_or(config.lora_alpha);
+        let rank = config
+            .rank_pattern
+            .first(METHOD, "rank_pattern", &path)?
+            .copied()
+            .unwrap_or(config.r);
+        let alpha = config
+            .alpha_pattern
+            .first(METHOD, "alpha_pattern", &path)?
+            .copied()
+            .unwrap_or(config.lora_alpha);
         let limit = d_in.min(d_out);
         if rank > limit {
-            return Err(AdapterError::Rank { site: site.path.clone(), rank, limit, d_in, d_out });
+            return Err(AdapterError::Rank {
+                site: site.path.clone(),
+                rank,
+                limit,
+                d_in,
+                d_out,
+            });
         }
-        let a = building.random(site.id).uniform([d_in, rank], 1.0 / (d_in as f64).sqrt());
+        let a = building
+            .random(site.id)
+            .uniform([d_in, rank], 1.0 / (d_in as f64).sqrt());
         let b = TensorData::new(vec![0.0f32; rank * d_out], [rank, d_out]);
         Ok(Self {
             lora_a: Param::from_data(a, building.device),
             lora_b: Param::from_data(b, building.device),
-            scale: alpha / if config.use_rslora { (rank as f64).sqrt() } else { rank as f64 },
+            scale: alpha
+                / if config.use_rslora {
+                    (rank as f64).sqrt()
+                } else {
+                    rank as f64
+                },
             dropout: config.lora_dropout,
         })
     }
@@ -235,8 +282,138 @@ impl Method for Lora {
     }
 
     fn merge_linear(&self, inner: Linear) -> Result<Linear, AdapterError> {
-        let Some(factors) = self.factors.get(inner.site) else { return Ok(inner) };
-        let delta = frozen::plain(&factors.lora_a).matmul(frozen::plain(&factors.lora_b)).mul_scalar(factors.scale);
-        Ok(Linear { weight: inner.weight + delta, ..inner })
+        let Some(factors) = self.factors.get(inner.site) else {
+            return Ok(inner);
+        };
+        let delta = frozen::plain(&factors.lora_a)
+            .matmul(frozen::plain(&factors.lora_b))
+            .mul_scalar(factors.scale);
+        Ok(Linear {
+            weight: inner.weight + delta,
+            ..inner
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::module::{Module, Param};
+    use burn::optim::GradientsParams;
+    use burn::tensor::{Device, Tensor, TensorData};
+    use hybrid_models::{SiteKind, SiteTable};
+
+    use super::{Factors, Lora};
+    use crate::method::Method;
+    use crate::site_map::SiteMap;
+
+    fn lora(d_in: usize, d_out: usize, rank: usize, device: &Device) -> (Lora, SiteTable) {
+        let mut sites = SiteTable::default();
+        sites.add(
+            "wide",
+            None,
+            false,
+            SiteKind::Linear {
+                d_in,
+                d_out,
+                bias: false,
+            },
+        );
+        let filled = |rows, columns| {
+            let values: Vec<f32> = (0..rows * columns)
+                .map(|i| ((i % 7) as f32 - 3.0) / 4.0)
+                .collect();
+            Param::from_data(TensorData::new(values, [rows, columns]), device)
+        };
+        let factors = SiteMap::build(sites.iter(), |_| {
+            Ok::<_, ()>(Factors {
+                lora_a: filled(d_in, rank),
+                lora_b: filled(rank, d_out),
+                scale: 1.5,
+                dropout: 0.0,
+            })
+        });
+        (
+            Lora {
+                factors: factors.unwrap(),
+                biases: SiteMap::empty(),
+            },
+            sites,
+        )
+    }
+
+    /// A dense `A B`, or a gradient of its size, would take 16 TiB here: more than can be allocated.
+    #[test]
+    fn neither_dense_weight_nor_dense_gradient_is_formed() {
+        let device = Device::flex();
+        let d = 1 << 21;
+        let (lora, sites) = lora(d, d, 1, &device.clone().autodiff());
+        let site = sites.find("wide").unwrap().id;
+        let x = Tensor::<3>::ones([1, 2, d], &device)
+            .autodiff()
+            .require_grad();
+        let y = lora.linear(site, x.clone(), &|x| x);
+        let mut gradients = y.sum().backward();
+        let dx = x.grad(&gradients).unwrap();
+        assert_eq!(dx.dims(), [1, 2, d]);
+        let gradients = GradientsParams::from_module(&mut gradients, &lora);
+        assert_eq!(gradients.len(), 2);
+        let factors = lora.factors.get(site).unwrap();
+        assert_eq!(
+            gradients.get::<2>(factors.lora_a.id).unwrap().dims(),
+            [d, 1]
+        );
+        assert_eq!(
+            gradients.get::<2>(factors.lora_b.id).unwrap().dims(),
+            [1, d]
+        );
+    }
+
+    /// The side path and its gradients equal those of the dense sum.
+    #[test]
+    fn the_side_path_equals_the_dense_sum() {
+        let device = Device::flex();
+        let (lora, sites) = lora(4, 3, 2, &device.clone().autodiff());
+        let site = sites.find("wide").unwrap().id;
+        let factors = lora.factors.get(site).unwrap().clone();
+        let x = Tensor::<3>::from_data([[[1.0, -2.0, 0.5, 3.0], [0.1, 0.2, 0.3, 0.4]]], &device);
+        let side = lora.linear(site, x.clone(), &|x| x.slice([0..1, 0..2, 0..3]));
+        let dense = factors
+            .lora_a
+            .val()
+            .matmul(factors.lora_b.val())
+            .mul_scalar(1.5);
+        let sum = x.clone().slice([0..1, 0..2, 0..3]) + x.matmul(dense.unsqueeze());
+        let of = |y: Tensor<3>| {
+            let value = y.clone().into_data();
+            let mut gradients = y.powi_scalar(2).sum().backward();
+            let gradients = GradientsParams::from_module(&mut gradients, &lora);
+            let get = |id| gradients.get::<2>(id).unwrap().into_data();
+            [value, get(factors.lora_a.id), get(factors.lora_b.id)]
+        };
+        for (side, sum) in of(side).into_iter().zip(of(sum)) {
+            side.assert_approx_eq::<f32>(&sum, burn::tensor::Tolerance::absolute(1e-4));
+        }
+    }
+
+    #[test]
+    fn off_the_autodiff_context_nothing_is_dropped() {
+        let device = Device::flex();
+        let (mut lora, sites) = lora(4, 3, 2, &device.clone().autodiff());
+        lora.factors = SiteMap::build(sites.iter(), |site| {
+            Ok::<_, ()>(Factors {
+                dropout: 0.9,
+                ..lora.factors.get(site.id).unwrap().clone()
+            })
+        })
+        .unwrap();
+        let site = sites.find("wide").unwrap().id;
+        let run = |lora: &Lora| {
+            let x = Tensor::<3>::ones([1, 8, 4], &device);
+            let y = lora.linear(site, x, &|x| x.slice([0..1, 0..8, 0..3]) * 0.0);
+            y.into_data().iter::<f32>().collect::<Vec<f32>>()
+        };
+        let expected = run(&lora.valid());
+        assert!(expected.chunks(3).all(|row| row == &expected[..3]));
+        assert_ne!(run(&lora), expected);
     }
 }

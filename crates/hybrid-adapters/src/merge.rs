@@ -25,7 +25,11 @@ impl Adapters {
     /// The layers that differ from the base's.
     fn merged_layers(&self, base: &dyn Base) -> Result<Vec<Layer>, AdapterError> {
         let eval = self.eval();
-        let mut sites: Vec<_> = eval.stack().iter().flat_map(|method| method.as_method().sites()).collect();
+        let mut sites: Vec<_> = eval
+            .stack()
+            .iter()
+            .flat_map(|method| method.as_method().sites())
+            .collect();
         sites.sort();
         sites.dedup();
         let mut layers = Vec::new();
@@ -33,7 +37,9 @@ impl Adapters {
             let layer = match base.layer(site) {
                 Some(Layer::Linear(linear)) => Some(Layer::Linear(eval.merged_linear(linear)?)),
                 Some(Layer::Norm(norm)) => eval.replaced_norm(norm).map(Layer::Norm),
-                Some(Layer::Embedding(embedding)) => eval.replaced_embedding(embedding).map(Layer::Embedding),
+                Some(Layer::Embedding(embedding)) => {
+                    eval.replaced_embedding(embedding).map(Layer::Embedding)
+                }
                 None => None,
             };
             layers.extend(layer);
@@ -43,6 +49,8 @@ impl Adapters {
 
     fn merged_linear(&self, base: &Linear) -> Result<Linear, AdapterError> {
         let start = self.replaced_linear(base).unwrap_or_else(|| base.clone());
-        self.stack().iter().try_fold(start, |linear, method| method.as_method().merge_linear(linear))
+        self.stack().iter().try_fold(start, |linear, method| {
+            method.as_method().merge_linear(linear)
+        })
     }
 }

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use burn::tensor::{Device, Tensor};
-use hybrid_models::{Embedding, Layer, LayerNorm, Linear, Model, Site, SiteId, SiteKind, SiteTable};
+use hybrid_models::{
+    Embedding, Layer, LayerNorm, Linear, Model, Site, SiteId, SiteKind, SiteTable,
+};
 
 use crate::AdapterError;
 use crate::random::HostRandom;
@@ -52,7 +54,10 @@ pub(crate) struct Building<'a> {
 impl Building<'_> {
     /// The numbers for the first values at one site.
     pub(crate) fn random(&self, site: SiteId) -> HostRandom {
-        HostRandom::new(self.seed, (self.position as u64) << 32 | site.index() as u64)
+        HostRandom::new(
+            self.seed,
+            (self.position as u64) << 32 | site.index() as u64,
+        )
     }
 
     /// The linear sites of a selection.
@@ -60,7 +65,11 @@ impl Building<'_> {
     /// # Errors
     /// [`AdapterError::NoTarget`], or [`AdapterError::UnsupportedTarget`] when the selection also
     /// takes a norm or an embedding.
-    pub(crate) fn linear_sites(&self, method: &'static str, selector: &Selector<'_>) -> Result<Vec<&Site>, AdapterError> {
+    pub(crate) fn linear_sites(
+        &self,
+        method: &'static str,
+        selector: &Selector<'_>,
+    ) -> Result<Vec<&Site>, AdapterError> {
         let sites = self.select(selector, |kind| !matches!(kind, SiteKind::Block { .. }))?;
         for site in &sites {
             let found = match site.kind {
@@ -69,7 +78,11 @@ impl Building<'_> {
                 SiteKind::Embedding { .. } => "an embedding",
                 SiteKind::Block { .. } => "a block",
             };
-            return Err(AdapterError::UnsupportedTarget { method, site: site.path.clone(), found });
+            return Err(AdapterError::UnsupportedTarget {
+                method,
+                site: site.path.clone(),
+                found,
+            });
         }
         Ok(sites)
     }

@@ -9,7 +9,10 @@ use crate::AdapterError;
 
 /// Names and float32 values of all parameters, in the module's order.
 pub(crate) fn collect<M: Module>(module: &M) -> Vec<(String, TensorData)> {
-    let mut collector = Collector { path: Vec::new(), tensors: Vec::new() };
+    let mut collector = Collector {
+        path: Vec::new(),
+        tensors: Vec::new(),
+    };
     module.visit(&mut collector);
     collector.tensors
 }
@@ -36,7 +39,10 @@ impl ModuleVisitor for Collector {
 
 /// Names and shapes of all parameters.
 pub(crate) fn shapes<M: Module>(module: &M) -> Vec<(String, Vec<usize>)> {
-    let mut collector = Shapes { path: Vec::new(), shapes: Vec::new() };
+    let mut collector = Shapes {
+        path: Vec::new(),
+        shapes: Vec::new(),
+    };
     module.visit(&mut collector);
     collector.shapes
 }
@@ -56,7 +62,8 @@ impl ModuleVisitor for Shapes {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.shapes.push((self.path.join("."), param.lazy_shape().as_slice().to_vec()));
+        self.shapes
+            .push((self.path.join("."), param.lazy_shape().as_slice().to_vec()));
     }
 }
 
@@ -65,13 +72,25 @@ impl ModuleVisitor for Shapes {
 /// # Errors
 /// [`AdapterError::Missing`], [`AdapterError::Unexpected`], [`AdapterError::Shape`] or
 /// [`AdapterError::NotFinite`].
-pub(crate) fn load<M: Module>(module: M, tensors: &BTreeMap<String, TensorData>) -> Result<M, AdapterError> {
-    let mut loader = Loader { path: Vec::new(), tensors, loaded: BTreeSet::new(), fault: None };
+pub(crate) fn load<M: Module>(
+    module: M,
+    tensors: &BTreeMap<String, TensorData>,
+) -> Result<M, AdapterError> {
+    let mut loader = Loader {
+        path: Vec::new(),
+        tensors,
+        loaded: BTreeSet::new(),
+        fault: None,
+    };
     let module = module.map(&mut loader);
     if let Some(fault) = loader.fault {
         return Err(fault);
     }
-    let names: Vec<String> = tensors.keys().filter(|name| !loader.loaded.contains(*name)).cloned().collect();
+    let names: Vec<String> = tensors
+        .keys()
+        .filter(|name| !loader.loaded.contains(*name))
+        .cloned()
+        .collect();
     match names.is_empty() {
         true => Ok(module),
         false => Err(AdapterError::Unexpected { names }),
@@ -101,14 +120,30 @@ impl Loader<'_> {
 ///
 /// # Errors
 /// [`AdapterError::Shape`] or [`AdapterError::NotFinite`].
-pub(crate) fn checked(name: &str, data: &TensorData, expected: &[usize]) -> Result<TensorData, AdapterError> {
+pub(crate) fn checked(
+    name: &str,
+    data: &TensorData,
+    expected: &[usize],
+) -> Result<TensorData, AdapterError> {
     let found: Vec<usize> = data.shape().as_slice().to_vec();
     if found != expected {
-        return Err(AdapterError::Shape { name: name.to_owned(), expected: expected.to_vec(), found });
+        return Err(AdapterError::Shape {
+            name: name.to_owned(),
+            expected: expected.to_vec(),
+            found,
+        });
     }
     let data = data.clone().convert::<f32>();
-    if let Some((index, value)) = data.iter::<f32>().enumerate().find(|(_, value)| !value.is_finite()) {
-        return Err(AdapterError::NotFinite { name: name.to_owned(), index, value });
+    if let Some((index, value)) = data
+        .iter::<f32>()
+        .enumerate()
+        .find(|(_, value)| !value.is_finite())
+    {
+        return Err(AdapterError::NotFinite {
+            name: name.to_owned(),
+            index,
+            value,
+        });
     }
     Ok(data)
 }

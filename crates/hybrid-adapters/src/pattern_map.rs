@@ -36,16 +36,28 @@ impl<V> PatternMap<V> {
 
     /// Patterns and values in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &V)> {
-        self.0.iter().map(|(pattern, value)| (pattern.as_str(), value))
+        self.0
+            .iter()
+            .map(|(pattern, value)| (pattern.as_str(), value))
     }
 
     /// The value of the first pattern that equals the end of `path`, counted in whole names.
     ///
     /// # Errors
     /// [`AdapterError::Pattern`].
-    pub(crate) fn first(&self, method: &'static str, key: &'static str, path: &str) -> Result<Option<&V>, AdapterError> {
+    pub(crate) fn first(
+        &self,
+        method: &'static str,
+        key: &'static str,
+        path: &str,
+    ) -> Result<Option<&V>, AdapterError> {
         for (pattern, value) in &self.0 {
-            let wrong = |source| AdapterError::Pattern { method, key, pattern: pattern.clone(), source: Box::new(source) };
+            let wrong = |source| AdapterError::Pattern {
+                method,
+                key,
+                pattern: pattern.clone(),
+                source: Box::new(source),
+            };
             let regex = Regex::new(&format!(r"\A(?:.*\.)?(?:{pattern})\z")).map_err(wrong)?;
             if regex.is_match(path).map_err(wrong)? {
                 return Ok(Some(value));
@@ -121,6 +133,10 @@ mod tests {
 
     #[test]
     fn a_broken_pattern_is_an_error() {
-        assert!(map(r#"{"(": 1}"#).first("lora", "rank_pattern", "query").is_err());
+        assert!(
+            map(r#"{"(": 1}"#)
+                .first("lora", "rank_pattern", "query")
+                .is_err()
+        );
     }
 }

@@ -24,14 +24,22 @@ impl HostRandom {
     }
 
     /// A tensor with values of the normal distribution around 0 (Box and Muller 1958).
-    pub(crate) fn normal<const D: usize>(&mut self, shape: [usize; D], deviation: f64) -> TensorData {
+    pub(crate) fn normal<const D: usize>(
+        &mut self,
+        shape: [usize; D],
+        deviation: f64,
+    ) -> TensorData {
         self.fill(shape, |random| {
             let radius = (-2.0 * (1.0 - random.unit()).ln()).sqrt();
             (radius * (std::f64::consts::TAU * random.unit()).cos() * deviation) as f32
         })
     }
 
-    fn fill<const D: usize>(&mut self, shape: [usize; D], draw: impl Fn(&mut Self) -> f32) -> TensorData {
+    fn fill<const D: usize>(
+        &mut self,
+        shape: [usize; D],
+        draw: impl Fn(&mut Self) -> f32,
+    ) -> TensorData {
         let values: Vec<f32> = (0..shape.iter().product()).map(|_| draw(self)).collect();
         TensorData::new(values, shape)
     }
@@ -51,14 +59,31 @@ mod tests {
         let moments = |values: Vec<f32>| {
             let n = values.len() as f32;
             let mean = values.iter().sum::<f32>() / n;
-            (mean, values.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / n)
+            (
+                mean,
+                values.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / n,
+            )
         };
-        let (mean, variance) = moments(HostRandom::new(1, 0).normal([100, 100], 0.5).try_to_vec().unwrap());
-        assert!(mean.abs() < 0.02 && (variance - 0.25).abs() < 0.02, "{mean} {variance}");
-        let uniform: Vec<f32> = HostRandom::new(1, 0).uniform([100, 100], 0.5).try_to_vec().unwrap();
+        let (mean, variance) = moments(
+            HostRandom::new(1, 0)
+                .normal([100, 100], 0.5)
+                .try_to_vec()
+                .unwrap(),
+        );
+        assert!(
+            mean.abs() < 0.02 && (variance - 0.25).abs() < 0.02,
+            "{mean} {variance}"
+        );
+        let uniform: Vec<f32> = HostRandom::new(1, 0)
+            .uniform([100, 100], 0.5)
+            .try_to_vec()
+            .unwrap();
         assert!(uniform.iter().all(|v| v.abs() <= 0.5));
         let (mean, variance) = moments(uniform);
-        assert!(mean.abs() < 0.02 && (variance - 1.0 / 12.0).abs() < 0.01, "{mean} {variance}");
+        assert!(
+            mean.abs() < 0.02 && (variance - 1.0 / 12.0).abs() < 0.01,
+            "{mean} {variance}"
+        );
     }
 
     #[test]

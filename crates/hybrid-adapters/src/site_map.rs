@@ -1,6 +1,8 @@
 //! One small module for each adapted site.
 
-use burn::module::{Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor};
+use burn::module::{
+    Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
+};
 use burn::tensor::Device;
 use hybrid_models::{Site, SiteId};
 
@@ -31,7 +33,11 @@ impl<M> SiteMap<M> {
     ) -> Result<Self, E> {
         let mut entries = Vec::new();
         for site in sites {
-            entries.push(Entry { site: site.id, path: site.path.clone(), module: make(site)? });
+            entries.push(Entry {
+                site: site.id,
+                path: site.path.clone(),
+                module: make(site)?,
+            });
         }
         entries.sort_by_key(|entry| entry.site);
         Ok(Self(entries))
@@ -39,7 +45,10 @@ impl<M> SiteMap<M> {
 
     /// The module at a site.
     pub(crate) fn get(&self, site: SiteId) -> Option<&M> {
-        let index = self.0.binary_search_by_key(&site, |entry| entry.site).ok()?;
+        let index = self
+            .0
+            .binary_search_by_key(&site, |entry| entry.site)
+            .ok()?;
         Some(&self.0[index].module)
     }
 
@@ -50,13 +59,19 @@ impl<M> SiteMap<M> {
 
     /// Paths and modules in forward order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &M)> {
-        self.0.iter().map(|entry| (entry.path.as_str(), &entry.module))
+        self.0
+            .iter()
+            .map(|entry| (entry.path.as_str(), &entry.module))
     }
 
     fn map_each(self, mut change: impl FnMut(&str, M) -> M) -> Self {
         let entries = self.0.into_iter().map(|entry| {
             let module = change(&entry.path, entry.module);
-            Entry { site: entry.site, path: entry.path, module }
+            Entry {
+                site: entry.site,
+                path: entry.path,
+                module,
+            }
         });
         Self(entries.collect())
     }
@@ -64,7 +79,9 @@ impl<M> SiteMap<M> {
 
 impl<M: Module> Module for SiteMap<M> {
     fn collect_devices(&self, devices: Devices) -> Devices {
-        self.0.iter().fold(devices, |devices, entry| entry.module.collect_devices(devices))
+        self.0.iter().fold(devices, |devices, entry| {
+            entry.module.collect_devices(devices)
+        })
     }
 
     fn fork(self, device: &Device) -> Self {
@@ -107,7 +124,12 @@ impl<M: Module> Module for SiteMap<M> {
 
 impl<M: ModuleDisplay> ModuleDisplayDefault for SiteMap<M> {
     fn content(&self, content: Content) -> Option<Content> {
-        self.0.iter().fold(content, |content, entry| content.add(&entry.path, &entry.module)).optional()
+        self.0
+            .iter()
+            .fold(content, |content, entry| {
+                content.add(&entry.path, &entry.module)
+            })
+            .optional()
     }
 }
 

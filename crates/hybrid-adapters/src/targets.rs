@@ -66,10 +66,16 @@ enum Matcher<'a> {
 }
 
 impl<'a> Matcher<'a> {
-    fn new(method: &'static str, key: &'static str, targets: &'a Targets) -> Result<Self, AdapterError> {
+    fn new(
+        method: &'static str,
+        key: &'static str,
+        targets: &'a Targets,
+    ) -> Result<Self, AdapterError> {
         match targets {
             Targets::Names(names) => Ok(Self::Names(names)),
-            Targets::Pattern(name) if name.to_lowercase() == Targets::ALL_LINEAR => Ok(Self::AllLinear),
+            Targets::Pattern(name) if name.to_lowercase() == Targets::ALL_LINEAR => {
+                Ok(Self::AllLinear)
+            }
             Targets::Pattern(pattern) => {
                 let regex = regex(method, key, pattern, &format!(r"\A(?:{pattern})\z"))?;
                 Ok(Self::Whole(Box::new(regex)))
@@ -89,10 +95,16 @@ impl<'a> Matcher<'a> {
 
 /// Whether `path` is `name`, or ends with it after a dot.
 pub(crate) fn ends_with_name(path: &str, name: &str) -> bool {
-    path.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    path.strip_suffix(name)
+        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
-fn regex(method: &'static str, key: &'static str, pattern: &str, whole: &str) -> Result<Regex, AdapterError> {
+fn regex(
+    method: &'static str,
+    key: &'static str,
+    pattern: &str,
+    whole: &str,
+) -> Result<Regex, AdapterError> {
     Regex::new(whole).map_err(|source| AdapterError::Pattern {
         method,
         key,
@@ -110,7 +122,10 @@ impl<'a> Selector<'a> {
             Some(targets) => Matcher::new(method, "target_modules", targets)?,
             None => Matcher::All,
         };
-        let exclude = selection.exclude.map(|exclude| Matcher::new(method, "exclude_modules", exclude)).transpose()?;
+        let exclude = selection
+            .exclude
+            .map(|exclude| Matcher::new(method, "exclude_modules", exclude))
+            .transpose()?;
         if let (Matcher::Whole(_), Some(layers)) = (&targets, selection.layers) {
             return Err(AdapterError::Setting {
                 method,
@@ -122,23 +137,47 @@ impl<'a> Selector<'a> {
         let patterns = selection.layers_pattern.unwrap_or_default();
         let mut layer_index = Vec::new();
         for pattern in patterns {
-            layer_index.push(regex(method, "layers_pattern", pattern, &format!(r"\A(?:.*?\.)?(?:{pattern})\.(\d+)\."))?);
+            layer_index.push(regex(
+                method,
+                "layers_pattern",
+                pattern,
+                &format!(r"\A(?:.*?\.)?(?:{pattern})\.(\d+)\."),
+            )?);
         }
         if layer_index.is_empty() {
-            layer_index.push(regex(method, "layers_pattern", "", r"\A.*?\.[^.]*\.(\d+)\.")?);
+            layer_index.push(regex(
+                method,
+                "layers_pattern",
+                "",
+                r"\A.*?\.[^.]*\.(\d+)\.",
+            )?);
         }
-        Ok(Self { selection, targets, exclude, layer_index })
+        Ok(Self {
+            selection,
+            targets,
+            exclude,
+            layer_index,
+        })
     }
 
     /// Whether a module path is selected, whatever is there.
     pub(crate) fn fits(&self, path: &str) -> bool {
-        !self.exclude.as_ref().is_some_and(|exclude| exclude.fits(path))
+        !self
+            .exclude
+            .as_ref()
+            .is_some_and(|exclude| exclude.fits(path))
             && self.targets.fits(path)
-            && self.selection.layers.is_none_or(|layers| self.layer_of(path).is_some_and(|layer| layers.contains(&layer)))
+            && self.selection.layers.is_none_or(|layers| {
+                self.layer_of(path)
+                    .is_some_and(|layer| layers.contains(&layer))
+            })
     }
 
     fn layer_of(&self, path: &str) -> Option<usize> {
-        let index = self.layer_index.iter().find_map(|regex| regex.captures(path).ok().flatten())?;
+        let index = self
+            .layer_index
+            .iter()
+            .find_map(|regex| regex.captures(path).ok().flatten())?;
         index.get(1)?.as_str().parse().ok()
     }
 
@@ -150,7 +189,9 @@ impl<'a> Selector<'a> {
         prefix: &str,
         wanted: impl Fn(&Site) -> bool,
     ) -> Result<Vec<&'s Site>, AdapterError> {
-        let output = matches!(self.targets, Matcher::AllLinear).then(|| output_of(sites)).flatten();
+        let output = matches!(self.targets, Matcher::AllLinear)
+            .then(|| output_of(sites))
+            .flatten();
         let selected: Vec<&Site> = sites
             .iter()
             .filter(|site| wanted(site) && self.fits(&format!("{prefix}{}", site.path)))
@@ -170,7 +211,12 @@ impl<'a> Selector<'a> {
     }
 
     fn nothing(&self, sites: &SiteTable) -> AdapterError {
-        nothing_selected(self.selection.method, "target_modules", self.selection.targets, sites)
+        nothing_selected(
+            self.selection.method,
+            "target_modules",
+            self.selection.targets,
+            sites,
+        )
     }
 }
 
@@ -200,15 +246,21 @@ fn output_of(sites: &SiteTable) -> Option<&str> {
     Some(sites.iter().filter(linear).last()?.path.as_str())
 }
 
-/// Whether a path lies in a head that PEFT trains as a whole.
+/// Whether a path lies in a head that PEFT trains as a whole; by its rule DistilBERT's
+/// `pre_classifier` does too.
 fn below_head(path: &str) -> bool {
-    path.split('.').any(|name| matches!(name, "classifier" | "score" | "qa_outputs"))
+    let heads = ["classifier", "score", "qa_outputs"];
+    path.split('.')
+        .any(|name| heads.iter().any(|head| name.ends_with(head)))
 }
 
 /// Up to five names of the base, those with the fewest edits from any of `wanted` first.
 fn near_names(wanted: &[&str], sites: &SiteTable) -> Vec<String> {
     let mut names = BTreeSet::new();
-    for site in sites.iter().filter(|site| !matches!(site.kind, SiteKind::Block { .. })) {
+    for site in sites
+        .iter()
+        .filter(|site| !matches!(site.kind, SiteKind::Block { .. }))
+    {
         let parts: Vec<&str> = site.path.split('.').collect();
         for length in 1..=parts.len().min(2) {
             let name = &parts[parts.len() - length..];
@@ -219,7 +271,16 @@ fn near_names(wanted: &[&str], sites: &SiteTable) -> Vec<String> {
     }
     let mut ranked: Vec<(usize, String)> = names
         .into_iter()
-        .map(|name| (wanted.iter().map(|wanted| edits(wanted, &name)).min().unwrap_or(0), name))
+        .map(|name| {
+            (
+                wanted
+                    .iter()
+                    .map(|wanted| edits(wanted, &name))
+                    .min()
+                    .unwrap_or(0),
+                name,
+            )
+        })
         .collect();
     ranked.sort();
     ranked.into_iter().take(5).map(|(_, name)| name).collect()
@@ -250,11 +311,30 @@ mod tests {
 
     fn table() -> SiteTable {
         let mut sites = SiteTable::default();
-        let linear = SiteKind::Linear { d_in: 4, d_out: 4, bias: true };
-        sites.add("bert.embeddings.LayerNorm", None, false, SiteKind::Norm { d_model: 4 });
+        let linear = SiteKind::Linear {
+            d_in: 4,
+            d_out: 4,
+            bias: true,
+        };
+        sites.add(
+            "bert.embeddings.LayerNorm",
+            None,
+            false,
+            SiteKind::Norm { d_model: 4 },
+        );
         for layer in 0..3 {
-            for name in ["attention.self.query", "attention.self.value", "attention.output.dense", "output.dense"] {
-                sites.add(format!("bert.encoder.layer.{layer}.{name}"), Some(layer), false, linear);
+            for name in [
+                "attention.self.query",
+                "attention.self.value",
+                "attention.output.dense",
+                "output.dense",
+            ] {
+                sites.add(
+                    format!("bert.encoder.layer.{layer}.{name}"),
+                    Some(layer),
+                    false,
+                    linear,
+                );
             }
         }
         sites.add("bert.pooler.dense", None, false, linear);
@@ -262,18 +342,38 @@ mod tests {
         sites
     }
 
-    fn paths(targets: &Targets, exclude: Option<&Targets>, layers: Option<&[usize]>) -> Result<Vec<String>, AdapterError> {
-        let selection = Selection { method: "lora", targets: Some(targets), exclude, layers, layers_pattern: None };
+    fn paths(
+        targets: &Targets,
+        exclude: Option<&Targets>,
+        layers: Option<&[usize]>,
+    ) -> Result<Vec<String>, AdapterError> {
+        let selection = Selection {
+            method: "lora",
+            targets: Some(targets),
+            exclude,
+            layers,
+            layers_pattern: None,
+        };
         let sites = table();
         let linear = |site: &hybrid_models::Site| matches!(site.kind, SiteKind::Linear { .. });
         let found = Selector::new(selection)?.select(&sites, "", linear)?;
-        Ok(found.into_iter().map(|site| site.path.replace("bert.encoder.layer.", "")).collect())
+        Ok(found
+            .into_iter()
+            .map(|site| site.path.replace("bert.encoder.layer.", ""))
+            .collect())
     }
 
     #[test]
     fn a_list_matches_whole_names_at_the_end() {
         let found = paths(&Targets::names(&["query"]), None, None).unwrap();
-        assert_eq!(found, ["0.attention.self.query", "1.attention.self.query", "2.attention.self.query"]);
+        assert_eq!(
+            found,
+            [
+                "0.attention.self.query",
+                "1.attention.self.query",
+                "2.attention.self.query"
+            ]
+        );
         let found = paths(&Targets::names(&["output.dense"]), None, Some(&[1])).unwrap();
         assert_eq!(found, ["1.attention.output.dense", "1.output.dense"]);
         assert!(paths(&Targets::names(&["uery"]), None, None).is_err());
@@ -282,26 +382,61 @@ mod tests {
     #[test]
     fn a_pattern_matches_the_whole_path() {
         let pattern = |text: &str| Targets::Pattern(text.to_owned());
-        assert_eq!(paths(&pattern(r".*\.2\..*(query|value)"), None, None).unwrap().len(), 2);
+        assert_eq!(
+            paths(&pattern(r".*\.2\..*(query|value)"), None, None)
+                .unwrap()
+                .len(),
+            2
+        );
         assert!(paths(&pattern("query"), None, None).is_err());
         let negative = pattern(r"(?!.*attention)bert\.encoder.*dense");
-        assert_eq!(paths(&negative, None, None).unwrap(), ["0.output.dense", "1.output.dense", "2.output.dense"]);
-        assert!(matches!(paths(&pattern("("), None, None), Err(AdapterError::Pattern { .. })));
-        assert!(matches!(paths(&pattern(".*"), None, Some(&[0])), Err(AdapterError::Setting { .. })));
+        assert_eq!(
+            paths(&negative, None, None).unwrap(),
+            ["0.output.dense", "1.output.dense", "2.output.dense"]
+        );
+        assert!(matches!(
+            paths(&pattern("("), None, None),
+            Err(AdapterError::Pattern { .. })
+        ));
+        assert!(matches!(
+            paths(&pattern(".*"), None, Some(&[0])),
+            Err(AdapterError::Setting { .. })
+        ));
     }
 
     #[test]
     fn all_linear_leaves_the_output_out() {
         let found = paths(&Targets::Pattern("all-linear".to_owned()), None, None).unwrap();
         assert_eq!(found.len(), 13);
-        assert!(found.contains(&"bert.pooler.dense".to_owned()) && !found.contains(&"classifier".to_owned()));
+        assert!(
+            found.contains(&"bert.pooler.dense".to_owned())
+                && !found.contains(&"classifier".to_owned())
+        );
     }
 
     #[test]
     fn excluded_modules_are_left_out() {
         let all = Targets::Pattern("all-linear".to_owned());
-        assert_eq!(paths(&all, Some(&Targets::names(&["query", "pooler.dense"])), None).unwrap().len(), 9);
-        assert_eq!(paths(&all, Some(&Targets::Pattern(r".*layer\.[01].*".to_owned())), None).unwrap().len(), 5);
+        assert_eq!(
+            paths(
+                &all,
+                Some(&Targets::names(&["query", "pooler.dense"])),
+                None
+            )
+            .unwrap()
+            .len(),
+            9
+        );
+        assert_eq!(
+            paths(
+                &all,
+                Some(&Targets::Pattern(r".*layer\.[01].*".to_owned())),
+                None
+            )
+            .unwrap()
+            .len(),
+            5
+        );
     }
 
     #[test]

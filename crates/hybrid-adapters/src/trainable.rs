@@ -33,7 +33,10 @@ impl Trainable {
     ///
     /// # Errors
     /// As [`Adapters::load_named_tensors`].
-    pub fn load_named_tensors(self, tensors: &BTreeMap<String, TensorData>) -> Result<Self, AdapterError> {
+    pub fn load_named_tensors(
+        self,
+        tensors: &BTreeMap<String, TensorData>,
+    ) -> Result<Self, AdapterError> {
         named_tensors::load(self, tensors)
     }
 

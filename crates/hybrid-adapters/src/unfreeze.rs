@@ -69,17 +69,27 @@ pub(crate) fn unfrozen_sites<'b>(
         .filter(|site| !matches!(site.kind, SiteKind::Block { .. }))
         .filter(|site| {
             let path = format!("{prefix}{}", site.path);
-            selector.fits(&path) || path.match_indices('.').any(|(end, _)| selector.fits(&path[..end]))
+            selector.fits(&path)
+                || path
+                    .match_indices('.')
+                    .any(|(end, _)| selector.fits(&path[..end]))
         })
         .collect();
     match sites.is_empty() {
-        true => Err(nothing_selected(METHOD, "modules", Some(&config.modules), base.sites())),
+        true => Err(nothing_selected(
+            METHOD,
+            "modules",
+            Some(&config.modules),
+            base.sites(),
+        )),
         false => Ok(sites),
     }
 }
 
 fn missing(site: &Site) -> AdapterError {
-    AdapterError::Missing { name: format!("{}.weight", site.path) }
+    AdapterError::Missing {
+        name: format!("{}.weight", site.path),
+    }
 }
 
 impl Unfreeze {
@@ -87,26 +97,52 @@ impl Unfreeze {
     ///
     /// # Errors
     /// [`AdapterError::NoTarget`] or [`AdapterError::Pattern`].
-    pub(crate) fn init(config: &UnfreezeConfig, building: &Building<'_>) -> Result<Self, AdapterError> {
+    pub(crate) fn init(
+        config: &UnfreezeConfig,
+        building: &Building<'_>,
+    ) -> Result<Self, AdapterError> {
         let sites = unfrozen_sites(config, building.base, building.prefix)?;
         let (base, device) = (building.base, building.device);
         let held = |wanted: fn(&Layer) -> bool| {
-            sites.iter().copied().filter(move |site| base.layer(site.id).is_some_and(wanted))
+            sites
+                .iter()
+                .copied()
+                .filter(move |site| base.layer(site.id).is_some_and(wanted))
         };
         let linears = SiteMap::build(held(|layer| matches!(layer, Layer::Linear(_))), |site| {
-            let Some(Layer::Linear(linear)) = base.layer(site.id) else { return Err(missing(site)) };
+            let Some(Layer::Linear(linear)) = base.layer(site.id) else {
+                return Err(missing(site));
+            };
             let bias = linear.bias.as_ref().map(|bias| frozen::copy(bias, device));
-            Ok(Matrix { weight: frozen::copy(&linear.weight, device), bias })
+            Ok(Matrix {
+                weight: frozen::copy(&linear.weight, device),
+                bias,
+            })
         })?;
-        let embeddings = SiteMap::build(held(|layer| matches!(layer, Layer::Embedding(_))), |site| {
-            let Some(Layer::Embedding(embedding)) = base.layer(site.id) else { return Err(missing(site)) };
-            Ok(Matrix { weight: frozen::copy(&embedding.weight, device), bias: None })
-        })?;
+        let embeddings =
+            SiteMap::build(held(|layer| matches!(layer, Layer::Embedding(_))), |site| {
+                let Some(Layer::Embedding(embedding)) = base.layer(site.id) else {
+                    return Err(missing(site));
+                };
+                Ok(Matrix {
+                    weight: frozen::copy(&embedding.weight, device),
+                    bias: None,
+                })
+            })?;
         let norms = SiteMap::build(held(|layer| matches!(layer, Layer::Norm(_))), |site| {
-            let Some(Layer::Norm(norm)) = base.layer(site.id) else { return Err(missing(site)) };
-            Ok(Norm { weight: frozen::copy(&norm.weight, device), bias: frozen::copy(&norm.bias, device) })
+            let Some(Layer::Norm(norm)) = base.layer(site.id) else {
+                return Err(missing(site));
+            };
+            Ok(Norm {
+                weight: frozen::copy(&norm.weight, device),
+                bias: frozen::copy(&norm.bias, device),
+            })
         })?;
-        Ok(Self { linears, embeddings, norms })
+        Ok(Self {
+            linears,
+            embeddings,
+            norms,
+        })
     }
 
     pub(crate) fn linears(&self) -> &SiteMap<Matrix> {
@@ -128,7 +164,12 @@ impl Method for Unfreeze {
     }
 
     fn sites(&self) -> Vec<SiteId> {
-        let sites: BTreeSet<SiteId> = self.linears.sites().chain(self.embeddings.sites()).chain(self.norms.sites()).collect();
+        let sites: BTreeSet<SiteId> = self
+            .linears
+            .sites()
+            .chain(self.embeddings.sites())
+            .chain(self.norms.sites())
+            .collect();
         sites.into_iter().collect()
     }
 
@@ -138,16 +179,27 @@ impl Method for Unfreeze {
 
     fn replace_linear(&self, base: &Linear) -> Option<Linear> {
         let own = self.linears.get(base.site)?;
-        Some(Linear { site: base.site, weight: own.weight.val(), bias: own.bias.as_ref().map(Param::val) })
+        Some(Linear {
+            site: base.site,
+            weight: own.weight.val(),
+            bias: own.bias.as_ref().map(Param::val),
+        })
     }
 
     fn replace_norm(&self, base: &LayerNorm) -> Option<LayerNorm> {
         let own = self.norms.get(base.site)?;
-        Some(LayerNorm { weight: own.weight.val(), bias: own.bias.val(), ..base.clone() })
+        Some(LayerNorm {
+            weight: own.weight.val(),
+            bias: own.bias.val(),
+            ..base.clone()
+        })
     }
 
     fn replace_embedding(&self, base: &Embedding) -> Option<Embedding> {
         let own = self.embeddings.get(base.site)?;
-        Some(Embedding { site: base.site, weight: own.weight.val() })
+        Some(Embedding {
+            site: base.site,
+            weight: own.weight.val(),
+        })
     }
 }

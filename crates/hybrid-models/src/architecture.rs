@@ -63,13 +63,14 @@ impl Architecture {
     /// [`ModelError::UnknownArchitecture`], [`ModelError::MissingKey`].
     pub(crate) fn of(config: &ConfigFile) -> Result<Self, ModelError> {
         let found = config.text("model_type")?;
-        Self::ALL.into_iter().find(|architecture| architecture.model_type() == found).ok_or_else(|| {
-            ModelError::UnknownArchitecture {
+        Self::ALL
+            .into_iter()
+            .find(|architecture| architecture.model_type() == found)
+            .ok_or_else(|| ModelError::UnknownArchitecture {
                 path: config.path().to_owned(),
                 found: found.to_owned(),
                 known: Self::ALL.map(Self::model_type).to_vec(),
-            }
-        })
+            })
     }
 
     /// `model_type` in `config.json`; also the encoder's module name in models with a head.
@@ -95,15 +96,19 @@ impl Architecture {
     /// # Errors
     /// [`ModelError::UnknownArchitecture`].
     pub(crate) fn task(self, config: &ConfigFile) -> Result<Task, ModelError> {
-        let Some(found) = config.class()? else { return Ok(Task::Headless) };
+        let Some(found) = config.class()? else {
+            return Ok(Task::Headless);
+        };
         let classes = self.classes();
-        classes.iter().find(|(class, _)| *class == found).map(|(_, task)| *task).ok_or_else(|| {
-            ModelError::UnknownArchitecture {
+        classes
+            .iter()
+            .find(|(class, _)| *class == found)
+            .map(|(_, task)| *task)
+            .ok_or_else(|| ModelError::UnknownArchitecture {
                 path: config.path().to_owned(),
                 found: found.to_owned(),
                 known: classes.iter().map(|(class, _)| *class).collect(),
-            }
-        })
+            })
     }
 
     /// Sizes and names out of a configuration.
@@ -123,7 +128,10 @@ impl Architecture {
     pub(crate) fn may_go_unused(self, name: &str) -> bool {
         let prefix = format!("{}.", self.model_type());
         let inner = name.strip_prefix(&prefix).unwrap_or(name);
-        let buffer = matches!(inner, "embeddings.position_ids" | "embeddings.token_type_ids");
+        let buffer = matches!(
+            inner,
+            "embeddings.position_ids" | "embeddings.token_type_ids"
+        );
         let heads: &[&str] = match self {
             Self::Bert => &["cls.", "classifier.", "qa_outputs.", "pooler."],
             Self::Roberta => &["lm_head.", "classifier.", "qa_outputs.", "pooler."],
@@ -137,8 +145,17 @@ impl Architecture {
 ///
 /// # Errors
 /// An error of the checkpoint.
-pub(crate) fn load_encoder(plan: &EncoderPlan, loader: &mut Loader<'_>) -> Result<Encoder, ModelError> {
-    let EncoderPlan { d_model, d_ff, epsilon, names, .. } = *plan;
+pub(crate) fn load_encoder(
+    plan: &EncoderPlan,
+    loader: &mut Loader<'_>,
+) -> Result<Encoder, ModelError> {
+    let EncoderPlan {
+        d_model,
+        d_ff,
+        epsilon,
+        names,
+        ..
+    } = *plan;
     let words = loader.embedding("embeddings.word_embeddings", plan.vocab, d_model)?;
     let positions = loader.embedding("embeddings.position_embeddings", plan.positions, d_model)?;
     let token_types = match plan.token_types {
@@ -165,9 +182,22 @@ pub(crate) fn load_encoder(plan: &EncoderPlan, loader: &mut Loader<'_>) -> Resul
             activation: plan.activation,
             down: loader.linear(part, &path(names.down), d_ff, d_model)?,
             feed_forward_block: loader.block(index, &path(names.feed_forward_block), d_model),
-            feed_forward_norm: loader.norm(part, &path(names.feed_forward_norm), d_model, epsilon)?,
+            feed_forward_norm: loader.norm(
+                part,
+                &path(names.feed_forward_norm),
+                d_model,
+                epsilon,
+            )?,
         });
     }
     let (position_rule, n_heads) = (plan.position_rule, plan.n_heads);
-    Ok(Encoder { words, positions, token_types, embedding_norm, layers, position_rule, n_heads })
+    Ok(Encoder {
+        words,
+        positions,
+        token_types,
+        embedding_norm,
+        layers,
+        position_rule,
+        n_heads,
+    })
 }

@@ -13,7 +13,10 @@ use crate::encoder::PositionRule;
 /// Classes of Transformers with the task of each.
 pub(crate) const CLASSES: [(&str, Task); 6] = [
     ("BertModel", Task::Headless),
-    ("BertForSequenceClassification", Task::SequenceClassification),
+    (
+        "BertForSequenceClassification",
+        Task::SequenceClassification,
+    ),
     ("BertForMaskedLM", Task::MaskedLm),
     ("BertForPreTraining", Task::MaskedLm),
     ("BertForTokenClassification", Task::TokenClassification),
@@ -41,7 +44,10 @@ pub(crate) fn plan(config: &ConfigFile) -> Result<EncoderPlan, ModelError> {
 }
 
 /// Reads the keys that BERT and RoBERTa share.
-pub(crate) fn plan_with(config: &ConfigFile, position_rule: PositionRule) -> Result<EncoderPlan, ModelError> {
+pub(crate) fn plan_with(
+    config: &ConfigFile,
+    position_rule: PositionRule,
+) -> Result<EncoderPlan, ModelError> {
     config.require("position_embedding_type", &json!("absolute"))?;
     config.require("is_decoder", &json!(false))?;
     let d_model = config.size("hidden_size")?;

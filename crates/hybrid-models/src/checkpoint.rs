@@ -14,8 +14,12 @@ use crate::ModelError;
 use stored_tensor::StoredTensor;
 
 /// File names in the order of preference.
-const NAMES: [&str; 4] =
-    ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
+const NAMES: [&str; 4] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+];
 
 /// The tensors of a model folder that no layer has taken yet.
 #[derive(Debug)]
@@ -30,12 +34,28 @@ impl Checkpoint {
     /// # Errors
     /// [`ModelError`] when there is none or when it is truncated or corrupt.
     pub(crate) fn open(folder: &Path) -> Result<Self, ModelError> {
-        let Some(path) = NAMES.iter().map(|name| folder.join(name)).find(|path| path.is_file()) else {
-            return Err(ModelError::NoCheckpoint { folder: folder.to_owned(), looked_for: NAMES.to_vec() });
+        let Some(path) = NAMES
+            .iter()
+            .map(|name| folder.join(name))
+            .find(|path| path.is_file())
+        else {
+            return Err(ModelError::NoCheckpoint {
+                folder: folder.to_owned(),
+                looked_for: NAMES.to_vec(),
+            });
         };
-        let index = path.extension().is_some_and(|extension| extension == "json");
-        let tensors = if index { shard_index::open(&path, open_file)? } else { open_file(&path)? };
-        let tensors = tensors.into_iter().map(|(name, tensor)| (present_spelling(name), tensor)).collect();
+        let index = path
+            .extension()
+            .is_some_and(|extension| extension == "json");
+        let tensors = if index {
+            shard_index::open(&path, open_file)?
+        } else {
+            open_file(&path)?
+        };
+        let tensors = tensors
+            .into_iter()
+            .map(|(name, tensor)| (present_spelling(name), tensor))
+            .collect();
         Ok(Self { path, tensors })
     }
 
@@ -49,12 +69,19 @@ impl Checkpoint {
     /// # Errors
     /// [`ModelError::MissingTensor`], [`ModelError::WrongShape`], [`ModelError::WrongDtype`] or an
     /// error of reading.
-    pub(crate) fn take(&mut self, name: &str, expected: &[usize]) -> Result<TensorData, ModelError> {
-        let tensor = self.tensors.remove(name).ok_or_else(|| ModelError::MissingTensor {
-            path: self.path.clone(),
-            name: name.to_owned(),
-            expected: expected.to_vec(),
-        })?;
+    pub(crate) fn take(
+        &mut self,
+        name: &str,
+        expected: &[usize],
+    ) -> Result<TensorData, ModelError> {
+        let tensor = self
+            .tensors
+            .remove(name)
+            .ok_or_else(|| ModelError::MissingTensor {
+                path: self.path.clone(),
+                name: name.to_owned(),
+                expected: expected.to_vec(),
+            })?;
         tensor.read(name, expected)
     }
 
@@ -65,9 +92,11 @@ impl Checkpoint {
     pub(crate) fn finish(self, expected: impl Fn(&str) -> bool) -> Result<(), ModelError> {
         match self.tensors.into_iter().find(|(name, _)| !expected(name)) {
             None => Ok(()),
-            Some((name, tensor)) => {
-                Err(ModelError::ExtraTensor { path: tensor.file.to_path_buf(), name, found: tensor.shape })
-            }
+            Some((name, tensor)) => Err(ModelError::ExtraTensor {
+                path: tensor.file.to_path_buf(),
+                name,
+                found: tensor.shape,
+            }),
         }
     }
 }
@@ -81,7 +110,10 @@ fn open_file(path: &Path) -> Result<BTreeMap<String, StoredTensor>, ModelError> 
 
 /// Checkpoints converted from TensorFlow spell a layer norm's gain and shift `gamma` and `beta`.
 fn present_spelling(name: String) -> String {
-    for (old, new) in [("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")] {
+    for (old, new) in [
+        ("LayerNorm.gamma", "LayerNorm.weight"),
+        ("LayerNorm.beta", "LayerNorm.bias"),
+    ] {
         if let Some(start) = name.strip_suffix(old) {
             return format!("{start}{new}");
         }

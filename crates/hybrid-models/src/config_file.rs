@@ -24,8 +24,14 @@ impl ConfigFile {
     /// [`ModelError::Read`] or [`ModelError::Json`].
     pub(crate) fn read(folder: &Path) -> Result<Self, ModelError> {
         let path = folder.join("config.json");
-        let text = std::fs::read(&path).map_err(|source| ModelError::Read { path: path.clone(), source })?;
-        let keys = serde_json::from_slice(&text).map_err(|source| ModelError::Json { path: path.clone(), source })?;
+        let text = std::fs::read(&path).map_err(|source| ModelError::Read {
+            path: path.clone(),
+            source,
+        })?;
+        let keys = serde_json::from_slice(&text).map_err(|source| ModelError::Json {
+            path: path.clone(),
+            source,
+        })?;
         Ok(Self { path, keys })
     }
 
@@ -49,16 +55,23 @@ impl ConfigFile {
 
     /// A required text.
     pub(crate) fn text(&self, key: &str) -> Result<&str, ModelError> {
-        let value = self
-            .value(key)
-            .ok_or_else(|| ModelError::MissingKey { path: self.path.clone(), key: key.to_owned() })?;
-        value.as_str().ok_or_else(|| self.invalid(key, "a text", value))
+        let value = self.value(key).ok_or_else(|| ModelError::MissingKey {
+            path: self.path.clone(),
+            key: key.to_owned(),
+        })?;
+        value
+            .as_str()
+            .ok_or_else(|| self.invalid(key, "a text", value))
     }
 
     /// The class in `architectures`, if any.
     pub(crate) fn class(&self) -> Result<Option<&str>, ModelError> {
-        let Some(value) = self.value("architectures") else { return Ok(None) };
-        let classes = value.as_array().ok_or_else(|| self.invalid("architectures", "a list of class names", value))?;
+        let Some(value) = self.value("architectures") else {
+            return Ok(None);
+        };
+        let classes = value
+            .as_array()
+            .ok_or_else(|| self.invalid("architectures", "a list of class names", value))?;
         match classes.first() {
             None => Ok(None),
             Some(Value::String(class)) => Ok(Some(class)),
@@ -69,14 +82,18 @@ impl ConfigFile {
     /// A required positive size.
     pub(crate) fn size(&self, key: &str) -> Result<usize, ModelError> {
         match self.value(key) {
-            None => Err(ModelError::MissingKey { path: self.path.clone(), key: key.to_owned() }),
+            None => Err(ModelError::MissingKey {
+                path: self.path.clone(),
+                key: key.to_owned(),
+            }),
             Some(value) => self.parse_size(key, value),
         }
     }
 
     /// A positive size that may be left out.
     pub(crate) fn size_or(&self, key: &str, default: usize) -> Result<usize, ModelError> {
-        self.value(key).map_or(Ok(default), |value| self.parse_size(key, value))
+        self.value(key)
+            .map_or(Ok(default), |value| self.parse_size(key, value))
     }
 
     fn parse_size(&self, key: &str, value: &Value) -> Result<usize, ModelError> {
@@ -99,7 +116,9 @@ impl ConfigFile {
 
     /// A positive number that may be left out.
     pub(crate) fn positive_or(&self, key: &str, default: f64) -> Result<f64, ModelError> {
-        let Some(value) = self.value(key) else { return Ok(default) };
+        let Some(value) = self.value(key) else {
+            return Ok(default);
+        };
         value
             .as_f64()
             .filter(|number| number.is_finite() && *number > 0.0)
@@ -108,16 +127,33 @@ impl ConfigFile {
 
     /// A switch that may be left out.
     pub(crate) fn switch_or(&self, key: &str, default: bool) -> Result<bool, ModelError> {
-        let Some(value) = self.value(key) else { return Ok(default) };
-        value.as_bool().ok_or_else(|| self.invalid(key, "true or false", value))
+        let Some(value) = self.value(key) else {
+            return Ok(default);
+        };
+        value
+            .as_bool()
+            .ok_or_else(|| self.invalid(key, "true or false", value))
     }
 
     /// An activation function that may be left out.
-    pub(crate) fn activation_or(&self, key: &str, default: Activation) -> Result<Activation, ModelError> {
-        let Some(value) = self.value(key) else { return Ok(default) };
-        let name = value.as_str().ok_or_else(|| self.invalid(key, "a name", value))?;
-        Activation::of_name(name)
-            .ok_or_else(|| self.invalid(key, format!("one of {}", Activation::NAMES.join(", ")), name))
+    pub(crate) fn activation_or(
+        &self,
+        key: &str,
+        default: Activation,
+    ) -> Result<Activation, ModelError> {
+        let Some(value) = self.value(key) else {
+            return Ok(default);
+        };
+        let name = value
+            .as_str()
+            .ok_or_else(|| self.invalid(key, "a name", value))?;
+        Activation::of_name(name).ok_or_else(|| {
+            self.invalid(
+                key,
+                format!("one of {}", Activation::NAMES.join(", ")),
+                name,
+            )
+        })
     }
 
     /// Number of labels: the length of `id2label`, or `num_labels`, or Transformers' default of 2.
@@ -133,11 +169,20 @@ impl ConfigFile {
     ///
     /// # Errors
     /// [`ModelError::InvalidValue`] if `d_model` is no multiple of `n_heads`.
-    pub(crate) fn check_heads(&self, key: &str, d_model: usize, n_heads: usize) -> Result<(), ModelError> {
+    pub(crate) fn check_heads(
+        &self,
+        key: &str,
+        d_model: usize,
+        n_heads: usize,
+    ) -> Result<(), ModelError> {
         if d_model.is_multiple_of(n_heads) {
             return Ok(());
         }
-        Err(self.invalid(key, format!("a divisor of the hidden size {d_model}"), n_heads))
+        Err(self.invalid(
+            key,
+            format!("a divisor of the hidden size {d_model}"),
+            n_heads,
+        ))
     }
 
     /// Refuses a variant that this crate does not compute.
@@ -160,17 +205,26 @@ mod tests {
     use crate::ModelError;
 
     fn config(keys: Value) -> ConfigFile {
-        let Value::Object(keys) = keys else { panic!("not an object") };
-        ConfigFile { path: "config.json".into(), keys }
+        let Value::Object(keys) = keys else {
+            panic!("not an object")
+        };
+        ConfigFile {
+            path: "config.json".into(),
+            keys,
+        }
     }
 
     #[test]
     fn sizes_are_positive_and_bounded() {
-        let config = config(json!({"zero": 0, "negative": -1, "text": "4", "huge": 1u64 << 40, "fine": 4}));
+        let config =
+            config(json!({"zero": 0, "negative": -1, "text": "4", "huge": 1u64 << 40, "fine": 4}));
         assert_eq!(config.size("fine").unwrap(), 4);
         for key in ["zero", "negative", "text", "huge"] {
             let error = config.size(key).unwrap_err();
-            assert!(matches!(error, ModelError::InvalidValue { .. }), "{key}: {error}");
+            assert!(
+                matches!(error, ModelError::InvalidValue { .. }),
+                "{key}: {error}"
+            );
         }
         let error = config.size("absent").unwrap_err().to_string();
         assert_eq!(error, "config.json: `absent` is missing");
@@ -179,13 +233,25 @@ mod tests {
     #[test]
     fn unknown_activations_list_the_known_ones() {
         let config = config(json!({"hidden_act": "swishy"}));
-        let error = config.activation_or("hidden_act", crate::blocks::Activation::Gelu).unwrap_err().to_string();
-        assert!(error.contains("swishy") && error.contains("gelu_new"), "{error}");
+        let error = config
+            .activation_or("hidden_act", crate::blocks::Activation::Gelu)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("swishy") && error.contains("gelu_new"),
+            "{error}"
+        );
     }
 
     #[test]
     fn heads_must_divide_the_hidden_size() {
-        let error = config(json!({})).check_heads("num_attention_heads", 10, 4).unwrap_err().to_string();
-        assert_eq!(error, "config.json: `num_attention_heads`: expected a divisor of the hidden size 10, found 4");
+        let error = config(json!({}))
+            .check_heads("num_attention_heads", 10, 4)
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            error,
+            "config.json: `num_attention_heads`: expected a divisor of the hidden size 10, found 4"
+        );
     }
 }

@@ -17,7 +17,10 @@ pub fn open_device(name: &str) -> Result<Device, ModelError> {
         "tch" => tch(),
         "wgpu" => wgpu(),
         "cuda" => cuda(),
-        _ => Err(ModelError::UnknownDevice { found: name.to_owned(), known: vec!["flex", "tch", "wgpu", "cuda"] }),
+        _ => Err(ModelError::UnknownDevice {
+            found: name.to_owned(),
+            known: vec!["flex", "tch", "wgpu", "cuda"],
+        }),
     }
 }
 
@@ -28,7 +31,10 @@ fn flex() -> Result<Device, ModelError> {
 
 #[cfg(not(feature = "flex"))]
 fn flex() -> Result<Device, ModelError> {
-    Err(ModelError::DeviceNotBuilt { device: "flex", remedy: "build with --features flex" })
+    Err(ModelError::DeviceNotBuilt {
+        device: "flex",
+        remedy: "build with --features flex",
+    })
 }
 
 #[cfg(feature = "tch")]
@@ -41,30 +47,47 @@ fn tch() -> Result<Device, ModelError> {
 #[cfg(not(feature = "tch"))]
 fn tch() -> Result<Device, ModelError> {
     let remedy = "run `cargo xtask libtorch`, then `cargo xtask train --device tch`, which builds with --features tch";
-    Err(ModelError::DeviceNotBuilt { device: "tch", remedy })
+    Err(ModelError::DeviceNotBuilt {
+        device: "tch",
+        remedy,
+    })
 }
 
 #[cfg(feature = "wgpu")]
 fn wgpu() -> Result<Device, ModelError> {
     use burn::tensor::DeviceKind;
-    probed("wgpu", || Device::wgpu(DeviceKind::DefaultDevice), "install a Vulkan, Metal or DirectX 12 driver")
+    probed(
+        "wgpu",
+        || Device::wgpu(DeviceKind::DefaultDevice),
+        "install a Vulkan, Metal or DirectX 12 driver",
+    )
 }
 
 #[cfg(not(feature = "wgpu"))]
 fn wgpu() -> Result<Device, ModelError> {
     let remedy = "use `cargo xtask train --device wgpu`, which builds with --features wgpu";
-    Err(ModelError::DeviceNotBuilt { device: "wgpu", remedy })
+    Err(ModelError::DeviceNotBuilt {
+        device: "wgpu",
+        remedy,
+    })
 }
 
 #[cfg(feature = "cuda")]
 fn cuda() -> Result<Device, ModelError> {
-    probed("cuda", || Device::cuda(0), "install an NVIDIA driver and the CUDA toolkit")
+    probed(
+        "cuda",
+        || Device::cuda(0),
+        "install an NVIDIA driver and the CUDA toolkit",
+    )
 }
 
 #[cfg(not(feature = "cuda"))]
 fn cuda() -> Result<Device, ModelError> {
     let remedy = "use `cargo xtask train --device cuda`, which builds with --features cuda";
-    Err(ModelError::DeviceNotBuilt { device: "cuda", remedy })
+    Err(ModelError::DeviceNotBuilt {
+        device: "cuda",
+        remedy,
+    })
 }
 
 /// Opens a device and runs one small operation on it, so that an absent driver is an error here
@@ -82,18 +105,30 @@ fn probed(
     std::panic::set_hook(Box::new(|_| {}));
     let opened = std::panic::catch_unwind(|| {
         let device = open();
-        let sum = Tensor::<1>::from_floats([1.0, 2.0], &device).sum().into_scalar::<f32>();
+        let sum = Tensor::<1>::from_floats([1.0, 2.0], &device)
+            .sum()
+            .into_scalar::<f32>();
         (device, sum)
     });
     std::panic::set_hook(hook);
     match opened {
         Ok((opened, sum)) if sum == 3.0 => Ok(opened),
-        Ok((_, sum)) => Err(ModelError::DeviceAbsent { device, reason: format!("1 + 2 gave {sum}"), remedy }),
+        Ok((_, sum)) => Err(ModelError::DeviceAbsent {
+            device,
+            reason: format!("1 + 2 gave {sum}"),
+            remedy,
+        }),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("the backend gave no reason");
+            let text = text
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("the backend gave no reason");
             let reason = text.lines().next().unwrap_or_default().to_owned();
-            Err(ModelError::DeviceAbsent { device, reason, remedy })
+            Err(ModelError::DeviceAbsent {
+                device,
+                reason,
+                remedy,
+            })
         }
     }
 }
@@ -105,14 +140,22 @@ mod tests {
     #[test]
     fn unknown_devices_list_the_known_ones() {
         let message = open_device("tpu").unwrap_err().to_string();
-        assert!(["tpu", "flex", "tch", "wgpu", "cuda"].iter().all(|name| message.contains(name)), "{message}");
+        assert!(
+            ["tpu", "flex", "tch", "wgpu", "cuda"]
+                .iter()
+                .all(|name| message.contains(name)),
+            "{message}"
+        );
     }
 
     #[test]
     #[cfg(not(feature = "tch"))]
     fn a_device_that_is_not_compiled_in_says_how_to_get_it() {
         let message = open_device("tch").unwrap_err().to_string();
-        assert!(message.contains("cargo xtask libtorch") && message.contains("--features tch"), "{message}");
+        assert!(
+            message.contains("cargo xtask libtorch") && message.contains("--features tch"),
+            "{message}"
+        );
     }
 
     #[test]

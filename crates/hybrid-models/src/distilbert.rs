@@ -15,9 +15,15 @@ pub(crate) const EPSILON: f64 = 1e-12;
 /// Classes of Transformers with the task of each.
 pub(crate) const CLASSES: [(&str, Task); 5] = [
     ("DistilBertModel", Task::Headless),
-    ("DistilBertForSequenceClassification", Task::SequenceClassification),
+    (
+        "DistilBertForSequenceClassification",
+        Task::SequenceClassification,
+    ),
     ("DistilBertForMaskedLM", Task::MaskedLm),
-    ("DistilBertForTokenClassification", Task::TokenClassification),
+    (
+        "DistilBertForTokenClassification",
+        Task::TokenClassification,
+    ),
     ("DistilBertForQuestionAnswering", Task::SpanAnswering),
 ];
 

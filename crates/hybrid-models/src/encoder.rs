@@ -57,7 +57,9 @@ impl Encoder {
 
     /// Size of the feed-forward layers' hidden features.
     pub fn d_ff(&self) -> usize {
-        self.layers.first().map_or(0, |layer| layer.up.weight.dims()[1])
+        self.layers
+            .first()
+            .map_or(0, |layer| layer.up.weight.dims()[1])
     }
 
     /// Longest sequence that has positions.
@@ -101,7 +103,9 @@ impl Encoder {
     fn position_ids(&self, input_ids: &Tensor<2, Int>) -> Tensor<2, Int> {
         let [_, seq] = input_ids.dims();
         match self.position_rule {
-            PositionRule::FromZero => Tensor::arange(0..seq as i64, &input_ids.device()).unsqueeze(),
+            PositionRule::FromZero => {
+                Tensor::arange(0..seq as i64, &input_ids.device()).unsqueeze()
+            }
             PositionRule::AfterPadding { pad_id } => {
                 let is_token = input_ids.clone().not_equal_elem(pad_id as i64).int();
                 is_token.clone().cumsum(1) * is_token + pad_id as i64
@@ -126,7 +130,13 @@ impl Encoder {
     ///
     /// # Panics
     /// If `index` is not below [`n_layers`](Self::n_layers).
-    pub fn layer(&self, index: usize, hidden: Tensor<3>, bias: &Tensor<4>, hooks: &dyn Hooks) -> Tensor<3> {
+    pub fn layer(
+        &self,
+        index: usize,
+        hidden: Tensor<3>,
+        bias: &Tensor<4>,
+        hooks: &dyn Hooks,
+    ) -> Tensor<3> {
         self.layers[index].forward(hidden, bias, hooks)
     }
 
@@ -140,14 +150,19 @@ impl Encoder {
     pub fn forward(&self, batch: &EncoderBatch, hooks: &dyn Hooks) -> Tensor<3> {
         let bias = self.attention_bias(batch);
         let embedded = self.embed(batch, hooks);
-        (0..self.n_layers()).fold(embedded, |hidden, index| self.layer(index, hidden, &bias, hooks))
+        (0..self.n_layers()).fold(embedded, |hidden, index| {
+            self.layer(index, hidden, &bias, hooks)
+        })
     }
 
     pub(crate) fn places(&mut self) -> impl Iterator<Item = LayerPlace<'_>> {
-        [LayerPlace::Embedding(&mut self.words), LayerPlace::Embedding(&mut self.positions)]
-            .into_iter()
-            .chain(self.token_types.as_mut().map(LayerPlace::Embedding))
-            .chain([LayerPlace::Norm(&mut self.embedding_norm)])
-            .chain(self.layers.iter_mut().flat_map(EncoderLayer::places))
+        [
+            LayerPlace::Embedding(&mut self.words),
+            LayerPlace::Embedding(&mut self.positions),
+        ]
+        .into_iter()
+        .chain(self.token_types.as_mut().map(LayerPlace::Embedding))
+        .chain([LayerPlace::Norm(&mut self.embedding_norm)])
+        .chain(self.layers.iter_mut().flat_map(EncoderLayer::places))
     }
 }

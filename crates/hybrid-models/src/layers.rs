@@ -117,7 +117,12 @@ impl Layer {
                 let bias = layer.bias.iter().flat_map(|bias| bias.dims());
                 layer.weight.dims().into_iter().chain(bias).collect()
             }
-            Self::Norm(layer) => layer.weight.dims().into_iter().chain(layer.bias.dims()).collect(),
+            Self::Norm(layer) => layer
+                .weight
+                .dims()
+                .into_iter()
+                .chain(layer.bias.dims())
+                .collect(),
             Self::Embedding(layer) => layer.weight.dims().into(),
         }
     }
@@ -134,9 +139,15 @@ impl LayerPlace<'_> {
     /// Puts `layer` here if it is of this site.
     pub(crate) fn replace_if_same_site(self, layer: &Layer) {
         match (self, layer) {
-            (Self::Linear(place), Layer::Linear(layer)) if place.site == layer.site => *place = layer.clone(),
-            (Self::Norm(place), Layer::Norm(layer)) if place.site == layer.site => *place = layer.clone(),
-            (Self::Embedding(place), Layer::Embedding(layer)) if place.site == layer.site => *place = layer.clone(),
+            (Self::Linear(place), Layer::Linear(layer)) if place.site == layer.site => {
+                *place = layer.clone()
+            }
+            (Self::Norm(place), Layer::Norm(layer)) if place.site == layer.site => {
+                *place = layer.clone()
+            }
+            (Self::Embedding(place), Layer::Embedding(layer)) if place.site == layer.site => {
+                *place = layer.clone()
+            }
             _ => {}
         }
     }

@@ -6,24 +6,30 @@
 
 #![recursion_limit = "256"]
 
-mod error;
 mod device;
-mod config_file;
-mod checkpoint;
-mod site;
-mod layers;
+mod error;
+
 mod hooks;
+mod layers;
+mod site;
+
+mod checkpoint;
+mod config_file;
+mod loader;
+
 mod blocks;
 mod encoder;
-mod pooling;
 mod head;
-mod loader;
+mod losses;
+mod pooling;
+
 mod architecture;
 mod bert;
-mod roberta;
 mod distilbert;
+mod roberta;
+
 mod model;
-mod losses;
+
 mod resolve;
 
 pub use device::open_device;

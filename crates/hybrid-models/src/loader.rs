@@ -38,16 +38,36 @@ pub(crate) struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    pub(crate) fn new(checkpoint: Checkpoint, device: &'a Device, key_prefix: String, site_prefix: String) -> Self {
-        Self { checkpoint, device, key_prefix, site_prefix, sites: SiteTable::default(), layers: Vec::new() }
+    pub(crate) fn new(
+        checkpoint: Checkpoint,
+        device: &'a Device,
+        key_prefix: String,
+        site_prefix: String,
+    ) -> Self {
+        Self {
+            checkpoint,
+            device,
+            key_prefix,
+            site_prefix,
+            sites: SiteTable::default(),
+            layers: Vec::new(),
+        }
     }
 
     fn place(&mut self, part: Part, path: &str, kind: SiteKind) -> (SiteId, String) {
         let (site_path, key, layer, head) = match part {
-            Part::Encoder => (format!("{}{path}", self.site_prefix), format!("{}{path}", self.key_prefix), None, false),
-            Part::EncoderLayer(layer) => {
-                (format!("{}{path}", self.site_prefix), format!("{}{path}", self.key_prefix), Some(layer), false)
-            }
+            Part::Encoder => (
+                format!("{}{path}", self.site_prefix),
+                format!("{}{path}", self.key_prefix),
+                None,
+                false,
+            ),
+            Part::EncoderLayer(layer) => (
+                format!("{}{path}", self.site_prefix),
+                format!("{}{path}", self.key_prefix),
+                Some(layer),
+                false,
+            ),
             Part::Head => (path.to_owned(), path.to_owned(), None, true),
         };
         (self.sites.add(site_path, layer, head, kind), key)
@@ -55,27 +75,57 @@ impl<'a> Loader<'a> {
 
     fn keep(&mut self, layer: Layer, weight_key: Option<String>, bias_key: Option<String>) {
         self.layers.resize(layer.site().index(), None);
-        self.layers.push(Some(KeyedLayer { layer, weight_key, bias_key }));
+        self.layers.push(Some(KeyedLayer {
+            layer,
+            weight_key,
+            bias_key,
+        }));
     }
 
-    fn tensor<const D: usize>(&mut self, key: &str, shape: [usize; D]) -> Result<Tensor<D>, ModelError> {
-        Ok(Tensor::from_data(self.checkpoint.take(key, &shape)?, self.device))
+    fn tensor<const D: usize>(
+        &mut self,
+        key: &str,
+        shape: [usize; D],
+    ) -> Result<Tensor<D>, ModelError> {
+        Ok(Tensor::from_data(
+            self.checkpoint.take(key, &shape)?,
+            self.device,
+        ))
     }
 
     /// Whether the checkpoint has an encoder layer of this path.
     pub(crate) fn has_encoder_weight(&self, path: &str) -> bool {
-        self.checkpoint.contains(&format!("{}{path}.weight", self.key_prefix))
+        self.checkpoint
+            .contains(&format!("{}{path}.weight", self.key_prefix))
     }
 
     /// A linear layer with a bias.
-    pub(crate) fn linear(&mut self, part: Part, path: &str, d_in: usize, d_out: usize) -> Result<Linear, ModelError> {
-        let (site, key) = self.place(part, path, SiteKind::Linear { d_in, d_out, bias: true });
+    pub(crate) fn linear(
+        &mut self,
+        part: Part,
+        path: &str,
+        d_in: usize,
+        d_out: usize,
+    ) -> Result<Linear, ModelError> {
+        let (site, key) = self.place(
+            part,
+            path,
+            SiteKind::Linear {
+                d_in,
+                d_out,
+                bias: true,
+            },
+        );
         let (weight_key, bias_key) = (format!("{key}.weight"), format!("{key}.bias"));
         // On disk `[d_out, d_in]`; a transposed view costs no copy.
         let weight = self.tensor(&weight_key, [d_out, d_in])?.transpose();
         let bias = Some(self.tensor(&bias_key, [d_out])?);
         let linear = Linear { site, weight, bias };
-        self.keep(Layer::Linear(linear.clone()), Some(weight_key), Some(bias_key));
+        self.keep(
+            Layer::Linear(linear.clone()),
+            Some(weight_key),
+            Some(bias_key),
+        );
         Ok(linear)
     }
 
@@ -89,31 +139,63 @@ impl<'a> Loader<'a> {
         tied: bool,
     ) -> Result<Linear, ModelError> {
         let [vocab, d_model] = words.weight.dims();
-        let (site, key) = self.place(Part::Head, path, SiteKind::Linear { d_in: d_model, d_out: vocab, bias: true });
+        let (site, key) = self.place(
+            Part::Head,
+            path,
+            SiteKind::Linear {
+                d_in: d_model,
+                d_out: vocab,
+                bias: true,
+            },
+        );
         let weight_key = (!tied).then(|| format!("{key}.weight"));
         let weight = match &weight_key {
             Some(key) => self.tensor(key, [vocab, d_model])?,
             None => words.weight.clone(),
         };
         let bias = Some(self.tensor(bias_key, [vocab])?);
-        let linear = Linear { site, weight: weight.transpose(), bias };
-        self.keep(Layer::Linear(linear.clone()), weight_key, Some(bias_key.to_owned()));
+        let linear = Linear {
+            site,
+            weight: weight.transpose(),
+            bias,
+        };
+        self.keep(
+            Layer::Linear(linear.clone()),
+            weight_key,
+            Some(bias_key.to_owned()),
+        );
         Ok(linear)
     }
 
     /// A layer norm.
-    pub(crate) fn norm(&mut self, part: Part, path: &str, d_model: usize, epsilon: f64) -> Result<LayerNorm, ModelError> {
+    pub(crate) fn norm(
+        &mut self,
+        part: Part,
+        path: &str,
+        d_model: usize,
+        epsilon: f64,
+    ) -> Result<LayerNorm, ModelError> {
         let (site, key) = self.place(part, path, SiteKind::Norm { d_model });
         let (weight_key, bias_key) = (format!("{key}.weight"), format!("{key}.bias"));
         let weight = self.tensor(&weight_key, [d_model])?;
         let bias = self.tensor(&bias_key, [d_model])?;
-        let norm = LayerNorm { site, weight, bias, epsilon };
+        let norm = LayerNorm {
+            site,
+            weight,
+            bias,
+            epsilon,
+        };
         self.keep(Layer::Norm(norm.clone()), Some(weight_key), Some(bias_key));
         Ok(norm)
     }
 
     /// A lookup table of the encoder.
-    pub(crate) fn embedding(&mut self, path: &str, n: usize, d_model: usize) -> Result<Embedding, ModelError> {
+    pub(crate) fn embedding(
+        &mut self,
+        path: &str,
+        n: usize,
+        d_model: usize,
+    ) -> Result<Embedding, ModelError> {
         let (site, key) = self.place(Part::Encoder, path, SiteKind::Embedding { n, d_model });
         let weight_key = format!("{key}.weight");
         let weight = self.tensor(&weight_key, [n, d_model])?;
@@ -124,6 +206,7 @@ impl<'a> Loader<'a> {
 
     /// The output of a sub-layer of encoder layer `layer`.
     pub(crate) fn block(&mut self, layer: usize, path: &str, d_model: usize) -> SiteId {
-        self.place(Part::EncoderLayer(layer), path, SiteKind::Block { d_model }).0
+        self.place(Part::EncoderLayer(layer), path, SiteKind::Block { d_model })
+            .0
     }
 }

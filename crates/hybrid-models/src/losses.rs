@@ -12,9 +12,14 @@ pub const IGNORED: i64 = -100;
 /// - `logits`: `[rows, classes]`, `targets`: `[rows]` → `[1]`
 pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     let counted = targets.clone().not_equal_elem(IGNORED);
-    let classes = targets.mask_fill(counted.clone().bool_not(), 0).unsqueeze_dim(1);
+    let classes = targets
+        .mask_fill(counted.clone().bool_not(), 0)
+        .unsqueeze_dim(1);
     let counted = counted.float();
-    let losses = activation::log_softmax(logits, 1).gather(1, classes).squeeze_dim::<1>(1).neg();
+    let losses = activation::log_softmax(logits, 1)
+        .gather(1, classes)
+        .squeeze_dim::<1>(1)
+        .neg();
     (losses * counted.clone()).sum() / counted.sum()
 }
 
@@ -45,12 +50,18 @@ mod tests {
     #[test]
     fn ignored_targets_do_not_count() {
         let device = Device::flex();
-        let logits = Tensor::<2>::from_floats([[1.0, 2.0, 0.5], [9.0, -9.0, 3.0], [0.0, 0.0, 0.0]], &device);
+        let logits = Tensor::<2>::from_floats(
+            [[1.0, 2.0, 0.5], [9.0, -9.0, 3.0], [0.0, 0.0, 0.0]],
+            &device,
+        );
         let targets = Tensor::from_ints([1, IGNORED as i32, 2], &device);
         let loss = cross_entropy(logits, targets).into_scalar::<f32>();
         let first = (1f32.exp() + 2f32.exp() + 0.5f32.exp()).ln() - 2.0;
         let expected = (first + 3f32.ln()) / 2.0;
-        assert!((loss - expected).abs() < 1e-6, "{loss} instead of {expected}");
+        assert!(
+            (loss - expected).abs() < 1e-6,
+            "{loss} instead of {expected}"
+        );
     }
 
     #[test]
@@ -67,6 +78,9 @@ mod tests {
         let device = Device::flex();
         let outputs = Tensor::<2>::from_floats([[1.0, 2.0]], &device);
         let targets = Tensor::<2>::from_floats([[0.0, 4.0]], &device);
-        assert_eq!(mean_squared_error(outputs, targets).into_scalar::<f32>(), 2.5);
+        assert_eq!(
+            mean_squared_error(outputs, targets).into_scalar::<f32>(),
+            2.5
+        );
     }
 }

@@ -61,8 +61,16 @@ impl Model {
         let checkpoint = Checkpoint::open(folder)?;
         let prefix = format!("{}.", architecture.model_type());
         let prefixed = checkpoint.contains(&format!("{prefix}embeddings.word_embeddings.weight"));
-        let key_prefix = if prefixed { prefix.clone() } else { String::new() };
-        let site_prefix = if task == Task::Headless { String::new() } else { prefix };
+        let key_prefix = if prefixed {
+            prefix.clone()
+        } else {
+            String::new()
+        };
+        let site_prefix = if task == Task::Headless {
+            String::new()
+        } else {
+            prefix
+        };
         let mut loader = Loader::new(checkpoint, device, key_prefix, site_prefix);
         let encoder = architecture::load_encoder(&plan, &mut loader)?;
         let pooler = match task {
@@ -71,14 +79,35 @@ impl Model {
             _ => false,
         };
         let pooler = match pooler {
-            true => Some(loader.linear(Part::Encoder, "pooler.dense", plan.d_model, plan.d_model)?),
+            true => {
+                Some(loader.linear(Part::Encoder, "pooler.dense", plan.d_model, plan.d_model)?)
+            }
             false => None,
         };
-        let head = Head::load(task, architecture, config, &plan, &encoder.words, &mut loader)?;
-        let Loader { checkpoint, sites, mut layers, .. } = loader;
+        let head = Head::load(
+            task,
+            architecture,
+            config,
+            &plan,
+            &encoder.words,
+            &mut loader,
+        )?;
+        let Loader {
+            checkpoint,
+            sites,
+            mut layers,
+            ..
+        } = loader;
         checkpoint.finish(|name| architecture.may_go_unused(name))?;
         layers.resize(sites.len(), None);
-        Ok(Self { encoder, architecture, pooler, head, sites, layers })
+        Ok(Self {
+            encoder,
+            architecture,
+            pooler,
+            head,
+            sites,
+            layers,
+        })
     }
 
     /// `model_type` in `config.json`, e.g. `bert`.
@@ -95,7 +124,11 @@ impl Model {
     pub fn n_parameters(&self) -> usize {
         let size = |keyed: &KeyedLayer| {
             let (weight, bias) = tensors(&keyed.layer);
-            let weight = if keyed.weight_key.is_some() { weight.shape().num_elements() } else { 0 };
+            let weight = if keyed.weight_key.is_some() {
+                weight.shape().num_elements()
+            } else {
+                0
+            };
             weight + bias.map_or(0, |bias| bias.shape().num_elements())
         };
         self.layers.iter().flatten().map(size).sum()
@@ -120,10 +153,16 @@ impl Model {
     pub fn replace(&mut self, layer: Layer) -> Result<(), ModelError> {
         let site = layer.site();
         let expected = self.layer_at(site).map_or(Vec::new(), Layer::shape);
-        let same_kind = self.layer_at(site).is_some_and(|old| std::mem::discriminant(old) == std::mem::discriminant(&layer));
+        let same_kind = self
+            .layer_at(site)
+            .is_some_and(|old| std::mem::discriminant(old) == std::mem::discriminant(&layer));
         if !same_kind || expected != layer.shape() {
             let site = self.sites.get(site).path.clone();
-            return Err(ModelError::ReplacementShape { site, expected, found: layer.shape() });
+            return Err(ModelError::ReplacementShape {
+                site,
+                expected,
+                found: layer.shape(),
+            });
         }
         for place in self.places() {
             place.replace_if_same_site(&layer);
@@ -136,7 +175,10 @@ impl Model {
 
     fn places(&mut self) -> impl Iterator<Item = crate::layers::LayerPlace<'_>> {
         let pooler = self.pooler.as_mut().map(crate::layers::LayerPlace::Linear);
-        self.encoder.places().chain(pooler).chain(self.head.places())
+        self.encoder
+            .places()
+            .chain(pooler)
+            .chain(self.head.places())
     }
 
     /// Every tensor under its key in a Hugging Face checkpoint, in that layout (linear weights
@@ -145,7 +187,12 @@ impl Model {
         let mut named = Vec::new();
         for keyed in self.layers.iter().flatten() {
             let (weight, bias) = tensors(&keyed.layer);
-            named.extend(keyed.weight_key.clone().map(|key| (key, weight.into_data())));
+            named.extend(
+                keyed
+                    .weight_key
+                    .clone()
+                    .map(|key| (key, weight.into_data())),
+            );
             named.extend(keyed.bias_key.clone().zip(bias.map(Tensor::into_data)));
         }
         named
@@ -170,13 +217,20 @@ impl Model {
             Pooling::Mean => Ok(pooling::mean(hidden, batch)),
             Pooling::Pooler => {
                 let pooler = self.pooler.as_ref().ok_or_else(|| self.lacks("pooler"))?;
-                Ok(Activation::Tanh.forward(linear_rows(pooler, pooling::first_token(hidden), hooks)))
+                Ok(Activation::Tanh.forward(linear_rows(
+                    pooler,
+                    pooling::first_token(hidden),
+                    hooks,
+                )))
             }
         }
     }
 
     fn lacks(&self, part: &'static str) -> ModelError {
-        ModelError::NoSuchPart { architecture: self.model_type(), part }
+        ModelError::NoSuchPart {
+            architecture: self.model_type(),
+            part,
+        }
     }
 
     /// Logits of the labels of whole rows.
@@ -186,8 +240,16 @@ impl Model {
     ///
     /// # Errors
     /// [`ModelError::NoSuchPart`] without that head.
-    pub fn classify(&self, batch: &EncoderBatch, hooks: &dyn Hooks) -> Result<Tensor<2>, ModelError> {
-        let Head::SequenceClassification { transform, classifier } = &self.head else {
+    pub fn classify(
+        &self,
+        batch: &EncoderBatch,
+        hooks: &dyn Hooks,
+    ) -> Result<Tensor<2>, ModelError> {
+        let Head::SequenceClassification {
+            transform,
+            classifier,
+        } = &self.head
+        else {
             return Err(self.lacks("sequence classification head"));
         };
         let hidden = self.encoder.forward(batch, hooks);
@@ -207,8 +269,18 @@ impl Model {
     ///
     /// # Errors
     /// [`ModelError::NoSuchPart`] without that head.
-    pub fn masked_lm(&self, batch: &EncoderBatch, hooks: &dyn Hooks) -> Result<Tensor<3>, ModelError> {
-        let Head::MaskedLm { transform, activation, norm, decoder } = &self.head else {
+    pub fn masked_lm(
+        &self,
+        batch: &EncoderBatch,
+        hooks: &dyn Hooks,
+    ) -> Result<Tensor<3>, ModelError> {
+        let Head::MaskedLm {
+            transform,
+            activation,
+            norm,
+            decoder,
+        } = &self.head
+        else {
             return Err(self.lacks("masked language model head"));
         };
         let hidden = self.encoder.forward(batch, hooks);
@@ -223,7 +295,11 @@ impl Model {
     ///
     /// # Errors
     /// [`ModelError::NoSuchPart`] without that head.
-    pub fn classify_tokens(&self, batch: &EncoderBatch, hooks: &dyn Hooks) -> Result<Tensor<3>, ModelError> {
+    pub fn classify_tokens(
+        &self,
+        batch: &EncoderBatch,
+        hooks: &dyn Hooks,
+    ) -> Result<Tensor<3>, ModelError> {
         let Head::TokenClassification(classifier) = &self.head else {
             return Err(self.lacks("token classification head"));
         };
@@ -237,13 +313,22 @@ impl Model {
     ///
     /// # Errors
     /// [`ModelError::NoSuchPart`] without that head.
-    pub fn answer_span(&self, batch: &EncoderBatch, hooks: &dyn Hooks) -> Result<[Tensor<2>; 2], ModelError> {
+    pub fn answer_span(
+        &self,
+        batch: &EncoderBatch,
+        hooks: &dyn Hooks,
+    ) -> Result<[Tensor<2>; 2], ModelError> {
         let Head::SpanAnswering(outputs) = &self.head else {
             return Err(self.lacks("span answering head"));
         };
         let logits = hooks.linear(outputs, self.encoder.forward(batch, hooks));
         let [size, seq, _] = logits.dims();
-        let of = |index: usize| logits.clone().slice([0..size, 0..seq, index..index + 1]).reshape([size, seq]);
+        let of = |index: usize| {
+            logits
+                .clone()
+                .slice([0..size, 0..seq, index..index + 1])
+                .reshape([size, seq])
+        };
         Ok([of(0), of(1)])
     }
 }

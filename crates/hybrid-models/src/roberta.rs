@@ -12,7 +12,10 @@ use crate::encoder::PositionRule;
 /// Classes of Transformers with the task of each.
 pub(crate) const CLASSES: [(&str, Task); 5] = [
     ("RobertaModel", Task::Headless),
-    ("RobertaForSequenceClassification", Task::SequenceClassification),
+    (
+        "RobertaForSequenceClassification",
+        Task::SequenceClassification,
+    ),
     ("RobertaForMaskedLM", Task::MaskedLm),
     ("RobertaForTokenClassification", Task::TokenClassification),
     ("RobertaForQuestionAnswering", Task::SpanAnswering),

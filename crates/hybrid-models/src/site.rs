@@ -65,9 +65,21 @@ pub struct SiteTable {
 
 impl SiteTable {
     /// Appends a site and returns its identity.
-    pub fn add(&mut self, path: impl Into<String>, layer: Option<usize>, head: bool, kind: SiteKind) -> SiteId {
+    pub fn add(
+        &mut self,
+        path: impl Into<String>,
+        layer: Option<usize>,
+        head: bool,
+        kind: SiteKind,
+    ) -> SiteId {
         let id = SiteId(self.sites.len());
-        self.sites.push(Site { id, path: path.into(), layer, head, kind });
+        self.sites.push(Site {
+            id,
+            path: path.into(),
+            layer,
+            head,
+            kind,
+        });
         id
     }
 

@@ -152,7 +152,7 @@ fn stage(
     };
     candidate.select = scored.by_name();
     candidate.predictions = scored.figures.predictions.clone();
-    candidate.adopted = scored.metric(metric) > parent.score(metric.name());
+    candidate.adopted = scored.standing(metric).is_better_than(parent.standing(metric));
     candidate.cost = cost(spent, part);
     finish(context, candidate, tensors.as_ref(), metric)
 }

@@ -9,6 +9,8 @@ use hybrid_prompts::Prompt;
 use serde::{Deserialize, Serialize};
 
 use crate::HybridError;
+use crate::evaluate::{LOG_LOSS, Standing};
+use crate::recipe::Metric;
 use crate::run_folder::{RunFolder, write_folder_whole, write_whole};
 use crate::tensors::{self, NamedTensors};
 
@@ -57,6 +59,12 @@ impl Candidate {
     /// The deciding figure.
     pub fn score(&self, metric: &str) -> f64 {
         self.select.get(metric).copied().unwrap_or(f64::NEG_INFINITY)
+    }
+
+    /// What chooses among candidates.
+    pub(crate) fn standing(&self, metric: Metric) -> Standing {
+        let log_loss = self.select.get(LOG_LOSS).copied().unwrap_or(f64::INFINITY);
+        Standing { value: self.score(metric.name()), log_loss }
     }
 
     /// Number of trained values.

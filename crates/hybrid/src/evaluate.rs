@@ -7,6 +7,8 @@ use hybrid_eval::{Classification, log_softmax};
 use hybrid_models::Pooling;
 use hybrid_prompts::{Prompt, PromptModel, SIMILARITY_SCALE, Template, score_by_similarity};
 
+use serde::{Deserialize, Serialize};
+
 use crate::HybridError;
 use crate::local_model::LocalModel;
 use crate::recipe::Metric;
@@ -28,12 +30,35 @@ impl Scored {
         }
     }
 
+    /// What chooses among candidates.
+    pub(crate) fn standing(&self, metric: Metric) -> Standing {
+        Standing { value: self.metric(metric), log_loss: self.figures.log_loss }
+    }
+
     /// All figures that choose among candidates, by name.
     pub(crate) fn by_name(&self) -> BTreeMap<String, f64> {
-        [Metric::Accuracy, Metric::MacroF1, Metric::Mcc]
-            .into_iter()
-            .map(|metric| (metric.name().to_owned(), self.metric(metric)))
-            .collect()
+        let figures = [Metric::Accuracy, Metric::MacroF1, Metric::Mcc];
+        let mut by_name: BTreeMap<String, f64> =
+            figures.into_iter().map(|metric| (metric.name().to_owned(), self.metric(metric))).collect();
+        by_name.insert(LOG_LOSS.to_owned(), self.figures.log_loss);
+        by_name
+    }
+}
+
+/// Name of the figure that breaks ties.
+pub(crate) const LOG_LOSS: &str = "log_loss";
+
+/// How good a candidate is on select: the deciding figure, and among equals the log-loss, which
+/// still tells candidates apart when a small split does not.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Standing {
+    pub(crate) value: f64,
+    pub(crate) log_loss: f64,
+}
+
+impl Standing {
+    pub(crate) fn is_better_than(self, other: Self) -> bool {
+        self.value > other.value || (self.value == other.value && self.log_loss < other.log_loss)
     }
 }
 
@@ -131,7 +156,15 @@ fn class_means(vectors: &[Vec<f32>], targets: &[usize], classes: usize) -> Vec<V
 
 #[cfg(test)]
 mod tests {
-    use super::class_means;
+    use super::{Standing, class_means};
+
+    #[test]
+    fn log_loss_breaks_ties_only() {
+        let standing = |value, log_loss| Standing { value, log_loss };
+        assert!(standing(0.8, 1.0).is_better_than(standing(0.7, 0.1)));
+        assert!(standing(0.8, 0.1).is_better_than(standing(0.8, 0.2)));
+        assert!(!standing(0.8, 0.2).is_better_than(standing(0.8, 0.2)));
+    }
 
     #[test]
     fn class_means_are_unit_vectors_of_their_class() {

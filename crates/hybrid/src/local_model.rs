@@ -7,6 +7,8 @@ use hybrid_data::{BatchLimits, BatchOrder, Encoding, PaddedBatch, Tokenizer, len
 use hybrid_eval::EncoderSize;
 use hybrid_models::{EncoderBatch, Hooks, Model, NoHooks, Pooling};
 use hybrid_prompts::PromptModel;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 use crate::HybridError;
 
@@ -86,6 +88,25 @@ impl LocalModel {
     /// base has no such pooling.
     pub(crate) fn embed_pooled(&mut self, texts: &[String], pooling: Pooling) -> Result<Vec<Vec<f32>>, HybridError> {
         self.pooled(texts, pooling, |_, pooled| unit_rows(pooled))
+    }
+
+    /// The padded batch of some rows, in which each token but the first is hidden with chance
+    /// `probability`.
+    pub(crate) fn batch_with_hidden_tokens(
+        &self,
+        encodings: &[Encoding],
+        rows: &[usize],
+        probability: f64,
+        seed: u64,
+    ) -> EncoderBatch {
+        let mut padded = pad(encodings, rows, self.tokenizer.pad_id());
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        for (index, seen) in padded.mask.iter_mut().enumerate() {
+            if index % padded.seq != 0 && random.random_bool(probability) {
+                *seen = 0;
+            }
+        }
+        to_encoder_batch(&padded, &self.device)
     }
 
     /// Runs `read` on the pooled vectors of all texts, batch by batch in order of length, and puts

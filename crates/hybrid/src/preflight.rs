@@ -7,7 +7,7 @@ use hybrid_prompts::Template;
 
 use crate::HybridError;
 use crate::local_model::LocalModel;
-use crate::recipe::{Recipe, StageConfig};
+use crate::recipe::{AdapterStage, Recipe, StageConfig};
 use crate::stage::prompt::space;
 use crate::task::TaskData;
 
@@ -37,6 +37,7 @@ pub(crate) fn check(recipe: &Recipe, data: &TaskData, model: &LocalModel) -> Res
             remedy: "a classification needs two".to_owned(),
         });
     }
+    let mut earlier: Option<&AdapterStage> = None;
     for stage in &recipe.stages {
         match stage {
             StageConfig::Prompt(config) => {
@@ -49,6 +50,18 @@ pub(crate) fn check(recipe: &Recipe, data: &TaskData, model: &LocalModel) -> Res
             }
             StageConfig::Adapter(config) => {
                 Adapters::init(&config.methods, &model.base, 0, &model.device)?;
+                if config.methods.is_empty() {
+                    continue;
+                }
+                match earlier {
+                    Some(earlier) if earlier.methods != config.methods => {
+                        return Err(HybridError::Preflight {
+                            what: format!("the stages `{}` and `{}` train different methods", earlier.name, config.name),
+                            remedy: "give both the same `methods`, stacked in one list".to_owned(),
+                        });
+                    }
+                    _ => earlier = Some(config),
+                }
             }
         }
     }

@@ -235,7 +235,8 @@ pub struct AdapterStage {
     /// What the stage is called in journal and report.
     #[serde(default = "default_adapter_name")]
     pub name: String,
-    /// Adapters in stacking order; empty trains the head alone.
+    /// Adapters in stacking order. Empty trains the head alone; adapters that an earlier stage
+    /// trained stay active and frozen.
     #[serde(default)]
     pub methods: Vec<AdapterConfig>,
     /// The classifier head.
@@ -267,6 +268,11 @@ pub struct AdapterStage {
     #[serde(default)]
     #[schemars(range(min = 0.0, max = 0.9))]
     pub label_smoothing: f64,
+    /// Chance that a token of a training example is hidden from attention and pooling; the first
+    /// token is always seen.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 0.9))]
+    pub token_dropout: f64,
     /// Also train on the label words, as examples of their labels.
     #[serde(default)]
     pub train_on_label_words: bool,

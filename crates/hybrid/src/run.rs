@@ -15,7 +15,7 @@ use crate::local_model::LocalModel;
 use crate::preflight;
 use crate::progress::{Progress, Show};
 use crate::recipe::{self, Recipe};
-use crate::run_folder::{RunFolder, write_folder_whole, write_whole};
+use crate::run_folder::{RunFolder, is_occupied, write_folder_whole, write_whole};
 use crate::stage::{Context, Spent};
 use crate::summary;
 use crate::task::TaskData;
@@ -92,9 +92,7 @@ pub fn train(options: &TrainOptions) -> Result<(), HybridError> {
 fn is_finished(out: &Path, recipe: &Recipe) -> Result<bool, HybridError> {
     let stored = out.join("recipe.toml");
     if !stored.exists() {
-        let foreign = std::fs::read_dir(out)
-            .is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| entry.file_name() != ".lock")));
-        return if foreign { Err(HybridError::NotARun { path: out.to_owned() }) } else { Ok(false) };
+        return if is_occupied(out) { Err(HybridError::NotARun { path: out.to_owned() }) } else { Ok(false) };
     }
     let old = recipe::load_resolved(&stored)?;
     let plain = |recipe: &Recipe| serde_json::to_value(recipe).expect("recipes are plain data");
@@ -148,6 +146,7 @@ fn finish(context: &mut Context<'_>, outcome: &Outcome, device: &str) -> Result<
     })?;
     report.write_card(&details, &context.run.card())?;
     report.write_html(&context.run.report_html())?;
+    context.run.clear_checkpoint()?;
     // Last, because its presence says that the run is finished.
     report.write_json(&context.run.report_json())?;
     context.happened(Event::Finished)

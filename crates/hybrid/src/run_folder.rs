@@ -25,7 +25,12 @@ impl RunFolder {
         std::fs::create_dir_all(path).map_err(failed)?;
         let lock = File::create(path.join(".lock")).map_err(failed)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(()) => {
+                for folder in [path, &path.join("candidates")] {
+                    remove_unfinished(folder)?;
+                }
+                Ok(Self { path: path.to_owned(), _lock: lock })
+            }
             Err(std::fs::TryLockError::WouldBlock) => Err(HybridError::Locked { path: path.to_owned() }),
             Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
         }
@@ -53,7 +58,7 @@ impl RunFolder {
 
     /// State of the stage that is being trained.
     pub(crate) fn checkpoint(&self) -> PathBuf {
-        self.path.join("checkpoint")
+        self.path.join("checkpoint.safetensors")
     }
 
     /// The winner, reloadable anywhere.
@@ -81,14 +86,46 @@ impl RunFolder {
     /// # Errors
     /// [`HybridError::Write`].
     pub(crate) fn clear(&self) -> Result<(), HybridError> {
-        for folder in [self.path.join("candidates"), self.checkpoint(), self.artifact()] {
+        for folder in [self.path.join("candidates"), self.artifact()] {
             remove(&folder, |path| std::fs::remove_dir_all(path))?;
         }
-        for file in [self.recipe(), self.journal(), self.report_json(), self.report_html(), self.card()] {
+        for file in [self.checkpoint(), self.recipe(), self.journal(), self.report_json(), self.report_html(), self.card()] {
             remove(&file, |path| std::fs::remove_file(path))?;
         }
         Ok(())
     }
+
+    /// Removes the state of a stage that has ended.
+    ///
+    /// # Errors
+    /// [`HybridError::Write`].
+    pub(crate) fn clear_checkpoint(&self) -> Result<(), HybridError> {
+        remove(&self.checkpoint(), |path| std::fs::remove_file(path))
+    }
+}
+
+/// Begins the name of every file and folder that is not whole yet.
+const UNFINISHED: &str = ".fresh-";
+
+/// Whether a folder holds anything but what a run hides there.
+pub(crate) fn is_occupied(path: &Path) -> bool {
+    let hidden = |entry: std::fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b".");
+    std::fs::read_dir(path).is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| !hidden(entry))))
+}
+
+/// Removes what a killed process was writing.
+fn remove_unfinished(folder: &Path) -> Result<(), HybridError> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
+    for entry in entries.flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(UNFINISHED.as_bytes()) {
+            let path = entry.path();
+            match path.is_dir() {
+                true => remove(&path, |path| std::fs::remove_dir_all(path))?,
+                false => remove(&path, |path| std::fs::remove_file(path))?,
+            }
+        }
+    }
+    Ok(())
 }
 
 fn remove(path: &Path, how: impl Fn(&Path) -> std::io::Result<()>) -> Result<(), HybridError> {
@@ -107,7 +144,7 @@ fn remove(path: &Path, how: impl Fn(&Path) -> std::io::Result<()>) -> Result<(),
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), HybridError> {
     let failed = |source| HybridError::Write { path: path.to_owned(), source };
     let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder).map_err(failed)?;
     file.write_all(bytes).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
     file.persist(path).map_err(|error| failed(error.error))?;
@@ -125,7 +162,7 @@ pub(crate) fn write_folder_whole(
     let failed = |source| HybridError::Write { path: path.to_owned(), source };
     let parent = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).map_err(failed)?;
-    let fresh = tempfile::Builder::new().prefix(".fresh-").tempdir_in(parent).map_err(failed)?;
+    let fresh = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(parent).map_err(failed)?;
     fill(fresh.path())?;
     remove(path, |path| std::fs::remove_dir_all(path))?;
     let fresh = fresh.keep();

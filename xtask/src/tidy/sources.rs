@@ -85,33 +85,59 @@ fn line_fault(line: &str) -> Option<String> {
 
 /// Tests that read golden fixtures can be chosen by the word `parity` in their full names.
 fn parity_names(file: &SourceFile, path: &str) -> Vec<Finding> {
-    let in_tests = file.path.starts_with("tests");
-    let reads = FIXTURE_READS.iter().any(|read| file.text.contains(read));
-    let module = file
-        .path
-        .file_stem()
-        .map(|stem| stem.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    if !in_tests || !reads || module.contains("parity") {
+    let module = file.path.file_stem().unwrap_or_default().to_string_lossy();
+    if !file.path.starts_with("tests") || module.contains("parity") {
         return Vec::new();
     }
-    let mut findings = Vec::new();
-    let mut lines = file.text.lines().map(str::trim);
-    while let Some(line) = lines.next() {
-        if line != "#[test]" {
-            continue;
-        }
-        if let Some(function) = lines.by_ref().find_map(|line| line.strip_prefix("fn ")) {
-            let name = function.split('(').next().unwrap_or_default();
-            if !name.contains("parity") {
-                findings.push(Finding::new(
-                    path,
-                    format!("test {name} reads fixtures without `parity` in its name"),
-                ));
-            }
-        }
+    let functions = functions(&file.text);
+    let reads = |body: &str| FIXTURE_READS.iter().any(|read| body.contains(read));
+    let mut readers: Vec<&str> = Vec::new();
+    // A function that calls a reader is a reader; as many rounds as there are functions suffice.
+    for _ in 0..functions.len() {
+        let calls = |body: &str| {
+            readers
+                .iter()
+                .any(|name| body.contains(&format!("{name}(")))
+        };
+        readers = functions
+            .iter()
+            .filter(|f| reads(f.body) || calls(f.body))
+            .map(|f| f.name)
+            .collect();
     }
-    findings
+    let unnamed = functions
+        .iter()
+        .filter(|f| f.test && readers.contains(&f.name) && !f.name.contains("parity"));
+    unnamed
+        .map(|f| {
+            Finding::new(
+                path,
+                format!(
+                    "test {} reads fixtures without `parity` in its name",
+                    f.name
+                ),
+            )
+        })
+        .collect()
+}
+
+/// A function of a file, found by its text alone.
+struct Function<'a> {
+    name: &'a str,
+    test: bool,
+    body: &'a str,
+}
+
+fn functions(text: &str) -> Vec<Function<'_>> {
+    let pieces: Vec<&str> = text.split("fn ").collect();
+    let before = |index: usize| pieces[index].trim_end();
+    (1..pieces.len())
+        .map(|index| Function {
+            name: pieces[index].split(['(', '<']).next().unwrap_or_default(),
+            test: before(index - 1).ends_with("#[test]"),
+            body: pieces[index].split_once('{').map_or("", |(_, body)| body),
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -141,18 +167,32 @@ mod tests {
     #[test]
     fn each_rule_finds_its_fault() {
         let long = format!("//! Long.\n{}", "fn f() {}\n".repeat(500));
+        let reader = "//! X.\nuse crate::fixtures;\nfn all() { fixtures::of_kind(\"model\"); }\n\
+            #[test]\nfn equal() { all(); }\n#[test]\nfn parity() { all(); }\n#[test]\nfn free() {}\n";
         let cases = [
             ("crates/a/src/x.rs", "use a::b;\n".to_owned(), "first line"),
             ("crates/a/src/x.rs", long, "501 lines"),
-            ("crates/a/src/tensor_utils.rs", "//! X.\n".to_owned(), "`tensor_utils`"),
-            ("crates/a/src/common/x.rs", "//! X.\n".to_owned(), "`common`"),
-            ("crates/a/src/x.rs", "//! X.\npub use a::*;\n".to_owned(), "one by one"),
-            ("crates/a/src/x.rs", format!("//! X.\nfn f() {{ {}) }}\n", concat!("todo", "!(")), "not there"),
             (
-                "tests/models.rs",
-                "//! X.\nuse crate::fixtures;\n#[test]\nfn equal() { fixtures::of_kind(\"model\"); }\n".to_owned(),
-                "test equal",
+                "crates/a/src/tensor_utils.rs",
+                "//! X.\n".to_owned(),
+                "`tensor_utils`",
             ),
+            (
+                "crates/a/src/common/x.rs",
+                "//! X.\n".to_owned(),
+                "`common`",
+            ),
+            (
+                "crates/a/src/x.rs",
+                "//! X.\npub use a::*;\n".to_owned(),
+                "one by one",
+            ),
+            (
+                "crates/a/src/x.rs",
+                format!("//! X.\nfn f() {{ {}) }}\n", concat!("todo", "!(")),
+                "not there",
+            ),
+            ("tests/models.rs", reader.to_owned(), "test equal"),
         ];
         for (path, text, fault) in cases {
             let found = faults(path, &text);

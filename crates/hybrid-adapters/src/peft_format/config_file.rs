@@ -56,7 +56,14 @@ const LORA: Keys = Keys {
         "rank_pattern",
         "alpha_pattern",
     ],
-    neutral: &["ensure_weight_tying", "eva_config", "init_lora_weights", "megatron_config", "megatron_core", "qalora_group_size"],
+    neutral: &[
+        "ensure_weight_tying",
+        "eva_config",
+        "init_lora_weights",
+        "megatron_config",
+        "megatron_core",
+        "qalora_group_size",
+    ],
     off: &[
         "alora_invocation_tokens",
         "arrow_config",
@@ -82,44 +89,68 @@ const IA3: Keys = Keys {
     off: &[],
 };
 
-const LN_TUNING: Keys = Keys { used: &["target_modules", "exclude_modules"], neutral: &[], off: &[] };
+const LN_TUNING: Keys = Keys {
+    used: &["target_modules", "exclude_modules"],
+    neutral: &[],
+    off: &[],
+};
 
 /// # Errors
 /// [`AdapterError::Read`], [`AdapterError::Format`], [`AdapterError::PeftType`],
 /// [`AdapterError::PeftOption`] or [`AdapterError::PeftKeys`].
 pub(super) fn read(path: &Path) -> Result<PeftConfig, AdapterError> {
-    let bytes = std::fs::read(path).map_err(|source| AdapterError::Read { path: path.to_owned(), source })?;
+    let bytes = std::fs::read(path).map_err(|source| AdapterError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
     parse(path, &bytes)
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<PeftConfig, AdapterError> {
     if bytes.len() > MAX_BYTES {
         let reason = format!("{} bytes; at most {MAX_BYTES} are read", bytes.len());
-        return Err(AdapterError::Format { path: path.to_owned(), reason, source: None });
+        return Err(AdapterError::Format {
+            path: path.to_owned(),
+            reason,
+            source: None,
+        });
     }
-    let config: Map<String, Value> = serde_json::from_slice(bytes).map_err(|source| AdapterError::Format {
-        path: path.to_owned(),
-        reason: format!("not a JSON object: {source}"),
-        source: Some(Box::new(source)),
-    })?;
-    let found = config.get("peft_type").and_then(Value::as_str).unwrap_or("nothing");
+    let config: Map<String, Value> =
+        serde_json::from_slice(bytes).map_err(|source| AdapterError::Format {
+            path: path.to_owned(),
+            reason: format!("not a JSON object: {source}"),
+            source: Some(Box::new(source)),
+        })?;
+    let found = config
+        .get("peft_type")
+        .and_then(Value::as_str)
+        .unwrap_or("nothing");
     let method = match found {
         "LORA" => {
             check_initialisation(path, &config)?;
             AdapterConfig::Lora(method::<LoraConfig>(path, &config, &LORA)?)
         }
         "IA3" => AdapterConfig::Ia3(method::<Ia3Config>(path, &config, &IA3)?),
-        "LN_TUNING" => AdapterConfig::LayerNorm(method::<LayerNormConfig>(path, &config, &LN_TUNING)?),
+        "LN_TUNING" => {
+            AdapterConfig::LayerNorm(method::<LayerNormConfig>(path, &config, &LN_TUNING)?)
+        }
         found => {
             let supported = "LORA, IA3, LN_TUNING".to_owned();
-            return Err(AdapterError::PeftType { path: path.to_owned(), found: found.to_owned(), supported });
+            return Err(AdapterError::PeftType {
+                path: path.to_owned(),
+                found: found.to_owned(),
+                supported,
+            });
         }
     };
     let modules_to_save = match config.get("modules_to_save") {
         None | Some(Value::Null) => Vec::new(),
         Some(names) => typed(path, names.clone())?,
     };
-    Ok(PeftConfig { method, modules_to_save })
+    Ok(PeftConfig {
+        method,
+        modules_to_save,
+    })
 }
 
 /// Some initialisations store factors of a base that they changed; on the unchanged base those
@@ -128,22 +159,37 @@ fn check_initialisation(path: &Path, config: &Map<String, Value>) -> Result<(), 
     let key = "init_lora_weights";
     match config.get(key) {
         None | Some(Value::Null | Value::Bool(_)) => Ok(()),
-        Some(Value::String(name)) if ["gaussian", "orthogonal", "eva"].contains(&name.as_str()) => Ok(()),
+        Some(Value::String(name)) if ["gaussian", "orthogonal", "eva"].contains(&name.as_str()) => {
+            Ok(())
+        }
         Some(value) => Err(not_supported(path, key, value)),
     }
 }
 
 fn not_supported(path: &Path, key: &str, value: &Value) -> AdapterError {
-    AdapterError::PeftOption { path: path.to_owned(), key: key.to_owned(), value: value.to_string() }
+    AdapterError::PeftOption {
+        path: path.to_owned(),
+        key: key.to_owned(),
+        value: value.to_string(),
+    }
 }
 
-fn method<T: DeserializeOwned>(path: &Path, config: &Map<String, Value>, keys: &Keys) -> Result<T, AdapterError> {
+fn method<T: DeserializeOwned>(
+    path: &Path,
+    config: &Map<String, Value>,
+    keys: &Keys,
+) -> Result<T, AdapterError> {
     let known = |key: &str| {
-        [keys.used, keys.neutral, keys.off, NEUTRAL.as_slice()].iter().any(|group| group.contains(&key))
+        [keys.used, keys.neutral, keys.off, NEUTRAL.as_slice()]
+            .iter()
+            .any(|group| group.contains(&key))
     };
     let unknown: Vec<String> = config.keys().filter(|key| !known(key)).cloned().collect();
     if !unknown.is_empty() {
-        return Err(AdapterError::PeftKeys { path: path.to_owned(), keys: unknown });
+        return Err(AdapterError::PeftKeys {
+            path: path.to_owned(),
+            keys: unknown,
+        });
     }
     for key in keys.off {
         if let Some(value) = config.get(*key)
@@ -174,10 +220,13 @@ fn is_off(value: &Value) -> bool {
 /// A value as our configuration has it: PEFT also allows one where a list is meant, and an empty
 /// value where nothing is meant.
 fn as_ours(key: &str, value: &Value) -> Option<Value> {
-    let empty = value.as_array().is_some_and(Vec::is_empty) || value.as_str().is_some_and(str::is_empty);
+    let empty =
+        value.as_array().is_some_and(Vec::is_empty) || value.as_str().is_some_and(str::is_empty);
     match key {
         "exclude_modules" | "layers_to_transform" | "layers_pattern" if empty => None,
-        "layers_to_transform" | "layers_pattern" if !value.is_array() => Some(Value::Array(vec![value.clone()])),
+        "layers_to_transform" | "layers_pattern" if !value.is_array() => {
+            Some(Value::Array(vec![value.clone()]))
+        }
         _ => Some(value.clone()),
     }
 }
@@ -206,17 +255,31 @@ mod tests {
             "rank_pattern": {"z": 1, "a": 2}, "init_lora_weights": true
         });
         change(&mut value);
-        parse(Path::new("adapter_config.json"), value.to_string().as_bytes())
+        parse(
+            Path::new("adapter_config.json"),
+            value.to_string().as_bytes(),
+        )
     }
 
     #[test]
     fn a_lora_file_is_read() {
         let config = read(|_| ()).unwrap();
         assert_eq!(config.modules_to_save, ["classifier"]);
-        let AdapterConfig::Lora(lora) = config.method else { panic!("not LoRA") };
-        assert_eq!((lora.r, lora.lora_alpha, lora.bias), (4, 10.0, BiasMode::LoraOnly));
+        let AdapterConfig::Lora(lora) = config.method else {
+            panic!("not LoRA")
+        };
+        assert_eq!(
+            (lora.r, lora.lora_alpha, lora.bias),
+            (4, 10.0, BiasMode::LoraOnly)
+        );
         assert_eq!(lora.target_modules, Targets::names(&["query"]));
-        assert_eq!(lora.rank_pattern.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["z", "a"]);
+        assert_eq!(
+            lora.rank_pattern
+                .iter()
+                .map(|(name, _)| name)
+                .collect::<Vec<_>>(),
+            ["z", "a"]
+        );
     }
 
     #[test]
@@ -225,7 +288,9 @@ mod tests {
             value["layers_to_transform"] = json!(1);
             value["layers_pattern"] = json!("layer");
         };
-        let AdapterConfig::Lora(lora) = read(change).unwrap().method else { panic!("not LoRA") };
+        let AdapterConfig::Lora(lora) = read(change).unwrap().method else {
+            panic!("not LoRA")
+        };
         assert_eq!(lora.layers_to_transform, Some(vec![1]));
         assert_eq!(lora.layers_pattern, Some(vec!["layer".to_owned()]));
     }
@@ -252,9 +317,14 @@ mod tests {
             Err(AdapterError::PeftKeys { keys, .. }) => assert_eq!(keys, ["new_trick"]),
             other => panic!("{other:?}"),
         }
-        let error = read(|config| config["peft_type"] = json!("VERA")).unwrap_err().to_string();
+        let error = read(|config| config["peft_type"] = json!("VERA"))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("VERA") && error.contains("LORA"), "{error}");
-        assert!(matches!(read(|config| config["r"] = json!("four")), Err(AdapterError::Format { .. })));
+        assert!(matches!(
+            read(|config| config["r"] = json!("four")),
+            Err(AdapterError::Format { .. })
+        ));
         assert!(parse(Path::new("x"), b"[]").is_err());
     }
 }

@@ -2,62 +2,89 @@
 
 use std::collections::BTreeMap;
 
-use hybrid_models::Model;
+use hybrid_models::{Model, SiteTable};
 use serde_json::{Value, json};
 
 use crate::adapters::AnyMethod;
-use crate::{AdapterConfig, Adapters, BiasMode, Ia3Config, LayerNormConfig, LoraConfig, PatternMap, Targets};
+use crate::{
+    AdapterConfig, Adapters, BiasMode, Ia3Config, LayerNormConfig, LoraConfig, PatternMap, Targets,
+};
 
 /// The PEFT release whose keys are written.
 const PEFT_VERSION: &str = "0.21.2";
 
 /// The file's text, keys in order, as PEFT writes it.
-pub(super) fn config_text(adapters: &Adapters, model: &Model, base_name: &str, prefix: &str, head: bool) -> String {
-    let mut modules_to_save: Vec<String> = adapters
-        .stack()
-        .iter()
-        .filter_map(|method| match method {
-            AnyMethod::Unfreeze(_) => Some(method.as_method().sites()),
-            _ => None,
-        })
-        .flatten()
-        .map(|site| format!("{prefix}{}", model.sites().get(site).path))
-        .collect();
-    if head {
-        modules_to_save.push("classifier".to_owned());
-    }
-    let task = match (modules_to_save.iter().any(|path| path == "classifier"), model.sites().iter().any(|site| site.head)) {
-        (true, _) => json!("SEQ_CLS"),
-        (false, false) => json!("FEATURE_EXTRACTION"),
-        (false, true) => Value::Null,
+pub(super) fn config_text(
+    adapters: &Adapters,
+    model: &Model,
+    base_name: &str,
+    prefix: &str,
+    modules_to_save: &[String],
+) -> String {
+    let whole_classifier = modules_to_save.iter().any(|path| path == "classifier");
+    let task = match whole_classifier && classifies_rows(model.sites()) {
+        true => json!("SEQ_CLS"),
+        false if model.sites().iter().any(|site| site.head) => Value::Null,
+        false => json!("FEATURE_EXTRACTION"),
     };
     let mut keys = BTreeMap::from([
         ("auto_mapping", Value::Null),
         ("base_model_name_or_path", json!(base_name)),
         ("inference_mode", json!(true)),
-        ("modules_to_save", if modules_to_save.is_empty() { Value::Null } else { json!(modules_to_save) }),
+        (
+            "modules_to_save",
+            if modules_to_save.is_empty() {
+                Value::Null
+            } else {
+                json!(modules_to_save)
+            },
+        ),
         ("peft_version", json!(PEFT_VERSION)),
         ("revision", Value::Null),
         ("task_type", task),
     ]);
     for (config, method) in adapters.configs().iter().zip(adapters.stack()) {
         let own = match (config, method) {
-            (AdapterConfig::Lora(config), AnyMethod::Lora(method)) => {
-                lora(config, &full_paths(method.factors().iter().map(|(path, _)| path), prefix), prefix)
-            }
+            (AdapterConfig::Lora(config), AnyMethod::Lora(method)) => lora(
+                config,
+                &full_paths(method.factors().iter().map(|(path, _)| path), prefix),
+                prefix,
+            ),
             (AdapterConfig::Ia3(config), AnyMethod::Ia3(method)) => {
-                let feedforward = method.scales().iter().filter(|(_, scale)| scale.feedforward).map(|(path, _)| path);
+                let feedforward = method
+                    .scales()
+                    .iter()
+                    .filter(|(_, scale)| scale.feedforward)
+                    .map(|(path, _)| path);
                 let all = method.scales().iter().map(|(path, _)| path);
-                ia3(config, &full_paths(all, prefix), &full_paths(feedforward, prefix), prefix)
+                ia3(
+                    config,
+                    &full_paths(all, prefix),
+                    &full_paths(feedforward, prefix),
+                    prefix,
+                )
             }
-            (AdapterConfig::LayerNorm(config), AnyMethod::LayerNorm(method)) => {
-                layer_norm(config, &full_paths(method.norms().iter().map(|(path, _)| path), prefix), prefix)
-            }
+            (AdapterConfig::LayerNorm(config), AnyMethod::LayerNorm(method)) => layer_norm(
+                config,
+                &full_paths(method.norms().iter().map(|(path, _)| path), prefix),
+                prefix,
+            ),
             _ => Vec::new(),
         };
         keys.extend(own);
     }
     serde_json::to_string_pretty(&keys).expect("JSON values are always text")
+}
+
+/// Whether a head over this base, there or to come, reads one vector a row: token classifiers have
+/// a `classifier` too, but nothing that pools.
+fn classifies_rows(sites: &SiteTable) -> bool {
+    let pools = |path: &str| {
+        ["pooler.dense", "pre_classifier"]
+            .iter()
+            .any(|name| path.ends_with(name))
+    };
+    sites.iter().any(|site| pools(&site.path))
 }
 
 type Keys = Vec<(&'static str, Value)>;
@@ -71,7 +98,9 @@ fn full_paths<'a>(paths: impl Iterator<Item = &'a str>, prefix: &str) -> Vec<Str
 fn carries_over(targets: Option<&Targets>, prefix: &str) -> bool {
     match targets {
         None | Some(Targets::Names(_)) => true,
-        Some(Targets::Pattern(pattern)) => prefix.is_empty() && pattern.to_lowercase() != Targets::ALL_LINEAR,
+        Some(Targets::Pattern(pattern)) => {
+            prefix.is_empty() && pattern.to_lowercase() != Targets::ALL_LINEAR
+        }
     }
 }
 
@@ -102,14 +131,20 @@ fn lora(config: &LoraConfig, paths: &[String], prefix: &str) -> Keys {
     .map(|key| (key, Value::Null))
     .into();
     keys.extend([
-        ("alpha_pattern", by_pattern(&config.alpha_pattern, |alpha| number(*alpha))),
+        (
+            "alpha_pattern",
+            by_pattern(&config.alpha_pattern, |alpha| number(*alpha)),
+        ),
         ("bias", json!(bias)),
         ("ensure_weight_tying", json!(false)),
         ("exclude_modules", given(json!(config.exclude_modules))),
         ("fan_in_fan_out", json!(false)),
         ("init_lora_weights", json!(true)),
         ("layers_pattern", given(json!(config.layers_pattern))),
-        ("layers_to_transform", given(json!(config.layers_to_transform))),
+        (
+            "layers_to_transform",
+            given(json!(config.layers_to_transform)),
+        ),
         ("loftq_config", json!({})),
         ("lora_alpha", number(config.lora_alpha)),
         ("lora_bias", json!(false)),
@@ -118,8 +153,18 @@ fn lora(config: &LoraConfig, paths: &[String], prefix: &str) -> Keys {
         ("peft_type", json!("LORA")),
         ("qalora_group_size", json!(16)),
         ("r", json!(config.r)),
-        ("rank_pattern", by_pattern(&config.rank_pattern, |rank| json!(rank))),
-        ("target_modules", if as_given { json!(config.target_modules) } else { json!(paths) }),
+        (
+            "rank_pattern",
+            by_pattern(&config.rank_pattern, |rank| json!(rank)),
+        ),
+        (
+            "target_modules",
+            if as_given {
+                json!(config.target_modules)
+            } else {
+                json!(paths)
+            },
+        ),
         ("use_dora", json!(false)),
         ("use_qalora", json!(false)),
         ("use_rslora", json!(config.use_rslora)),
@@ -133,12 +178,33 @@ fn ia3(config: &Ia3Config, paths: &[String], feedforward: &[String], prefix: &st
         && carries_over(config.exclude_modules.as_ref(), prefix)
         && config.layers_to_transform.is_none();
     vec![
-        ("exclude_modules", if as_given { json!(config.exclude_modules) } else { Value::Null }),
+        (
+            "exclude_modules",
+            if as_given {
+                json!(config.exclude_modules)
+            } else {
+                Value::Null
+            },
+        ),
         ("fan_in_fan_out", json!(false)),
-        ("feedforward_modules", if as_given { json!(config.feedforward_modules) } else { json!(feedforward) }),
+        (
+            "feedforward_modules",
+            if as_given {
+                json!(config.feedforward_modules)
+            } else {
+                json!(feedforward)
+            },
+        ),
         ("init_ia3_weights", json!(true)),
         ("peft_type", json!("IA3")),
-        ("target_modules", if as_given { json!(config.target_modules) } else { json!(paths) }),
+        (
+            "target_modules",
+            if as_given {
+                json!(config.target_modules)
+            } else {
+                json!(paths)
+            },
+        ),
     ]
 }
 
@@ -148,14 +214,32 @@ fn layer_norm(config: &LayerNormConfig, paths: &[String], prefix: &str) -> Keys 
         && carries_over(config.exclude_modules.as_ref(), prefix)
         && config.layers_to_transform.is_none();
     vec![
-        ("exclude_modules", if as_given { json!(config.exclude_modules) } else { Value::Null }),
+        (
+            "exclude_modules",
+            if as_given {
+                json!(config.exclude_modules)
+            } else {
+                Value::Null
+            },
+        ),
         ("peft_type", json!("LN_TUNING")),
-        ("target_modules", if as_given { json!(config.target_modules) } else { json!(paths) }),
+        (
+            "target_modules",
+            if as_given {
+                json!(config.target_modules)
+            } else {
+                json!(paths)
+            },
+        ),
     ]
 }
 
 fn by_pattern<V>(map: &PatternMap<V>, value: impl Fn(&V) -> Value) -> Value {
-    Value::Object(map.iter().map(|(pattern, of)| (pattern.to_owned(), value(of))).collect())
+    Value::Object(
+        map.iter()
+            .map(|(pattern, of)| (pattern.to_owned(), value(of)))
+            .collect(),
+    )
 }
 
 /// A number as PEFT writes it: whole ones without a point.

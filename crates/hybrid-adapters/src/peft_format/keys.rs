@@ -60,7 +60,9 @@ fn transposed(data: &TensorData) -> TensorData {
     let [rows, columns] = [data.shape()[0], data.shape()[1]];
     let values: Vec<f32> = data.iter::<f32>().collect();
     let turned = (0..columns).flat_map(|column| (0..rows).map(move |row| (row, column)));
-    let turned: Vec<f32> = turned.map(|(row, column)| values[row * columns + column]).collect();
+    let turned: Vec<f32> = turned
+        .map(|(row, column)| values[row * columns + column])
+        .collect();
     TensorData::new(turned, [columns, rows])
 }
 
@@ -75,7 +77,10 @@ pub(super) struct Place {
 
 /// The places of all parameters of a stack.
 pub(super) fn places(adapters: &Adapters) -> Vec<Place> {
-    let mut places = Places { stem: String::new(), places: Vec::new() };
+    let mut places = Places {
+        stem: String::new(),
+        places: Vec::new(),
+    };
     for (index, method) in adapters.stack().iter().enumerate() {
         places.stem = format!("stack.{index}");
         places.method(method);
@@ -91,12 +96,20 @@ struct Places {
 impl Places {
     fn add(&mut self, part: &str, path: &str, tensor: &str, key: &str, layout: Layout) {
         let name = format!("{}.{part}.{path}.{tensor}", self.stem);
-        self.places.push(Place { key: format!("{path}.{key}"), name, layout });
+        self.places.push(Place {
+            key: format!("{path}.{key}"),
+            name,
+            layout,
+        });
     }
 
     fn biases(&mut self, part: &str, biases: &Biases, wrapped: &BTreeSet<SiteId>) {
         for (site, (path, _)) in biases.sites().zip(biases.iter()) {
-            let key = if wrapped.contains(&site) { "base_layer.bias" } else { "bias" };
+            let key = if wrapped.contains(&site) {
+                "base_layer.bias"
+            } else {
+                "bias"
+            };
             self.add(part, path, "bias", key, Layout::Same);
         }
     }
@@ -105,18 +118,40 @@ impl Places {
         match method {
             AnyMethod::Lora(lora) => {
                 for (path, _) in lora.factors().iter() {
-                    self.add("Lora.factors", path, "lora_a", "lora_A.weight", Layout::Transposed);
-                    self.add("Lora.factors", path, "lora_b", "lora_B.weight", Layout::Transposed);
+                    self.add(
+                        "Lora.factors",
+                        path,
+                        "lora_a",
+                        "lora_A.weight",
+                        Layout::Transposed,
+                    );
+                    self.add(
+                        "Lora.factors",
+                        path,
+                        "lora_b",
+                        "lora_B.weight",
+                        Layout::Transposed,
+                    );
                 }
-                self.biases("Lora.biases", lora.biases(), &lora.factors().sites().collect());
+                self.biases(
+                    "Lora.biases",
+                    lora.biases(),
+                    &lora.factors().sites().collect(),
+                );
             }
             AnyMethod::Ia3(ia3) => {
                 for (path, scale) in ia3.scales().iter() {
-                    let layout = if scale.feedforward { Layout::Row } else { Layout::Column };
+                    let layout = if scale.feedforward {
+                        Layout::Row
+                    } else {
+                        Layout::Column
+                    };
                     self.add("Ia3.scales", path, "ia3_l", "ia3_l", layout);
                 }
             }
-            AnyMethod::Bitfit(bitfit) => self.biases("Bitfit.biases", bitfit.biases(), &BTreeSet::new()),
+            AnyMethod::Bitfit(bitfit) => {
+                self.biases("Bitfit.biases", bitfit.biases(), &BTreeSet::new())
+            }
             AnyMethod::LayerNorm(tuning) => {
                 for (path, _) in tuning.norms().iter() {
                     for tensor in ["weight", "bias"] {
@@ -133,7 +168,10 @@ impl Places {
                         ("up", "weight", Layout::Transposed),
                         ("up", "bias", Layout::Same),
                     ] {
-                        let (name, key) = (format!("{layer}_{tensor}"), format!("adapter_{layer}.{tensor}"));
+                        let (name, key) = (
+                            format!("{layer}_{tensor}"),
+                            format!("adapter_{layer}.{tensor}"),
+                        );
                         self.add("Bottleneck.pairs", path, &name, &key, layout);
                     }
                 }
@@ -162,7 +200,8 @@ impl Places {
 /// All parameters of a stack under module path and tensor as PyTorch names them (for LoRA, IA3 and
 /// LayerNorm tuning PEFT's names without `base_model.model.`), in PyTorch's layout.
 pub fn torch_tensors(adapters: &Adapters) -> BTreeMap<String, TensorData> {
-    let named: BTreeMap<String, TensorData> = named_tensors::collect(adapters).into_iter().collect();
+    let named: BTreeMap<String, TensorData> =
+        named_tensors::collect(adapters).into_iter().collect();
     let turned = |place: Place| (place.key, place.layout.to_file(&named[&place.name]));
     places(adapters).into_iter().map(turned).collect()
 }
@@ -177,10 +216,17 @@ mod tests {
     fn layouts_go_there_and_back() {
         let matrix = TensorData::new(vec![1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0], [2, 3]);
         let file = Layout::Transposed.to_file(&matrix);
-        assert_eq!(file, TensorData::new(vec![1.0f32, 4.0, 2.0, 5.0, 3.0, 6.0], [3, 2]));
+        assert_eq!(
+            file,
+            TensorData::new(vec![1.0f32, 4.0, 2.0, 5.0, 3.0, 6.0], [3, 2])
+        );
         assert_eq!(Layout::Transposed.to_parameter(&file), matrix);
         let vector = TensorData::new(vec![1.0f32, 2.0], [2]);
-        for (layout, shape) in [(Layout::Same, vec![2]), (Layout::Column, vec![2, 1]), (Layout::Row, vec![1, 2])] {
+        for (layout, shape) in [
+            (Layout::Same, vec![2]),
+            (Layout::Column, vec![2, 1]),
+            (Layout::Row, vec![1, 2]),
+        ] {
             let file = layout.to_file(&vector);
             assert_eq!(file.shape().as_slice(), shape);
             assert_eq!(layout.to_parameter(&file), vector);

@@ -26,7 +26,10 @@ pub fn load_peft(folder: &Path, model: &Model, device: &Device) -> Result<Adapte
     let config = config_file::read(&folder.join(CONFIG))?;
     let path = folder.join(TENSORS);
     let tensors = tensor_file::read(&path)?;
-    build(config, tensors, model, device).map_err(|source| AdapterError::File { path, source: Box::new(source) })
+    build(config, tensors, model, device).map_err(|source| AdapterError::File {
+        path,
+        source: Box::new(source),
+    })
 }
 
 fn build(
@@ -41,25 +44,34 @@ fn build(
     let mut configs = vec![config.method];
     let whole = whole_modules(sites, &prefix, &config.modules_to_save);
     if !whole.is_empty() {
-        configs.push(AdapterConfig::Unfreeze(UnfreezeConfig { modules: Targets::Names(whole) }));
+        configs.push(AdapterConfig::Unfreeze(UnfreezeConfig {
+            modules: Targets::Names(whole),
+        }));
     }
     let adapters = Adapters::build(&configs, model, &prefix, 0, device)?;
-    let shapes: BTreeMap<String, Vec<usize>> = named_tensors::shapes(&adapters).into_iter().collect();
+    let shapes: BTreeMap<String, Vec<usize>> =
+        named_tensors::shapes(&adapters).into_iter().collect();
     let mut named = BTreeMap::new();
     for place in places(&adapters) {
         let key = format!("{prefix}{}", place.key);
         let full = format!("{KEY_PREFIX}{key}");
-        let Some(data) = tensors.remove(&key) else { return Err(AdapterError::Missing { name: full }) };
+        let Some(data) = tensors.remove(&key) else {
+            return Err(AdapterError::Missing { name: full });
+        };
         let data = named_tensors::checked(&full, &data, &place.layout.shape(&shapes[&place.name]))?;
         named.insert(place.name, place.layout.to_parameter(&data));
     }
     let skipped = |key: &str| {
-        let of_absent_head = !sites.iter().any(|site| site.head) && modules(key).any(|path| ends_with_any(path, &config.modules_to_save));
+        let of_absent_head = !sites.iter().any(|site| site.head)
+            && modules(key).any(|path| ends_with_any(path, &config.modules_to_save));
         // With `bias: all` PEFT also stores the inner names of its wrapper around a whole module.
         of_absent_head || key.contains(".modules_to_save.") || key.contains(".original_module.")
     };
-    let names: Vec<String> =
-        tensors.into_keys().filter(|key| !skipped(key)).map(|key| format!("{KEY_PREFIX}{key}")).collect();
+    let names: Vec<String> = tensors
+        .into_keys()
+        .filter(|key| !skipped(key))
+        .map(|key| format!("{KEY_PREFIX}{key}"))
+        .collect();
     match names.is_empty() {
         true => adapters.load_named_tensors(&named),
         false => Err(AdapterError::Unexpected { names }),
@@ -67,10 +79,19 @@ fn build(
 }
 
 /// The tensors without the prefix that PEFT puts before every key.
-fn by_path(tensors: BTreeMap<String, TensorData>) -> Result<BTreeMap<String, TensorData>, AdapterError> {
-    let names: Vec<String> = tensors.keys().filter(|key| !key.starts_with(KEY_PREFIX)).cloned().collect();
+fn by_path(
+    tensors: BTreeMap<String, TensorData>,
+) -> Result<BTreeMap<String, TensorData>, AdapterError> {
+    let names: Vec<String> = tensors
+        .keys()
+        .filter(|key| !key.starts_with(KEY_PREFIX))
+        .cloned()
+        .collect();
     match names.is_empty() {
-        true => Ok(tensors.into_iter().map(|(key, data)| (key[KEY_PREFIX.len()..].to_owned(), data)).collect()),
+        true => Ok(tensors
+            .into_iter()
+            .map(|(key, data)| (key[KEY_PREFIX.len()..].to_owned(), data))
+            .collect()),
         false => Err(AdapterError::Unexpected { names }),
     }
 }
@@ -82,7 +103,10 @@ fn encoder_prefix(tensors: &BTreeMap<String, TensorData>, sites: &SiteTable) -> 
     if tensors.keys().any(|key| at_site(key)) {
         return String::new();
     }
-    let first = tensors.keys().filter_map(|key| key.split_once('.')).find(|(_, rest)| at_site(rest));
+    let first = tensors
+        .keys()
+        .filter_map(|key| key.split_once('.'))
+        .find(|(_, rest)| at_site(rest));
     first.map_or(String::new(), |(name, _)| format!("{name}."))
 }
 
@@ -98,7 +122,13 @@ fn ends_with_any(path: &str, names: &[String]) -> bool {
 
 /// Full paths of the sites within the modules that are stored whole.
 fn whole_modules(sites: &SiteTable, prefix: &str, names: &[String]) -> Vec<String> {
-    let weighted = sites.iter().filter(|site| !matches!(site.kind, SiteKind::Block { .. }));
+    let weighted = sites
+        .iter()
+        .filter(|site| !matches!(site.kind, SiteKind::Block { .. }));
     let paths = weighted.map(|site| format!("{prefix}{}", site.path));
-    paths.filter(|path| ends_with_any(path, names) || modules(path).any(|path| ends_with_any(path, names))).collect()
+    paths
+        .filter(|path| {
+            ends_with_any(path, names) || modules(path).any(|path| ends_with_any(path, names))
+        })
+        .collect()
 }

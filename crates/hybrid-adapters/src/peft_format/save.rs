@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::TensorData;
-use hybrid_models::{Model, Pooling};
+use hybrid_models::{Layer, Model, Pooling};
 
 use super::config_text::config_text;
 use super::keys::torch_tensors;
@@ -25,7 +25,9 @@ fn why_not(adapters: &Adapters) -> Option<&'static str> {
         match method {
             AnyMethod::Lora(_) | AnyMethod::Ia3(_) | AnyMethod::LayerNorm(_) => methods += 1,
             AnyMethod::Unfreeze(_) => {}
-            AnyMethod::Bitfit(_) | AnyMethod::Bottleneck(_) => return Some("PEFT has no such method"),
+            AnyMethod::Bitfit(_) | AnyMethod::Bottleneck(_) => {
+                return Some("PEFT has no such method");
+            }
         }
     }
     (methods != 1).then_some("a file holds one of lora, ia3 and layer_norm")
@@ -48,21 +50,42 @@ pub fn save_peft(
     folder: &Path,
 ) -> Result<(), AdapterError> {
     if let Some(reason) = why_not(adapters) {
-        let stack: Vec<&str> = adapters.configs().iter().map(|config| config.name()).collect();
-        return Err(AdapterError::NotInPeft { stack: stack.join(", "), reason });
+        let stack: Vec<&str> = adapters
+            .configs()
+            .iter()
+            .map(|config| config.name())
+            .collect();
+        return Err(AdapterError::NotInPeft {
+            stack: stack.join(", "),
+            reason,
+        });
     }
     let head = head.filter(|head| is_of_transformers(head, model));
-    let prefix = if head.is_some() { format!("{}.", model.model_type()) } else { String::new() };
+    let prefix = if head.is_some() {
+        format!("{}.", model.model_type())
+    } else {
+        String::new()
+    };
     let mut tensors: BTreeMap<String, TensorData> = torch_tensors(adapters)
         .into_iter()
         .map(|(key, data)| (format!("{KEY_PREFIX}{prefix}{key}"), data))
         .collect();
+    let mut whole = whole_modules(adapters, model, &prefix);
+    complete(&mut tensors, model, &prefix, &whole);
     if let Some(head) = head {
-        tensors.extend(head_to_tensors(head).into_iter().map(|(name, data)| (format!("{KEY_PREFIX}classifier.{name}"), data)));
+        whole.push("classifier".to_owned());
+        tensors.extend(
+            head_to_tensors(head)
+                .into_iter()
+                .map(|(name, data)| (format!("{KEY_PREFIX}classifier.{name}"), data)),
+        );
     }
-    std::fs::create_dir_all(folder).map_err(|source| AdapterError::Write { path: folder.to_owned(), source })?;
+    std::fs::create_dir_all(folder).map_err(|source| AdapterError::Write {
+        path: folder.to_owned(),
+        source,
+    })?;
     tensor_file::write(&folder.join(TENSORS), &tensors)?;
-    let text = config_text(adapters, model, base_name, &prefix, head.is_some());
+    let text = config_text(adapters, model, base_name, &prefix, &whole);
     tensor_file::write_whole(&folder.join(CONFIG), text.as_bytes())
 }
 
@@ -71,4 +94,49 @@ fn is_of_transformers(head: &ClassifierHead, model: &Model) -> bool {
     let config = head.config();
     let bare = !model.sites().iter().any(|site| site.head);
     bare && model.model_type() == "bert" && config.pooling == Pooling::Pooler && !config.normalize
+}
+
+/// Full paths of the unfrozen layers.
+fn whole_modules(adapters: &Adapters, model: &Model, prefix: &str) -> Vec<String> {
+    let unfrozen = adapters
+        .stack()
+        .iter()
+        .filter(|method| matches!(method, AnyMethod::Unfreeze(_)));
+    unfrozen
+        .flat_map(|method| method.as_method().sites())
+        .map(|site| format!("{prefix}{}", model.sites().get(site).path))
+        .collect()
+}
+
+/// Adds the base's values of modules that PEFT stores whole only because their names end alike:
+/// `classifier` stands for DistilBERT's `pre_classifier` too.
+fn complete(
+    tensors: &mut BTreeMap<String, TensorData>,
+    model: &Model,
+    prefix: &str,
+    whole: &[String],
+) {
+    for site in model.sites().iter() {
+        let path = format!("{prefix}{}", site.path);
+        if !whole.iter().any(|name| path.ends_with(name.as_str())) {
+            continue;
+        }
+        let (weight, bias) = match model.layer_at(site.id) {
+            Some(Layer::Linear(linear)) => (
+                linear.weight.clone().transpose().into_data(),
+                linear.bias.clone(),
+            ),
+            Some(Layer::Norm(norm)) => (norm.weight.to_data(), Some(norm.bias.clone())),
+            Some(Layer::Embedding(embedding)) => (embedding.weight.to_data(), None),
+            None => continue,
+        };
+        let mut add = |tensor: &str, data: TensorData| {
+            let key = format!("{KEY_PREFIX}{path}.{tensor}");
+            tensors.entry(key).or_insert_with(|| data.convert::<f32>());
+        };
+        add("weight", weight);
+        if let Some(bias) = bias {
+            add("bias", bias.into_data());
+        }
+    }
 }

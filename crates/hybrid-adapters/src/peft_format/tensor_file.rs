@@ -19,18 +19,30 @@ const MAX_HEADER: u64 = 16 << 20;
 /// [`AdapterError::Read`], or [`AdapterError::Format`] for a file that is cut off, has an
 /// oversized or broken header, or holds other numbers than float32, float16 and bfloat16.
 pub(super) fn read(path: &Path) -> Result<BTreeMap<String, TensorData>, AdapterError> {
-    let bytes = std::fs::read(path).map_err(|source| AdapterError::Read { path: path.to_owned(), source })?;
+    let bytes = std::fs::read(path).map_err(|source| AdapterError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
     parse(path, &bytes)
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, TensorData>, AdapterError> {
-    let wrong = |reason: String| AdapterError::Format { path: path.to_owned(), reason, source: None };
+    let wrong = |reason: String| AdapterError::Format {
+        path: path.to_owned(),
+        reason,
+        source: None,
+    };
     let Some(prefix) = bytes.first_chunk::<8>() else {
-        return Err(wrong(format!("cut off: {} bytes are no safetensors file", bytes.len())));
+        return Err(wrong(format!(
+            "cut off: {} bytes are no safetensors file",
+            bytes.len()
+        )));
     };
     let header = u64::from_le_bytes(*prefix);
     if header > MAX_HEADER {
-        return Err(wrong(format!("a header of {header} bytes; at most {MAX_HEADER} are read")));
+        return Err(wrong(format!(
+            "a header of {header} bytes; at most {MAX_HEADER} are read"
+        )));
     }
     let file = SafeTensors::deserialize(bytes).map_err(|source| AdapterError::Format {
         path: path.to_owned(),
@@ -43,10 +55,15 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, TensorData>, Adap
             Dtype::F32 => DType::F32,
             Dtype::F16 => DType::F16,
             Dtype::BF16 => DType::BF16,
-            other => return Err(wrong(format!("{name}: expected F32, F16 or BF16, found {other:?}"))),
+            other => {
+                return Err(wrong(format!(
+                    "{name}: expected F32, F16 or BF16, found {other:?}"
+                )));
+            }
         };
-        let data = TensorData::try_from_bytes_vec(view.data().to_vec(), view.shape().to_vec(), dtype)
-            .map_err(|error| wrong(format!("{name}: {error}")))?;
+        let data =
+            TensorData::try_from_bytes_vec(view.data().to_vec(), view.shape().to_vec(), dtype)
+                .map_err(|error| wrong(format!("{name}: {error}")))?;
         tensors.insert(name.to_owned(), data.convert::<f32>());
     }
     Ok(tensors)
@@ -56,7 +73,10 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, TensorData>, Adap
 ///
 /// # Errors
 /// [`AdapterError::Write`].
-pub(super) fn write(path: &Path, tensors: &BTreeMap<String, TensorData>) -> Result<(), AdapterError> {
+pub(super) fn write(
+    path: &Path,
+    tensors: &BTreeMap<String, TensorData>,
+) -> Result<(), AdapterError> {
     let plain: Vec<(&str, Vec<usize>, Vec<u8>)> = tensors
         .iter()
         .map(|(name, data)| {
@@ -64,14 +84,21 @@ pub(super) fn write(path: &Path, tensors: &BTreeMap<String, TensorData>) -> Resu
             (name.as_str(), data.shape().as_slice().to_vec(), bytes)
         })
         .collect();
-    let failed = |source| AdapterError::Write { path: path.to_owned(), source };
+    let failed = |source| AdapterError::Write {
+        path: path.to_owned(),
+        source,
+    };
     let mut views = Vec::new();
     for (name, shape, bytes) in &plain {
         let view = TensorView::new(Dtype::F32, shape.clone(), bytes);
-        views.push((*name, view.map_err(|error| failed(std::io::Error::other(error)))?));
+        views.push((
+            *name,
+            view.map_err(|error| failed(std::io::Error::other(error)))?,
+        ));
     }
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let bytes = safetensors::serialize(views, Some(metadata)).map_err(|error| failed(std::io::Error::other(error)))?;
+    let bytes = safetensors::serialize(views, Some(metadata))
+        .map_err(|error| failed(std::io::Error::other(error)))?;
     write_whole(path, &bytes)
 }
 
@@ -85,11 +112,16 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), AdapterError>
         file.write_all(bytes)?;
         file.sync_all()
     });
-    written.and_then(|()| std::fs::rename(&partial, path)).map_err(|source| {
-        // What matters is the first error; the partial file may not even exist.
-        let _ = std::fs::remove_file(&partial);
-        AdapterError::Write { path: path.to_owned(), source }
-    })
+    written
+        .and_then(|()| std::fs::rename(&partial, path))
+        .map_err(|source| {
+            // What matters is the first error; the partial file may not even exist.
+            let _ = std::fs::remove_file(&partial);
+            AdapterError::Write {
+                path: path.to_owned(),
+                source,
+            }
+        })
 }
 
 #[cfg(test)]
@@ -114,21 +146,39 @@ mod tests {
             write(path, &tensors).unwrap();
         }
         assert_eq!(read(&paths[0]).unwrap(), tensors);
-        assert_eq!(std::fs::read(&paths[0]).unwrap(), std::fs::read(&paths[1]).unwrap());
+        assert_eq!(
+            std::fs::read(&paths[0]).unwrap(),
+            std::fs::read(&paths[1]).unwrap()
+        );
     }
 
     #[test]
     fn damaged_files_are_errors() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x");
-        write(&path, &BTreeMap::from([("a".to_owned(), TensorData::new(vec![0.5f32; 4], [4]))])).unwrap();
+        write(
+            &path,
+            &BTreeMap::from([("a".to_owned(), TensorData::new(vec![0.5f32; 4], [4]))]),
+        )
+        .unwrap();
         let whole = std::fs::read(&path).unwrap();
         for length in 0..whole.len() {
-            assert!(matches!(parse(Path::new("x"), &whole[..length]), Err(AdapterError::Format { .. })), "{length}");
+            assert!(
+                matches!(
+                    parse(Path::new("x"), &whole[..length]),
+                    Err(AdapterError::Format { .. })
+                ),
+                "{length}"
+            );
         }
         let mut oversized = whole.clone();
         oversized[..8].copy_from_slice(&u64::MAX.to_le_bytes());
-        assert!(parse(Path::new("x"), &oversized).unwrap_err().to_string().contains("header"));
+        assert!(
+            parse(Path::new("x"), &oversized)
+                .unwrap_err()
+                .to_string()
+                .contains("header")
+        );
         let mut broken = whole;
         broken[8] = b'!';
         assert!(parse(Path::new("x"), &broken).is_err());

@@ -17,8 +17,6 @@ const TEMPLATE: &str = include_str!("card.md");
 pub struct CardDetails {
     /// Folder of the artifact as a reader would write it.
     pub artifact: String,
-    /// Fields that the template may use.
-    pub fields: Vec<String>,
     /// Longest input in tokens.
     pub max_length: usize,
     /// Folder of the adapter in PEFT's format, relative to the artifact; none without one.
@@ -79,7 +77,7 @@ pub(super) fn render(report: &Report, details: &CardDetails) -> Result<String, E
                 .head
                 .as_ref()
                 .is_some_and(|head| head.pooling == "pooler" && !head.normalize),
-        example: example(&details.fields),
+        example: example(winner.map_or("", |winner| &winner.prompt.template)),
     };
     let fault = |source| EvalError::Template {
         template: NAME,
@@ -90,7 +88,14 @@ pub(super) fn render(report: &Report, details: &CardDetails) -> Result<String, E
         .map_err(fault)
 }
 
-fn example(fields: &[String]) -> String {
+/// An input with every field that the template uses.
+fn example(template: &str) -> String {
+    let environment = Environment::new();
+    let used = environment
+        .template_from_str(template)
+        .map(|template| template.undeclared_variables(false));
+    let mut fields: Vec<String> = used.unwrap_or_default().into_iter().collect();
+    fields.sort();
     let quoted = |field: &String| {
         format!(
             "{}: \"where is my card?\"",
@@ -198,7 +203,6 @@ mod tests {
     fn details() -> CardDetails {
         CardDetails {
             artifact: "runs/banking77/artifact".to_owned(),
-            fields: vec!["text".to_owned()],
             max_length: 64,
             peft_folder: Some("adapter".to_owned()),
             head: Some(HeadDetails {

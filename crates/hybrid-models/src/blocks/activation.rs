@@ -19,8 +19,16 @@ pub(crate) enum Activation {
 
 impl Activation {
     /// The names that [`of_name`](Self::of_name) knows.
-    pub(crate) const NAMES: [&str; 8] =
-        ["gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh"];
+    pub(crate) const NAMES: [&str; 8] = [
+        "gelu",
+        "gelu_new",
+        "gelu_fast",
+        "gelu_pytorch_tanh",
+        "relu",
+        "silu",
+        "swish",
+        "tanh",
+    ];
 
     /// The function of a name that Transformers uses.
     pub(crate) fn of_name(name: &str) -> Option<Self> {
@@ -51,7 +59,11 @@ mod tests {
 
     #[test]
     fn every_listed_name_is_known() {
-        assert!(Activation::NAMES.iter().all(|name| Activation::of_name(name).is_some()));
+        assert!(
+            Activation::NAMES
+                .iter()
+                .all(|name| Activation::of_name(name).is_some())
+        );
         assert_eq!(Activation::of_name("swishy"), None);
     }
 }

@@ -23,7 +23,10 @@ impl EncoderLayer {
     /// # Shapes
     /// - `x`: `[batch, seq, d_model]`, `bias`: `[batch, 1, 1, seq]` → `[batch, seq, d_model]`
     pub(crate) fn forward(&self, x: Tensor<3>, bias: &Tensor<4>, hooks: &dyn Hooks) -> Tensor<3> {
-        let attended = hooks.block(self.attention_block, self.attention.forward(x.clone(), bias, hooks));
+        let attended = hooks.block(
+            self.attention_block,
+            self.attention.forward(x.clone(), bias, hooks),
+        );
         let x = hooks.norm(&self.attention_norm, attended + x);
         let inner = self.activation.forward(hooks.linear(&self.up, x.clone()));
         let fed = hooks.block(self.feed_forward_block, hooks.linear(&self.down, inner));

@@ -29,7 +29,9 @@ pub(crate) enum StoredValues {
 impl std::fmt::Debug for StoredValues {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Mapped { dtype, bytes } => write!(formatter, "Mapped({dtype:?}, {} bytes)", bytes.len()),
+            Self::Mapped { dtype, bytes } => {
+                write!(formatter, "Mapped({dtype:?}, {} bytes)", bytes.len())
+            }
             Self::Pytorch(tensor) => write!(formatter, "Pytorch({:?})", tensor.dtype()),
         }
     }
@@ -55,7 +57,11 @@ impl StoredTensor {
             });
         }
         let path = self.file;
-        let wrong_dtype = |found: String| ModelError::WrongDtype { path: path.to_path_buf(), name: name.to_owned(), found };
+        let wrong_dtype = |found: String| ModelError::WrongDtype {
+            path: path.to_path_buf(),
+            name: name.to_owned(),
+            found,
+        };
         match self.values {
             StoredValues::Mapped { dtype, bytes } => {
                 let float = match dtype {
@@ -80,8 +86,14 @@ impl StoredTensor {
                     PytorchDtype::BF16 => FloatType::Bf16,
                     other => return Err(wrong_dtype(format!("{other:?}"))),
                 };
-                let failed = |error| ModelError::CorruptPytorch { path: path.to_path_buf(), source: PytorchError::Io(error) };
-                Ok(TensorData::new(to_f32(float, &tensor.read().map_err(failed)?), self.shape))
+                let failed = |error| ModelError::CorruptPytorch {
+                    path: path.to_path_buf(),
+                    source: PytorchError::Io(error),
+                };
+                Ok(TensorData::new(
+                    to_f32(float, &tensor.read().map_err(failed)?),
+                    self.shape,
+                ))
             }
         }
     }
@@ -89,9 +101,29 @@ impl StoredTensor {
 
 fn to_f32(float: FloatType, bytes: &[u8]) -> Vec<f32> {
     match float {
-        FloatType::F64 => bytes.as_chunks().0.iter().map(|value| f64::from_le_bytes(*value) as f32).collect(),
-        FloatType::F32 => bytes.as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect(),
-        FloatType::F16 => bytes.as_chunks().0.iter().map(|value| f16::from_le_bytes(*value).to_f32()).collect(),
-        FloatType::Bf16 => bytes.as_chunks().0.iter().map(|value| bf16::from_le_bytes(*value).to_f32()).collect(),
+        FloatType::F64 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|value| f64::from_le_bytes(*value) as f32)
+            .collect(),
+        FloatType::F32 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|value| f32::from_le_bytes(*value))
+            .collect(),
+        FloatType::F16 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|value| f16::from_le_bytes(*value).to_f32())
+            .collect(),
+        FloatType::Bf16 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|value| bf16::from_le_bytes(*value).to_f32())
+            .collect(),
     }
 }

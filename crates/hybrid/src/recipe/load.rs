@@ -84,6 +84,12 @@ fn read(path: &Path, settings: &[(String, String)]) -> Result<Recipe, RecipeErro
     let schema = schema();
     let validator = jsonschema::validator_for(&schema).expect("the derived schema is a valid schema");
     faults.extend(check(&validator, &value, &source, document.get_ref()));
+    for fault in &mut faults {
+        let is_set = |(key, _): &(String, String)| fault.key == *key || fault.key.starts_with(&format!("{key}."));
+        if settings.iter().any(is_set) {
+            fault.line = None;
+        }
+    }
     if !faults.is_empty() {
         return Err(refuse(faults));
     }

@@ -58,8 +58,12 @@ pub(crate) fn train(
         head,
         trainable_parameters: start.n_parameters(),
     };
-    let lowest = start.adapters.lowest_layer().unwrap_or(context.model.base.encoder.n_layers());
-    let prefix = PrefixCache::build(context.model, &rows.encodings, lowest);
+    let n_layers = context.model.base.encoder.n_layers();
+    let lowest = match config.methods.is_empty() {
+        true => n_layers,
+        false => start.adapters.lowest_layer().unwrap_or(n_layers),
+    };
+    let prefix = PrefixCache::build(context.model, &rows.encodings, lowest, &start.adapters);
     let mut training = Training::new(context, config, rows, prefix, start, checkpoint, meter, lowest)?;
     training.run(context, &parent.prompt, metric)?;
     let spent = training.meter.spent(context.model);
@@ -98,12 +102,14 @@ fn start(
 ) -> Result<Trainable, HybridError> {
     let device = context.model.device.clone();
     let seed = context.seed(&format!("{}/init", config.name));
-    let mut adapters = Adapters::init(&config.methods, &context.model.base, seed, &device)?;
     let trained = match &parent.adapter {
         Some(_) => Candidate::read_tensors(context.run, &parent.id)?,
         None => NamedTensors::new(),
     };
-    if parent.adapter.as_ref().is_some_and(|old| old.methods == config.methods) {
+    let earlier = parent.adapter.as_ref().map(|old| old.methods.as_slice()).unwrap_or_default();
+    let methods = if config.methods.is_empty() { earlier } else { &config.methods };
+    let mut adapters = Adapters::init(methods, &context.model.base, seed, &device)?;
+    if methods == earlier {
         adapters = adapters.load_named_tensors(&tensors::under(&trained, "adapters."))?;
     }
     if parent.adapter.as_ref().is_some_and(|old| old.head == *head) {
@@ -170,7 +176,10 @@ impl<'c> Training<'c> {
     ) -> Result<Self, HybridError> {
         let total_steps = config.epochs * rows.targets.len().div_ceil(config.batch_size);
         let autodiff = context.model.device.clone().autodiff();
-        let trainable = start.train_on(&autodiff);
+        let trainable = match config.methods.is_empty() {
+            true => Trainable { head: start.head.map(|head| head.train_on(&autodiff)), ..start },
+            false => start.train_on(&autodiff),
+        };
         let updater = Updater::new(
             config.optimizer.clone(),
             &config.groups,
@@ -265,9 +274,10 @@ impl<'c> Training<'c> {
         let mut loss_sum = 0.0;
         for (index, piece) in length_buckets(&lengths, limits, BatchOrder::Sorted).into_iter().enumerate() {
             // Dropout masks come from the device's generator.
-            context.model.device.seed(hybrid_data::derive_seed(seed, &index.to_string()));
+            let seed = hybrid_data::derive_seed(seed, &index.to_string());
+            context.model.device.seed(seed);
             let piece: Vec<usize> = piece.into_iter().map(|place| rows[place]).collect();
-            let loss = self.loss(context, &piece)?.div_scalar(rows.len() as f64);
+            let loss = self.loss(context, &piece, seed)?.div_scalar(rows.len() as f64);
             loss_sum += f64::from(loss.clone().into_scalar::<f32>());
             let mut gradients = loss.backward();
             self.updater.accumulate(GradientsParams::from_module(&mut gradients, &self.trainable));
@@ -283,8 +293,12 @@ impl<'c> Training<'c> {
     }
 
     /// The summed loss of some rows.
-    fn loss(&self, context: &mut Context<'_>, rows: &[usize]) -> Result<Tensor<1>, HybridError> {
-        let batch = context.model.batch(&self.rows.encodings, rows);
+    fn loss(&self, context: &mut Context<'_>, rows: &[usize], seed: u64) -> Result<Tensor<1>, HybridError> {
+        let hidden_tokens = self.config.token_dropout;
+        let batch = match hidden_tokens > 0.0 {
+            true => context.model.batch_with_hidden_tokens(&self.rows.encodings, rows, hidden_tokens, seed),
+            false => context.model.batch(&self.rows.encodings, rows),
+        };
         context.model.count_tokens(rows.iter().map(|row| &self.rows.encodings[*row]));
         let [n_rows, seq] = batch.input_ids.dims();
         let flops = context.model.size().training_flops(TrainingPass {
@@ -313,12 +327,12 @@ impl<'c> Training<'c> {
         let current: NamedTensors = self.trainable.named_tensors().into_iter().collect();
         context.model.activate(Some(self.trainable.eval()));
         let scored = evaluate::score(context.model, prompt, &context.data.labels, &context.data.select)?;
-        let value = scored.metric(metric);
+        let (value, standing) = (scored.metric(metric), scored.standing(metric));
         let epoch = self.progressed.epoch;
         context.happened(Event::Evaluated { stage: self.config.name.clone(), epoch, value })?;
-        if self.progressed.best.is_none_or(|best| value >= best.value) {
+        if self.progressed.best.is_none_or(|best| standing.is_better_than(best.standing)) {
             self.best = current;
-            self.progressed.best = Some(Best { epoch, value });
+            self.progressed.best = Some(Best { epoch, standing });
             context.progress.best(format!("{} {value:.4} on select", metric.name()));
         }
         let stop = self.progressed.stopping.as_mut().is_some_and(|stopping| stopping.observe(value));

@@ -5,6 +5,7 @@ use hybrid_optim::EarlyStopping;
 use serde::{Deserialize, Serialize};
 
 use crate::HybridError;
+use crate::evaluate::Standing;
 use crate::run_folder::RunFolder;
 use crate::tensors::{self, NamedTensors};
 
@@ -18,7 +19,7 @@ pub(crate) struct Progressed {
     /// Updates of the running pass that are complete.
     pub(crate) batch: usize,
     pub(crate) curve: Vec<CurvePoint>,
-    /// Deciding figure and pass of the best state so far.
+    /// The best state so far.
     pub(crate) best: Option<Best>,
     pub(crate) stopping: Option<EarlyStopping>,
     pub(crate) seconds: f64,
@@ -26,11 +27,11 @@ pub(crate) struct Progressed {
     pub(crate) flops: f64,
 }
 
-/// The best state so far.
+/// A state that was scored on select.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Best {
     pub(crate) epoch: usize,
-    pub(crate) value: f64,
+    pub(crate) standing: Standing,
 }
 
 /// A stored state.

@@ -1,12 +1,12 @@
 //! Activations under the lowest adapted layer, computed once.
 //!
-//! Everything under that layer is a pure function of the input (the base is frozen and its dropout
-//! off), so its output is kept on the host and reused in every epoch.
+//! Everything under that layer is a pure function of the input (base and earlier adapters are frozen
+//! and dropout is off), so its output is kept on the host and reused in every epoch.
 
 use burn::tensor::{Tensor, TensorData};
 use hybrid_data::{BatchLimits, BatchOrder, Encoding, length_buckets};
 use hybrid_eval::EncoderSize;
-use hybrid_models::{EncoderBatch, NoHooks};
+use hybrid_models::{EncoderBatch, Hooks};
 
 use crate::local_model::{LocalModel, host_rows};
 
@@ -23,8 +23,13 @@ pub(crate) struct PrefixCache {
 
 impl PrefixCache {
     /// Runs the first `layers` layers over all rows, unless that saves nothing or takes too much
-    /// memory.
-    pub(crate) fn build(model: &mut LocalModel, encodings: &[Encoding], layers: usize) -> Option<Self> {
+    /// memory. `frozen` are adapters that act there and are not trained.
+    pub(crate) fn build(
+        model: &mut LocalModel,
+        encodings: &[Encoding],
+        layers: usize,
+        frozen: &dyn Hooks,
+    ) -> Option<Self> {
         let d_model = model.base.encoder.d_model();
         let tokens: usize = encodings.iter().map(|encoding| encoding.ids.len()).sum();
         if layers == 0 || tokens * d_model * size_of::<f32>() > MAX_BYTES {
@@ -38,9 +43,9 @@ impl PrefixCache {
             let batch = model.batch(encodings, &indices);
             let encoder = &model.base.encoder;
             let bias = encoder.attention_bias(&batch);
-            let mut hidden = encoder.embed(&batch, &NoHooks);
+            let mut hidden = encoder.embed(&batch, frozen);
             for index in 0..layers {
-                hidden = encoder.layer(index, hidden, &bias, &NoHooks);
+                hidden = encoder.layer(index, hidden, &bias, frozen);
             }
             let [n_rows, seq, _] = hidden.dims();
             flops += size.forward_flops(n_rows, seq);
@@ -64,7 +69,7 @@ impl PrefixCache {
         model: &LocalModel,
         rows: &[usize],
         batch: &EncoderBatch,
-        hooks: &dyn hybrid_models::Hooks,
+        hooks: &dyn Hooks,
     ) -> Tensor<3> {
         let [size, seq] = batch.input_ids.dims();
         let mut values = vec![0.0; size * seq * self.d_model];

@@ -64,7 +64,7 @@ pub(crate) fn run(
     let mut best: Option<(Prompt, Scored)> = None;
     for prompt in shortlist {
         let scored = evaluate::score(context.model, &prompt, &data.labels, &data.select)?;
-        let better = best.as_ref().is_none_or(|(_, so_far)| scored.metric(metric) > so_far.metric(metric));
+        let better = best.as_ref().is_none_or(|(_, so_far)| scored.standing(metric).is_better_than(so_far.standing(metric)));
         if better {
             best = Some((prompt, scored));
         }

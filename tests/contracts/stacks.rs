@@ -1,0 +1,203 @@
+//! The stacks under test: every method with settings that are not its defaults, and compositions.
+
+use hybrid_adapters::AdapterConfig;
+use hybrid_models::SiteKind;
+use serde_json::json;
+
+/// Stacks under test with the number of parameters that each must have, by site.
+pub(crate) fn stacks() -> Vec<(Vec<AdapterConfig>, fn(&str, &SiteKind) -> usize)> {
+    let stack = |value: serde_json::Value| serde_json::from_value(value).unwrap();
+    vec![
+        (
+            stack(
+                json!([{"method": "lora", "r": 3, "lora_alpha": 7, "target_modules": ["query", "value", "q_lin", "v_lin"],
+                          "rank_pattern": {"value|v_lin": 2}}]),
+            ),
+            |path, kind| match name(path) {
+                "query" | "q_lin" => factors(3, kind),
+                "value" | "v_lin" => factors(2, kind),
+                _ => 0,
+            },
+        ),
+        (
+            stack(
+                json!([{"method": "lora", "r": 2, "lora_alpha": 3, "use_rslora": true, "bias": "lora_only",
+                          "target_modules": "all-linear"}]),
+            ),
+            |path, kind| {
+                if in_head(path) {
+                    0
+                } else {
+                    factors(2, kind) + bias(kind) * usize::from(factors(2, kind) > 0)
+                }
+            },
+        ),
+        (
+            stack(
+                json!([{"method": "lora", "r": 2, "bias": "all", "target_modules": r".*(query|q_lin)",
+                          "alpha_pattern": {"layer.0.attention.self.query": 1.5}}]),
+            ),
+            |path, kind| {
+                bias(kind)
+                    + if matches!(name(path), "query" | "q_lin") {
+                        factors(2, kind)
+                    } else {
+                        0
+                    }
+            },
+        ),
+        (
+            stack(
+                json!([{"method": "lora", "r": 2, "layers_to_transform": [1], "exclude_modules": ["value", "v_lin"]}]),
+            ),
+            |path, kind| {
+                if in_layer(path, 1) && matches!(name(path), "query" | "q_lin") {
+                    factors(2, kind)
+                } else {
+                    0
+                }
+            },
+        ),
+        (stack(json!([{"method": "ia3"}])), |path, kind| {
+            match (name(path), kind) {
+                ("key" | "value" | "k_lin" | "v_lin", SiteKind::Linear { d_out, .. }) => *d_out,
+                (_, SiteKind::Linear { d_in, .. })
+                    if path.ends_with("output.dense")
+                        || path.ends_with("out_lin")
+                        || path.ends_with("ffn.lin2") =>
+                {
+                    *d_in
+                }
+                _ => 0,
+            }
+        }),
+        (
+            stack(json!([{"method": "bitfit", "exclude_modules": ["key", "k_lin"]}])),
+            |path, kind| {
+                if matches!(name(path), "key" | "k_lin") {
+                    0
+                } else {
+                    bias(kind)
+                }
+            },
+        ),
+        (stack(json!([{"method": "layer_norm"}])), |_, kind| {
+            norm(kind)
+        }),
+        (
+            stack(json!([{"method": "bottleneck", "bottleneck_size": 5, "activation": "gelu"}])),
+            |_, kind| pair(5, kind),
+        ),
+        (
+            stack(
+                json!([{"method": "bottleneck", "bottleneck_size": 4, "placement": "pfeiffer", "activation": "tanh"}]),
+            ),
+            |path, kind| {
+                if path.ends_with("attention.output") || name(path) == "attention" {
+                    0
+                } else {
+                    pair(4, kind)
+                }
+            },
+        ),
+        (
+            stack(json!([{"method": "unfreeze", "modules": ["layer.1", "embeddings"]}])),
+            |path, kind| {
+                if in_layer(path, 1) || path.contains("embeddings.") {
+                    whole(kind)
+                } else {
+                    0
+                }
+            },
+        ),
+        (
+            stack(
+                json!([{"method": "ia3"}, {"method": "lora", "r": 2, "target_modules": ["value", "v_lin"]}]),
+            ),
+            |path, kind| {
+                let (_, ia3) = &stacks()[4];
+                ia3(path, kind)
+                    + if matches!(name(path), "value" | "v_lin") {
+                        factors(2, kind)
+                    } else {
+                        0
+                    }
+            },
+        ),
+        (
+            stack(
+                json!([{"method": "lora", "r": 2, "target_modules": ["value", "v_lin"]}, {"method": "ia3"},
+                         {"method": "bottleneck", "bottleneck_size": 3}, {"method": "layer_norm"}]),
+            ),
+            |path, kind| {
+                let (_, both) = &stacks()[10];
+                both(path, kind) + pair(3, kind) + norm(kind)
+            },
+        ),
+        (
+            stack(
+                json!([{"method": "lora", "r": 2, "target_modules": "all-linear", "bias": "all"},
+                         {"method": "unfreeze", "modules": ["classifier", "layer.0"]}]),
+            ),
+            |path, kind| match (
+                in_layer(path, 0) || path.split('.').any(|part| part == "classifier"),
+                in_head(path),
+            ) {
+                (true, _) => whole(kind),
+                (false, true) => bias(kind),
+                (false, false) => bias(kind) + factors(2, kind),
+            },
+        ),
+    ]
+}
+
+fn name(path: &str) -> &str {
+    path.rsplit('.').next().unwrap_or(path)
+}
+
+fn in_layer(path: &str, layer: usize) -> bool {
+    path.contains(&format!(".layer.{layer}."))
+}
+
+fn in_head(path: &str) -> bool {
+    path.split('.').any(|part| part.ends_with("classifier"))
+}
+
+fn factors(rank: usize, kind: &SiteKind) -> usize {
+    match kind {
+        SiteKind::Linear { d_in, d_out, .. } => rank * (d_in + d_out),
+        _ => 0,
+    }
+}
+
+fn bias(kind: &SiteKind) -> usize {
+    match kind {
+        SiteKind::Linear {
+            d_out, bias: true, ..
+        } => *d_out,
+        SiteKind::Norm { d_model } => *d_model,
+        _ => 0,
+    }
+}
+
+fn norm(kind: &SiteKind) -> usize {
+    match kind {
+        SiteKind::Norm { d_model } => 2 * d_model,
+        _ => 0,
+    }
+}
+
+fn pair(size: usize, kind: &SiteKind) -> usize {
+    match kind {
+        SiteKind::Block { d_model } => 2 * size * d_model + size + d_model,
+        _ => 0,
+    }
+}
+
+fn whole(kind: &SiteKind) -> usize {
+    match kind {
+        SiteKind::Linear { d_in, d_out, bias } => d_in * d_out + d_out * usize::from(*bias),
+        SiteKind::Embedding { n, d_model } => n * d_model,
+        kind => norm(kind),
+    }
+}

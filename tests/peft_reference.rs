@@ -1,0 +1,128 @@
+//! Adapters written here, loaded by PEFT itself. Runs only where the reference stack is installed:
+//! `HYBRID_REFERENCE_PYTHON` names its interpreter.
+
+use std::path::Path;
+use std::process::Command;
+
+use burn::tensor::Tensor;
+use hybrid_adapters::{AdapterConfig, Adapters, ClassifierHead, HeadConfig, peft_has, save_peft};
+use hybrid_models::{Model, Pooling};
+use serde_json::{Value, json};
+
+use crate::contracts::bench::{Bench, benches, moved};
+use crate::contracts::stacks::stacks;
+
+const TYPES: &str = "the reference computes on rows of numbers";
+
+/// Rows of numbers for JSON.
+fn rows(x: Tensor<2>) -> Value {
+    let [_, width] = x.dims();
+    let values: Vec<f32> = x.into_data().iter::<f32>().collect();
+    json!(values.chunks(width).collect::<Vec<_>>())
+}
+
+fn ints(x: &Tensor<2, burn::tensor::Int>) -> Value {
+    let [_, width] = x.dims();
+    let values: Vec<i64> = x.to_data().iter::<i64>().collect();
+    json!(values.chunks(width).collect::<Vec<_>>())
+}
+
+/// One case for the script, without the expected output.
+fn case(bench: &Bench, name: &str, adapter: &Path) -> Value {
+    json!({
+        "name": name,
+        "base": bench.folder,
+        "adapter": adapter,
+        "input_ids": ints(&bench.batch.input_ids),
+        "attention_mask": ints(&bench.batch.attention_mask),
+    })
+}
+
+#[test]
+fn parity_of_files_in_peft_itself() {
+    let Some(python) = std::env::var_os("HYBRID_REFERENCE_PYTHON") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let mut cases = Vec::new();
+    for bench in benches() {
+        let bare = Model::load_encoder(&bench.folder, &bench.device).unwrap();
+        for (index, (stack, _)) in stacks().into_iter().enumerate() {
+            let name = format!(
+                "{} {}",
+                bench.name,
+                serde_json::to_string(&stack).expect(TYPES)
+            );
+            let adapters = moved(Adapters::init(&stack, &bench.model, 7, &bench.device).unwrap());
+            if !peft_has(&adapters) {
+                continue;
+            }
+            let place = |kind: &str| {
+                folder
+                    .path()
+                    .join(format!("{}-{index}-{kind}", bench.name.replace('/', "-")))
+            };
+            save_peft(&adapters, &bench.model, "tiny", None, &place("headed")).unwrap();
+            let mut headed = case(&bench, &name, &place("headed"));
+            headed["logits"] = rows(bench.model.classify(&bench.batch, &adapters).unwrap());
+            cases.push(headed);
+
+            let Ok(adapters) =
+                Adapters::init(&without_head(&stack), &bare, 7, &bench.device).map(moved)
+            else {
+                continue;
+            };
+            let hidden = bare.encoder.forward(&bench.batch, &adapters);
+            save_peft(&adapters, &bare, "tiny", None, &place("bare")).unwrap();
+            let mut case_bare = case(&bench, &format!("{name} (bare)"), &place("bare"));
+            let [batch, seq, width] = hidden.dims();
+            let per_row: Vec<Value> = (0..batch)
+                .map(|row| rows(hidden.clone().slice([row..row + 1]).reshape([seq, width])))
+                .collect();
+            case_bare["hidden"] = json!(per_row);
+            cases.push(case_bare);
+
+            if bare.model_type() == "bert" {
+                let config = HeadConfig {
+                    pooling: Pooling::Pooler,
+                    normalize: false,
+                    scale: 1.0,
+                };
+                let head =
+                    ClassifierHead::init(config, bare.encoder.d_model(), 5, 3, &bench.device);
+                save_peft(&adapters, &bare, "tiny", Some(&head), &place("head")).unwrap();
+                let pooled = bare
+                    .pool(hidden, &bench.batch, Pooling::Pooler, &adapters)
+                    .unwrap();
+                let mut with_head = case(&bench, &format!("{name} (head)"), &place("head"));
+                with_head["logits"] = rows(head.forward(pooled));
+                cases.push(with_head);
+            }
+        }
+    }
+    let path = folder.path().join("cases.json");
+    std::fs::write(&path, json!(cases).to_string()).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/peft_reference.py");
+    let output = Command::new(python)
+        .arg(script)
+        .arg(&path)
+        .output()
+        .expect("the interpreter runs");
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(output.status.success(), "{text}");
+}
+
+/// The stack without what acts on a head.
+fn without_head(stack: &[AdapterConfig]) -> Vec<AdapterConfig> {
+    let mut stack = serde_json::to_value(stack).expect(TYPES);
+    for config in stack.as_array_mut().expect(TYPES) {
+        if let Some(modules) = config.get_mut("modules").and_then(Value::as_array_mut) {
+            modules.retain(|name| name != "classifier");
+        }
+    }
+    serde_json::from_value(stack).expect(TYPES)
+}
