@@ -163,7 +163,8 @@ fn parity_bases_give_the_same_outputs_after_save_and_load() {
             if saved.is_ok() {
                 let loaded = load_peft(folder.path(), &bench.model, &bench.device)
                     .unwrap_or_else(|e| panic!("{text}: {e}"));
-                assert_eq!(bench.logits(&bench.model, &loaded), expected, "{text}");
+                let reloaded = bench.logits(&bench.model, &loaded);
+                close(&text, &reloaded, &expected, 1e-6);
                 let again = tempfile::tempdir().unwrap();
                 save_peft(&adapters, &bench.model, "base", None, again.path()).unwrap();
                 for file in ["adapter_config.json", "adapter_model.safetensors"] {

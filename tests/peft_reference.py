@@ -11,11 +11,13 @@ interpreter that HYBRID_REFERENCE_PYTHON names; without that variable it does no
 """
 
 import json
+import os
 import sys
 import warnings
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 TOLERANCE = 1e-4
@@ -37,6 +39,10 @@ def outputs(case):
     for warning in caught:
         if "missing adapter keys" in str(warning.message) or "Unexpected" in str(warning.message):
             raise SystemExit(f"{case['name']}: {warning.message}")
+    stored = load_file(os.path.join(case["adapter"], "adapter_model.safetensors"))
+    unused = set(stored) - set(get_peft_model_state_dict(model))
+    if unused:
+        raise SystemExit(f"{case['name']}: PEFT does not use {sorted(unused)}")
     inputs = {key: torch.tensor(case[key]) for key in ("input_ids", "attention_mask")}
     with torch.no_grad():
         out = model(**inputs)

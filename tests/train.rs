@@ -28,8 +28,26 @@ fn strip(value: &mut Value) {
     }
 }
 
+/// The places in which two reports differ.
+fn differing(place: &str, a: &Value, b: &Value, found: &mut Vec<String>) {
+    match (a, b) {
+        (Value::Object(a), Value::Object(b)) if a.keys().eq(b.keys()) => {
+            a.iter().for_each(|(key, value)| differing(&format!("{place}.{key}"), value, &b[key], found));
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            let pairs = a.iter().zip(b).enumerate();
+            pairs.for_each(|(index, (a, b))| differing(&format!("{place}.{index}"), a, b, found));
+        }
+        _ if a == b => {}
+        _ => found.push(format!("{place}: {a} and {b}")),
+    }
+}
+
 fn assert_equal_runs(task: &TinyTask, a: &str, b: &str) {
-    assert_eq!(timeless(&task.file(a).join("report.json")), timeless(&task.file(b).join("report.json")));
+    let report = |run: &str| timeless(&task.file(run).join("report.json"));
+    let mut differences = Vec::new();
+    differing("report", &report(a), &report(b), &mut differences);
+    assert!(differences.is_empty(), "{differences:#?}");
     let files = ["artifact.json", "prompt.toml", "head.safetensors", "adapter/adapter_model.safetensors"];
     for file in files {
         let read = |run: &str| std::fs::read(task.file(run).join("artifact").join(file));

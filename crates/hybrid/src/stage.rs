@@ -94,6 +94,12 @@ impl StageMeter {
         Self { began: Instant::now(), tokens_before: model.tokens(), flops_before: model.flops(), carried }
     }
 
+    /// Forgets the tokens counted so far: work that a resumed stage repeats was counted before.
+    pub(crate) fn recount(&mut self, model: &LocalModel) {
+        self.tokens_before = model.tokens();
+        self.flops_before = model.flops();
+    }
+
     pub(crate) fn spent(&self, model: &LocalModel) -> Spent {
         Spent {
             seconds: self.carried.seconds + self.began.elapsed().as_secs_f64(),

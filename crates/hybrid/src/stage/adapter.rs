@@ -50,7 +50,7 @@ pub(crate) fn train(
         tokens: checkpoint.progressed.tokens,
         flops: checkpoint.progressed.flops,
     });
-    let meter = StageMeter::new(context.model, carried);
+    let mut meter = StageMeter::new(context.model, carried);
     let head = head_config(config);
     let start = start(context, config, &head, parent)?;
     let adapter = AdapterRecord {
@@ -64,6 +64,9 @@ pub(crate) fn train(
         false => start.adapters.lowest_layer().unwrap_or(n_layers),
     };
     let prefix = PrefixCache::build(context.model, &rows.encodings, lowest, &start.adapters);
+    if checkpoint.is_some() {
+        meter.recount(context.model);
+    }
     let mut training = Training::new(context, config, rows, prefix, start, checkpoint, meter, lowest)?;
     training.run(context, &parent.prompt, metric)?;
     let spent = training.meter.spent(context.model);
