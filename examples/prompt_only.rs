@@ -2,6 +2,8 @@
 //!
 //! `cargo run --example prompt_only`
 
+#![allow(clippy::print_stdout, reason = "an example shows what it does")]
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -20,13 +22,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let device = open_device("flex")?;
     let resolved = Resolver::from_environment()
-        .resolve("sentence-transformers/all-MiniLM-L6-v2", &|line| eprintln!("{line}"))?;
+        .resolve("sentence-transformers/all-MiniLM-L6-v2", &|line| {
+            eprintln!("{line}")
+        })?;
     let base = Model::load_encoder(&resolved.folder, &device)?;
     let tokenizer = Tokenizer::from_file(&resolved.folder.join("tokenizer.json"), 64)?;
     let mut model = LocalModel::new(base, tokenizer, device, Pooling::Mean);
 
     let fields = ["text".to_owned()].into();
-    let templates = ["{{ text }}".to_owned(), "customer question: {{ text }}".to_owned()];
+    let templates = [
+        "{{ text }}".to_owned(),
+        "customer question: {{ text }}".to_owned(),
+    ];
     let patterns = [
         vec!["{{ label }}".to_owned()],
         vec!["a question about {{ label }}".to_owned()],

@@ -15,7 +15,10 @@ fn refused(task: &TinyTask, settings: &[&str], parts: &[&str]) {
         assert!(message.contains(part), "{part:?} is not in: {message}");
     }
     assert!(!message.contains("panicked"), "{message}");
-    assert!(!task.file("refused").exists(), "a refused run left a folder");
+    assert!(
+        !task.file("refused").exists(),
+        "a refused run left a folder"
+    );
 }
 
 #[test]
@@ -28,14 +31,24 @@ fn all_faults_of_a_recipe_are_named_with_their_lines() {
     refused(
         &task,
         &[],
-        &["4 faults", "recipe.toml:4: sede: unknown key", "rnak: unknown key", "stages.1.epochs", "target.metric"],
+        &[
+            "4 faults",
+            "recipe.toml:4: sede: unknown key",
+            "rnak: unknown key",
+            "stages.1.epochs",
+            "target.metric",
+        ],
     );
 }
 
 #[test]
 fn an_unknown_key_of_a_setting_is_named() {
     let task = TinyTask::new();
-    refused(&task, &["stages.1.epoch=2"], &["--set stages.1.epoch", "unknown key"]);
+    refused(
+        &task,
+        &["stages.1.epoch=2"],
+        &["--set stages.1.epoch", "unknown key"],
+    );
 }
 
 #[test]
@@ -73,14 +86,21 @@ fn faulty_rows_are_named_by_file_line_and_field() {
 #[test]
 fn a_report_label_that_fit_has_never_seen_is_refused() {
     let task = TinyTask::new();
-    std::fs::write(task.file("report.jsonl"), "{\"text\": \"a\", \"label\": \"new\"}\n").unwrap();
+    std::fs::write(
+        task.file("report.jsonl"),
+        "{\"text\": \"a\", \"label\": \"new\"}\n",
+    )
+    .unwrap();
     refused(&task, &[], &["report.jsonl:1", "new"]);
 }
 
 #[test]
 fn a_template_that_never_uses_the_input_is_refused() {
     let task = TinyTask::new();
-    task.edit_recipe("[\"{{ text }}\", \"customer question: {{ text }}\"]", "[\"always the same\"]");
+    task.edit_recipe(
+        "[\"{{ text }}\", \"customer question: {{ text }}\"]",
+        "[\"always the same\"]",
+    );
     refused(&task, &[], &["always the same", "text"]);
 }
 
@@ -106,22 +126,37 @@ fn tensors_that_are_missing_extra_or_misshapen_are_named() {
     let name = "bert.encoder.layer.0.attention.self.query.bias";
     let view = file.tensor(name).unwrap();
     let longer = [view.data(), &[0; 4]].concat();
-    let other = |shape: Vec<usize>, data| safetensors::tensor::TensorView::new(view.dtype(), shape, data).unwrap();
+    let other = |shape: Vec<usize>, data| {
+        safetensors::tensor::TensorView::new(view.dtype(), shape, data).unwrap()
+    };
     let all = || file.iter().collect::<Vec<_>>();
-    let without = all().into_iter().filter(|(key, _)| *key != name).collect::<Vec<_>>();
+    let without = all()
+        .into_iter()
+        .filter(|(key, _)| *key != name)
+        .collect::<Vec<_>>();
     let width = view.shape()[0];
     let mut extra = all();
-    extra.push(("bert.encoder.layer.0.surprise", other(vec![width], view.data())));
+    extra.push((
+        "bert.encoder.layer.0.surprise",
+        other(vec![width], view.data()),
+    ));
     let mut misshapen = without.clone();
     misshapen.push((name, other(vec![width + 1], &longer)));
     let cases = [
         (without, vec![name.to_owned()]),
         (extra, vec!["bert.encoder.layer.0.surprise".to_owned()]),
-        (misshapen, vec![name.to_owned(), width.to_string(), (width + 1).to_string()]),
+        (
+            misshapen,
+            vec![name.to_owned(), width.to_string(), (width + 1).to_string()],
+        ),
     ];
     for (tensors, parts) in cases {
         std::fs::write(&weights, safetensors::serialize(tensors, None).unwrap()).unwrap();
-        refused(&task, &[], &parts.iter().map(String::as_str).collect::<Vec<_>>());
+        refused(
+            &task,
+            &[],
+            &parts.iter().map(String::as_str).collect::<Vec<_>>(),
+        );
     }
 }
 
@@ -133,16 +168,27 @@ fn an_unknown_architecture_lists_the_known_ones() {
     config["model_type"] = "mamba".into();
     config["architectures"] = serde_json::json!(["MambaModel"]);
     std::fs::write(&path, config.to_string()).unwrap();
-    refused(&task, &[], &["config.json", "mamba", "bert", "roberta", "distilbert"]);
+    refused(
+        &task,
+        &[],
+        &["config.json", "mamba", "bert", "roberta", "distilbert"],
+    );
 }
 
 #[test]
 fn an_unknown_or_absent_device_says_how_to_get_it() {
     let task = TinyTask::new();
     for (device, part) in [("tpu", "flex"), ("cuda", "cuda")] {
-        let output = task.train("refused").args(["--device", device]).assert().code(2);
+        let output = task
+            .train("refused")
+            .args(["--device", device])
+            .assert()
+            .code(2);
         let message = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
-        assert!(message.contains(device) && message.contains(part), "{message}");
+        assert!(
+            message.contains(device) && message.contains(part),
+            "{message}"
+        );
         assert!(!message.contains("panicked"), "{message}");
     }
 }
@@ -193,6 +239,10 @@ fn a_full_disk_is_reported_and_finished_work_is_kept() {
 #[test]
 fn an_artifact_that_is_damaged_is_refused() {
     let task = TinyTask::new();
-    let output = hybrid().arg("eval").arg(task.file("nowhere")).assert().code(2);
+    let output = hybrid()
+        .arg("eval")
+        .arg(task.file("nowhere"))
+        .assert()
+        .code(2);
     assert!(String::from_utf8_lossy(&output.get_output().stderr).contains("artifact.json"));
 }

@@ -8,7 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 /// The fixture folder: `HYBRID_FIXTURES`, or the copy in the repository.
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     match std::env::var_os("HYBRID_FIXTURES") {
         Some(folder) => PathBuf::from(folder),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures"),
@@ -16,50 +16,72 @@ pub fn root() -> PathBuf {
 }
 
 /// One entry of `INDEX.json` with its `meta.json`.
-pub struct Fixture {
-    pub name: String,
-    pub folder: PathBuf,
-    pub meta: Value,
+pub(crate) struct Fixture {
+    pub(crate) name: String,
+    pub(crate) folder: PathBuf,
+    pub(crate) meta: Value,
 }
 
 /// All fixtures of a kind, at least one.
 ///
 /// Fails on a kind that no test of this project knows, so that a new kind is never passed over.
-pub fn of_kind(kind: &str) -> Vec<Fixture> {
+pub(crate) fn of_kind(kind: &str) -> Vec<Fixture> {
     const KINDS: [&str; 10] = [
-        "adapter", "gguf", "merging", "metrics", "model", "objective", "real model", "rng", "tokenizer",
+        "adapter",
+        "gguf",
+        "merging",
+        "metrics",
+        "model",
+        "objective",
+        "real model",
+        "rng",
+        "tokenizer",
         "training",
     ];
     let root = root();
     let index = json(&root.join("INDEX.json"));
     let mut fixtures = Vec::new();
-    for entry in index["fixtures"].as_array().expect("INDEX.json lists fixtures") {
+    for entry in index["fixtures"]
+        .as_array()
+        .expect("INDEX.json lists fixtures")
+    {
         let entry_kind = entry["kind"].as_str().expect("a fixture has a kind");
-        assert!(KINDS.contains(&entry_kind), "unknown fixture kind {entry_kind:?}");
+        assert!(
+            KINDS.contains(&entry_kind),
+            "unknown fixture kind {entry_kind:?}"
+        );
         if entry_kind == kind {
-            let name = entry["path"].as_str().expect("a fixture has a path").to_owned();
+            let name = entry["path"]
+                .as_str()
+                .expect("a fixture has a path")
+                .to_owned();
             let folder = root.join(&name);
             let meta = json(&folder.join("meta.json"));
             fixtures.push(Fixture { name, folder, meta });
         }
     }
-    assert!(!fixtures.is_empty(), "no fixture of kind {kind:?} in {}", root.display());
+    assert!(
+        !fixtures.is_empty(),
+        "no fixture of kind {kind:?} in {}",
+        root.display()
+    );
     fixtures
 }
 
-pub fn json(path: &Path) -> Value {
-    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+pub(crate) fn json(path: &Path) -> Value {
+    let text =
+        std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// The device under test: `HYBRID_DEVICE`, default flex.
-pub fn device() -> Device {
+pub(crate) fn device() -> Device {
     let name = std::env::var("HYBRID_DEVICE").unwrap_or_else(|_| "flex".to_owned());
     hybrid_models::open_device(&name).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// The tensors of one safetensors file, on the host.
-pub struct Tensors(BTreeMap<String, (Vec<usize>, Values)>);
+pub(crate) struct Tensors(BTreeMap<String, (Vec<usize>, Values)>);
 
 enum Values {
     Float(Vec<f32>),
@@ -67,14 +89,28 @@ enum Values {
 }
 
 impl Tensors {
-    pub fn read(path: &Path) -> Self {
-        let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let file = SafeTensors::deserialize(&bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    pub(crate) fn read(path: &Path) -> Self {
+        let bytes =
+            std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let file = SafeTensors::deserialize(&bytes)
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let tensors = file.iter().map(|(name, view)| {
             let data = view.data();
             let values = match view.dtype() {
-                Dtype::F32 => Values::Float(data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),
-                Dtype::I64 => Values::Int(data.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect()),
+                Dtype::F32 => Values::Float(
+                    data.as_chunks()
+                        .0
+                        .iter()
+                        .map(|b| f32::from_le_bytes(*b))
+                        .collect(),
+                ),
+                Dtype::I64 => Values::Int(
+                    data.as_chunks()
+                        .0
+                        .iter()
+                        .map(|b| i64::from_le_bytes(*b))
+                        .collect(),
+                ),
                 other => panic!("{}: {name}: unexpected dtype {other:?}", path.display()),
             };
             (name.to_owned(), (view.shape().to_vec(), values))
@@ -82,60 +118,76 @@ impl Tensors {
         Self(tensors.collect())
     }
 
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
 
-    pub fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
 
-    pub fn shape(&self, name: &str) -> &[usize] {
+    pub(crate) fn shape(&self, name: &str) -> &[usize] {
         &self.0[name].0
     }
 
-    pub fn floats(&self, name: &str) -> &[f32] {
+    pub(crate) fn floats(&self, name: &str) -> &[f32] {
         match &self.0[name].1 {
             Values::Float(values) => values,
             Values::Int(_) => panic!("{name} holds integers"),
         }
     }
 
-    pub fn ints(&self, name: &str) -> &[i64] {
+    pub(crate) fn ints(&self, name: &str) -> &[i64] {
         match &self.0[name].1 {
             Values::Int(values) => values,
             Values::Float(_) => panic!("{name} holds floats"),
         }
     }
 
-    pub fn float<const D: usize>(&self, name: &str, device: &Device) -> Tensor<D> {
-        Tensor::from_data(TensorData::new(self.floats(name).to_vec(), self.shape(name).to_vec()), device)
+    pub(crate) fn float<const D: usize>(&self, name: &str, device: &Device) -> Tensor<D> {
+        Tensor::from_data(
+            TensorData::new(self.floats(name).to_vec(), self.shape(name).to_vec()),
+            device,
+        )
     }
 
-    pub fn int<const D: usize>(&self, name: &str, device: &Device) -> Tensor<D, Int> {
-        Tensor::from_data(TensorData::new(self.ints(name).to_vec(), self.shape(name).to_vec()), device)
+    pub(crate) fn int<const D: usize>(&self, name: &str, device: &Device) -> Tensor<D, Int> {
+        Tensor::from_data(
+            TensorData::new(self.ints(name).to_vec(), self.shape(name).to_vec()),
+            device,
+        )
     }
 }
 
 /// `|actual - expected| <= atol + rtol |expected|`, taken from a `tolerance` object of `meta.json`.
-pub struct Tolerance {
-    pub atol: f64,
-    pub rtol: f64,
+pub(crate) struct Tolerance {
+    pub(crate) atol: f64,
+    pub(crate) rtol: f64,
 }
 
 impl Tolerance {
-    pub fn of(tolerance: &Value) -> Self {
-        let number = |key: &str| tolerance[key].as_f64().unwrap_or_else(|| panic!("no {key} in {tolerance}"));
-        Self { atol: number("atol"), rtol: number("rtol") }
+    pub(crate) fn of(tolerance: &Value) -> Self {
+        let number = |key: &str| {
+            tolerance[key]
+                .as_f64()
+                .unwrap_or_else(|| panic!("no {key} in {tolerance}"))
+        };
+        Self {
+            atol: number("atol"),
+            rtol: number("rtol"),
+        }
     }
 
     /// Fails with the place and size of the worst difference. Not-a-number never passes.
-    pub fn check(&self, what: &str, actual: &[f32], expected: &[f32]) {
+    pub(crate) fn check(&self, what: &str, actual: &[f32], expected: &[f32]) {
         assert_eq!(actual.len(), expected.len(), "{what}: number of values");
         for (index, (a, e)) in actual.iter().zip(expected).enumerate() {
             let (a, e) = (f64::from(*a), f64::from(*e));
             let allowed = self.atol + self.rtol * e.abs();
-            assert!((a - e).abs() <= allowed, "{what}[{index}]: {a} instead of {e} (allowed {allowed:.1e})");
+            assert!(
+                (a - e).abs() <= allowed,
+                "{what}[{index}]: {a} instead of {e} (allowed {allowed:.1e})"
+            );
         }
     }
 }

@@ -106,7 +106,7 @@ fn check_rows(tokenizer: &Tokenizer, rows: &[Value]) {
             .encode_char_offsets(text.as_str(), true)
             .unwrap();
         assert_eq!(Value::from(full.get_tokens()), row["tokens"], "{text:?}");
-        assert_eq!(offsets(&full.get_offsets()), row["offsets"], "{text:?}");
+        assert_eq!(offsets(full.get_offsets()), row["offsets"], "{text:?}");
         assert_eq!(
             Value::from(full.get_special_tokens_mask()),
             row["special_tokens_mask"],
@@ -139,7 +139,7 @@ fn check_pairs(tokenizer: &Tokenizer, rows: &[Value]) {
             .inner()
             .encode_char_offsets((a.as_str(), b.as_str()), true)
             .unwrap();
-        assert_eq!(offsets(&full.get_offsets()), row["offsets"], "{a:?} {b:?}");
+        assert_eq!(offsets(full.get_offsets()), row["offsets"], "{a:?} {b:?}");
         assert_eq!(
             serde_json::json!(full.get_sequence_ids()),
             row["sequence_ids"],

@@ -77,7 +77,7 @@ fn parity_of_files_in_peft_itself() {
             let mut case_bare = case(&bench, &format!("{name} (bare)"), &place("bare"));
             let [batch, seq, width] = hidden.dims();
             let per_row: Vec<Value> = (0..batch)
-                .map(|row| rows(hidden.clone().slice([row..row + 1]).reshape([seq, width])))
+                .map(|row| rows(hidden.clone().narrow(0, row, 1).reshape([seq, width])))
                 .collect();
             case_bare["hidden"] = json!(per_row);
             cases.push(case_bare);

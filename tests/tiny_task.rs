@@ -19,12 +19,12 @@ const LABELS: [(&str, [&str; 4]); 3] = [
 const FILLERS: [&str; 8] = ["my", "the", "is", "a", "please", "help", "why", "question"];
 
 /// A task on disk; removed when dropped.
-pub struct TinyTask {
+pub(crate) struct TinyTask {
     folder: TempDir,
 }
 
 impl TinyTask {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let task = Self { folder };
         task.write_model();
@@ -35,29 +35,33 @@ impl TinyTask {
         task
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    pub fn recipe(&self) -> PathBuf {
+    pub(crate) fn recipe(&self) -> PathBuf {
         self.path().join("recipe.toml")
     }
 
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.path().join(name)
     }
 
     /// Replaces text in the recipe; fails when it is not there.
-    pub fn edit_recipe(&self, old: &str, new: &str) {
+    pub(crate) fn edit_recipe(&self, old: &str, new: &str) {
         let text = std::fs::read_to_string(self.recipe()).unwrap();
         assert!(text.contains(old), "{old:?} is not in the recipe");
         std::fs::write(self.recipe(), text.replace(old, new)).unwrap();
     }
 
     /// `hybrid train` of this task into `out`.
-    pub fn train(&self, out: &str) -> Command {
+    pub(crate) fn train(&self, out: &str) -> Command {
         let mut command = hybrid();
-        command.arg("train").arg(self.recipe()).arg("--out").arg(self.file(out));
+        command
+            .arg("train")
+            .arg(self.recipe())
+            .arg("--out")
+            .arg(self.file(out));
         command
     }
 
@@ -89,19 +93,31 @@ impl TinyTask {
 }
 
 /// The built `hybrid` command, on the device under test.
-pub fn hybrid() -> Command {
+pub(crate) fn hybrid() -> Command {
     Command::new(assert_cmd::cargo::cargo_bin!("hybrid"))
 }
 
 /// A WordPiece tokenizer over the task's words with `size` entries.
 fn tokenizer(size: usize) -> Value {
-    let mut words: Vec<String> = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].map(str::to_owned).into();
-    words.extend(LABELS.iter().flat_map(|(_, words)| words.iter().map(|word| (*word).to_owned())));
+    let mut words: Vec<String> = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        .map(str::to_owned)
+        .into();
+    words.extend(
+        LABELS
+            .iter()
+            .flat_map(|(_, words)| words.iter().map(|word| (*word).to_owned())),
+    );
     words.extend(FILLERS.iter().map(|word| (*word).to_owned()));
     words.extend(["new", "customer", ":", "about"].map(str::to_owned));
-    assert!(words.len() <= size, "the fixture's vocabulary is too small for this task");
-    let vocabulary: serde_json::Map<String, Value> =
-        words.into_iter().enumerate().map(|(id, word)| (word, json!(id))).collect();
+    assert!(
+        words.len() <= size,
+        "the fixture's vocabulary is too small for this task"
+    );
+    let vocabulary: serde_json::Map<String, Value> = words
+        .into_iter()
+        .enumerate()
+        .map(|(id, word)| (word, json!(id)))
+        .collect();
     let special = |id: usize, content: &str| {
         json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
                "normalized": false, "special": true})

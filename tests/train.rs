@@ -32,7 +32,9 @@ fn strip(value: &mut Value) {
 fn differing(place: &str, a: &Value, b: &Value, found: &mut Vec<String>) {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) if a.keys().eq(b.keys()) => {
-            a.iter().for_each(|(key, value)| differing(&format!("{place}.{key}"), value, &b[key], found));
+            a.iter().for_each(|(key, value)| {
+                differing(&format!("{place}.{key}"), value, &b[key], found)
+            });
         }
         (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
             let pairs = a.iter().zip(b).enumerate();
@@ -48,10 +50,19 @@ fn assert_equal_runs(task: &TinyTask, a: &str, b: &str) {
     let mut differences = Vec::new();
     differing("report", &report(a), &report(b), &mut differences);
     assert!(differences.is_empty(), "{differences:#?}");
-    let files = ["artifact.json", "prompt.toml", "head.safetensors", "adapter/adapter_model.safetensors"];
+    let files = [
+        "artifact.json",
+        "prompt.toml",
+        "head.safetensors",
+        "adapter/adapter_model.safetensors",
+    ];
     for file in files {
         let read = |run: &str| std::fs::read(task.file(run).join("artifact").join(file));
-        assert_eq!(read(a).unwrap(), read(b).unwrap(), "{file} differs between {a} and {b}");
+        assert_eq!(
+            read(a).unwrap(),
+            read(b).unwrap(),
+            "{file} differs between {a} and {b}"
+        );
     }
 }
 
@@ -61,11 +72,23 @@ fn two_runs_are_equal_and_every_file_is_there() {
     task.train("a").assert().success();
     task.train("b").assert().success();
     assert_equal_runs(&task, "a", "b");
-    for file in ["recipe.toml", "journal.jsonl", "report.json", "report.html", "README.md", "artifact/README.md"] {
+    for file in [
+        "recipe.toml",
+        "journal.jsonl",
+        "report.json",
+        "report.html",
+        "README.md",
+        "artifact/README.md",
+    ] {
         assert!(task.file("a").join(file).is_file(), "{file} is missing");
     }
     let report = json(&task.file("a").join("report.json"));
-    let ids: Vec<&str> = report["candidates"].as_array().unwrap().iter().map(|c| c["id"].as_str().unwrap()).collect();
+    let ids: Vec<&str> = report["candidates"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c["id"].as_str().unwrap())
+        .collect();
     assert_eq!(ids[0], "baseline");
     assert!(ids.contains(&"1-lora"), "{ids:?}");
 }
@@ -75,7 +98,13 @@ fn another_seed_gives_another_adapter() {
     let task = TinyTask::new();
     task.train("a").assert().success();
     task.train("b").args(["--set", "seed=4"]).assert().success();
-    let read = |run: &str| std::fs::read(task.file(run).join("candidates/1-lora/trainable.safetensors")).unwrap();
+    let read = |run: &str| {
+        std::fs::read(
+            task.file(run)
+                .join("candidates/1-lora/trainable.safetensors"),
+        )
+        .unwrap()
+    };
     assert_ne!(read("a"), read("b"));
 }
 
@@ -125,14 +154,21 @@ fn a_finished_run_shows_its_report_and_changes_nothing() {
     let events = |task: &TinyTask| std::fs::read_to_string(task.file("a/journal.jsonl")).unwrap();
     let before = events(&task);
     task.train("a").arg("--fresh").assert().success();
-    assert_eq!(before.matches("stage_ended").count(), events(&task).matches("stage_ended").count());
+    assert_eq!(
+        before.matches("stage_ended").count(),
+        events(&task).matches("stage_ended").count()
+    );
 }
 
 #[test]
 fn a_changed_recipe_is_not_resumed() {
     let task = TinyTask::new();
     task.train("a").assert().success();
-    let refused = task.train("a").args(["--set", "stages.1.epochs=5"]).assert().code(2);
+    let refused = task
+        .train("a")
+        .args(["--set", "stages.1.epochs=5"])
+        .assert()
+        .code(2);
     let message = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
     assert!(message.contains("stages.1.epochs: 4 -> 5"), "{message}");
 }
@@ -142,7 +178,12 @@ fn eval_gives_the_accuracy_of_the_report() {
     let task = TinyTask::new();
     task.train("a").assert().success();
     let report = json(&task.file("a/report.json"));
-    let output = hybrid().arg("eval").arg(task.file("a/artifact")).arg("--json").assert().success();
+    let output = hybrid()
+        .arg("eval")
+        .arg(task.file("a/artifact"))
+        .arg("--json")
+        .assert()
+        .success();
     let figures: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
     assert_eq!(figures["accuracy"], report["final"]["value"]);
 }
@@ -152,9 +193,17 @@ fn predict_answers_each_line_and_keeps_what_came_before_a_fault() {
     let task = TinyTask::new();
     task.train("a").assert().success();
     let lines = "my card is lost\n{\"text\": \"the fee is money\"}\n\n{\"query\": 1}\nnever read\n";
-    let output = hybrid().arg("predict").arg(task.file("a/artifact")).write_stdin(lines).assert().code(2);
+    let output = hybrid()
+        .arg("predict")
+        .arg(task.file("a/artifact"))
+        .write_stdin(lines)
+        .assert()
+        .code(2);
     let answers = String::from_utf8(output.get_output().stdout.clone()).unwrap();
-    let answers: Vec<Value> = answers.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let answers: Vec<Value> = answers
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     assert_eq!(answers.len(), 2);
     assert_eq!(answers[0]["input"]["text"], "my card is lost");
     let message = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
@@ -175,9 +224,24 @@ fn predict_answers_each_line_and_keeps_what_came_before_a_fault() {
 fn a_merged_model_predicts_as_the_adapter_does() {
     let task = TinyTask::new();
     task.train("a").assert().success();
-    hybrid().arg("merge").arg(task.file("a/artifact")).arg("--out").arg(task.file("merged")).assert().success();
+    hybrid()
+        .arg("merge")
+        .arg(task.file("a/artifact"))
+        .arg("--out")
+        .arg(task.file("merged"))
+        .assert()
+        .success();
     for file in ["config.json", "model.safetensors", "tokenizer.json"] {
-        assert!(task.file("merged").join(file).is_file(), "{file} is missing");
+        assert!(
+            task.file("merged").join(file).is_file(),
+            "{file} is missing"
+        );
     }
-    hybrid().arg("merge").arg(task.file("a/artifact")).arg("--out").arg(task.file("merged")).assert().code(2);
+    hybrid()
+        .arg("merge")
+        .arg(task.file("a/artifact"))
+        .arg("--out")
+        .arg(task.file("merged"))
+        .assert()
+        .code(2);
 }

@@ -11,7 +11,9 @@ fn main() {
             println!("cargo::rerun-if-changed={}", path.display());
         }
     }
-    let output = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
+    let output = Command::new("git")
+        .args(["rev-parse", "--short=12", "HEAD"])
+        .output();
     if let Ok(output) = output
         && output.status.success()
         && let Ok(commit) = String::from_utf8(output.stdout)

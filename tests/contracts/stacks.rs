@@ -4,8 +4,11 @@ use hybrid_adapters::AdapterConfig;
 use hybrid_models::SiteKind;
 use serde_json::json;
 
+/// Number of parameters at a site with this path and kind.
+pub(crate) type Expected = fn(&str, &SiteKind) -> usize;
+
 /// Stacks under test with the number of parameters that each must have, by site.
-pub(crate) fn stacks() -> Vec<(Vec<AdapterConfig>, fn(&str, &SiteKind) -> usize)> {
+pub(crate) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
     let stack = |value: serde_json::Value| serde_json::from_value(value).unwrap();
     vec![
         (

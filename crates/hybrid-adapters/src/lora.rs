@@ -236,21 +236,27 @@ impl Factors {
         let [batch, seq, d_in] = x.dims();
         let (a, b) = (self.lora_a.val(), self.lora_b.val());
         let [_, d_out] = b.dims();
-        let mut rows = x.reshape([batch * seq, d_in]);
-        if self.dropout > 0.0 && a.is_require_grad() {
-            rows = drop_out(rows, self.dropout);
-        }
-        let narrow = rows.matmul(a).mul_scalar(self.scale);
+        let rows = x.reshape([batch * seq, d_in]);
+        let (rows, scale) = match self.dropout > 0.0 && a.is_require_grad() {
+            true => (
+                drop_out(rows, self.dropout),
+                self.scale / (1.0 - self.dropout),
+            ),
+            false => (rows, self.scale),
+        };
+        let narrow = rows.matmul(a).mul_scalar(scale);
         narrow.matmul(b).reshape([batch, seq, d_out])
     }
 }
 
-/// Drops values and scales up the rest (Srivastava et al. 2014). Not Burn's layer: that one lets
-/// input pass that has no gradient, which the lowest adapted site always gets.
+/// Sets a share of the values to zero (Srivastava et al. 2014); scaling up the rest is left to the
+/// caller. Not Burn's layer: that one lets input pass that has no gradient, which the lowest
+/// adapted site always gets.
 fn drop_out(rows: Tensor<2>, share: f64) -> Tensor<2> {
     let device = rows.device().without_autodiff();
-    let kept = Tensor::random(rows.dims(), Distribution::Bernoulli(1.0 - share), &device);
-    rows * kept.div_scalar(1.0 - share)
+    let dropped =
+        Tensor::<2>::random(rows.dims(), Distribution::Default, &device).lower_elem(share);
+    rows.mask_fill(dropped, 0.0)
 }
 
 impl Method for Lora {

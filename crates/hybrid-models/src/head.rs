@@ -11,6 +11,7 @@ use crate::{Embedding, Hooks, LayerNorm, Linear, ModelError, distilbert};
 
 /// The head of a model.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "a model has one head, made once")]
 pub(crate) enum Head {
     None,
     SequenceClassification {

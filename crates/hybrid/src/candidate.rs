@@ -58,25 +58,37 @@ const TENSORS: &str = "trainable.safetensors";
 impl Candidate {
     /// The deciding figure.
     pub fn score(&self, metric: &str) -> f64 {
-        self.select.get(metric).copied().unwrap_or(f64::NEG_INFINITY)
+        self.select
+            .get(metric)
+            .copied()
+            .unwrap_or(f64::NEG_INFINITY)
     }
 
     /// What chooses among candidates.
     pub(crate) fn standing(&self, metric: Metric) -> Standing {
         let log_loss = self.select.get(LOG_LOSS).copied().unwrap_or(f64::INFINITY);
-        Standing { value: self.score(metric.name()), log_loss }
+        Standing {
+            value: self.score(metric.name()),
+            log_loss,
+        }
     }
 
     /// Number of trained values.
     pub(crate) fn cost_of_adapter(&self) -> u64 {
-        self.adapter.as_ref().map_or(0, |adapter| adapter.trainable_parameters as u64)
+        self.adapter
+            .as_ref()
+            .map_or(0, |adapter| adapter.trainable_parameters as u64)
     }
 
     /// Stores the candidate, whole or not at all.
     ///
     /// # Errors
     /// [`HybridError::Write`].
-    pub(crate) fn store(&self, run: &RunFolder, trained: Option<&NamedTensors>) -> Result<(), HybridError> {
+    pub(crate) fn store(
+        &self,
+        run: &RunFolder,
+        trained: Option<&NamedTensors>,
+    ) -> Result<(), HybridError> {
         write_folder_whole(&run.candidate(&self.id), |folder| {
             let text = serde_json::to_vec_pretty(self).expect("candidates are plain data");
             write_whole(&folder.join(DESCRIPTION), &text)?;
@@ -93,8 +105,14 @@ impl Candidate {
     /// [`HybridError::Read`] or [`HybridError::Format`].
     pub(crate) fn read(run: &RunFolder, id: &str) -> Result<Self, HybridError> {
         let path = run.candidate(id).join(DESCRIPTION);
-        let bytes = std::fs::read(&path).map_err(|source| HybridError::Read { path: path.clone(), source })?;
-        serde_json::from_slice(&bytes).map_err(|error| HybridError::Format { path, reason: error.to_string() })
+        let bytes = std::fs::read(&path).map_err(|source| HybridError::Read {
+            path: path.clone(),
+            source,
+        })?;
+        serde_json::from_slice(&bytes).map_err(|error| HybridError::Format {
+            path,
+            reason: error.to_string(),
+        })
     }
 
     /// The values of a stored candidate's adapter.

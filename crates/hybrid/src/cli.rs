@@ -12,7 +12,11 @@ mod artifact_commands;
 
 /// Hybrid fine-tuning: search the prompt, train a small adapter, alternate the two.
 #[derive(Debug, Parser)]
-#[command(name = "hybrid", version, after_help = "Exit codes: 0 done, 1 failed or stopped, 2 the input must be changed.")]
+#[command(
+    name = "hybrid",
+    version,
+    after_help = "Exit codes: 0 done, 1 failed or stopped, 2 the input must be changed."
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -135,7 +139,11 @@ fn run(cli: Cli) -> Result<(), HybridError> {
         Command::Predict(arguments) => artifact_commands::predict(&arguments),
         Command::Merge(arguments) => artifact_commands::merge(&arguments),
         Command::Schema => {
-            println!("{}", serde_json::to_string_pretty(&crate::recipe::schema()).expect("a schema is plain data"));
+            println!(
+                "{}",
+                serde_json::to_string_pretty(&crate::recipe::schema())
+                    .expect("a schema is plain data")
+            );
             Ok(())
         }
         Command::Completions { shell } => {
@@ -158,7 +166,10 @@ mod tests {
 
     #[test]
     fn settings_are_split_at_the_first_equals_sign() {
-        assert_eq!(key_value("a.b=c=d"), Ok(("a.b".to_owned(), "c=d".to_owned())));
+        assert_eq!(
+            key_value("a.b=c=d"),
+            Ok(("a.b".to_owned(), "c=d".to_owned()))
+        );
         assert!(key_value("a.b").is_err());
         assert!(key_value("=b").is_err());
     }

@@ -32,14 +32,19 @@ impl Scored {
 
     /// What chooses among candidates.
     pub(crate) fn standing(&self, metric: Metric) -> Standing {
-        Standing { value: self.metric(metric), log_loss: self.figures.log_loss }
+        Standing {
+            value: self.metric(metric),
+            log_loss: self.figures.log_loss,
+        }
     }
 
     /// All figures that choose among candidates, by name.
     pub(crate) fn by_name(&self) -> BTreeMap<String, f64> {
         let figures = [Metric::Accuracy, Metric::MacroF1, Metric::Mcc];
-        let mut by_name: BTreeMap<String, f64> =
-            figures.into_iter().map(|metric| (metric.name().to_owned(), self.metric(metric))).collect();
+        let mut by_name: BTreeMap<String, f64> = figures
+            .into_iter()
+            .map(|metric| (metric.name().to_owned(), self.metric(metric)))
+            .collect();
         by_name.insert(LOG_LOSS.to_owned(), self.figures.log_loss);
         by_name
     }
@@ -68,7 +73,9 @@ pub(crate) fn render<'f>(
     inputs: impl Iterator<Item = &'f BTreeMap<String, String>>,
 ) -> Result<Vec<String>, HybridError> {
     let template = Template::parse(&prompt.template)?;
-    Ok(inputs.map(|fields| template.render(fields)).collect::<Result<_, _>>()?)
+    Ok(inputs
+        .map(|fields| template.render(fields))
+        .collect::<Result<_, _>>()?)
 }
 
 /// Class probabilities `[inputs][labels]`: of the active head, or else of the label words'
@@ -85,7 +92,10 @@ pub(crate) fn probabilities(
     }
     let rows = score_by_similarity(prompt, labels, &texts, model)?;
     let softmax = |row: Vec<f32>| {
-        let logits: Vec<f64> = row.into_iter().map(|cosine| f64::from(SIMILARITY_SCALE * cosine)).collect();
+        let logits: Vec<f64> = row
+            .into_iter()
+            .map(|cosine| f64::from(SIMILARITY_SCALE * cosine))
+            .collect();
         log_softmax(&logits).into_iter().map(f64::exp).collect()
     };
     Ok(rows.into_iter().map(softmax).collect())
@@ -99,13 +109,22 @@ pub(crate) fn score(
     split: &Split,
 ) -> Result<Scored, HybridError> {
     let scores = hybrid_prompts::score(prompt, &split.examples, labels, model)?;
-    let probabilities: Vec<Vec<f64>> = scores.log_probabilities.into_iter().map(exponentials).collect();
+    let probabilities: Vec<Vec<f64>> = scores
+        .log_probabilities
+        .into_iter()
+        .map(exponentials)
+        .collect();
     let figures = Classification::of(&probabilities, &split.targets)?;
-    Ok(Scored { probabilities, figures })
+    Ok(Scored {
+        probabilities,
+        figures,
+    })
 }
 
 fn exponentials(row: Vec<f32>) -> Vec<f64> {
-    row.into_iter().map(|value| f64::from(value).exp()).collect()
+    row.into_iter()
+        .map(|value| f64::from(value).exp())
+        .collect()
 }
 
 /// One unit vector a label: the mean of its embedded label words.
@@ -148,7 +167,12 @@ fn class_means(vectors: &[Vec<f32>], targets: &[usize], classes: usize) -> Vec<V
         }
     }
     for mean in &mut means {
-        let norm = mean.iter().map(|value| value * value).sum::<f32>().sqrt().max(1e-12);
+        let norm = mean
+            .iter()
+            .map(|value| value * value)
+            .sum::<f32>()
+            .sqrt()
+            .max(1e-12);
         mean.iter_mut().for_each(|value| *value /= norm);
     }
     means

@@ -132,11 +132,22 @@ impl Journal {
     /// [`HybridError::Write`] when the file cannot be opened or a torn line cannot be cut off,
     /// [`HybridError::Journal`] when a line other than the last is no event.
     pub(crate) fn open(path: &Path) -> Result<(Self, Vec<Event>), HybridError> {
-        let failed = |source| HybridError::Write { path: path.to_owned(), source };
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
+        let failed = |source| HybridError::Write {
+            path: path.to_owned(),
+            source,
+        };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(failed)?;
         let bytes = std::fs::read(path).map_err(failed)?;
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let whole = bytes
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |end| end + 1);
         let mut events = Vec::new();
         for (index, line) in bytes[..whole].split(|byte| *byte == b'\n').enumerate() {
             if line.is_empty() {
@@ -151,7 +162,13 @@ impl Journal {
         }
         file.set_len(whole as u64).map_err(failed)?;
         std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).map_err(failed)?;
-        Ok((Self { path: path.to_owned(), file }, events))
+        Ok((
+            Self {
+                path: path.to_owned(),
+                file,
+            },
+            events,
+        ))
     }
 
     /// Appends an event; events that mark a boundary are synchronised to disk.
@@ -159,7 +176,10 @@ impl Journal {
     /// # Errors
     /// [`HybridError::Write`], for example on a full disk.
     pub(crate) fn append(&mut self, event: &Event) -> Result<(), HybridError> {
-        let failed = |source| HybridError::Write { path: self.path.clone(), source };
+        let failed = |source| HybridError::Write {
+            path: self.path.clone(),
+            source,
+        };
         let mut line = serde_json::to_vec(event).expect("events are plain data");
         line.push(b'\n');
         self.file.write_all(&line).map_err(failed)?;
@@ -178,7 +198,9 @@ mod tests {
     fn a_torn_last_line_is_dropped_and_writing_goes_on() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.jsonl");
-        let stopped = Event::Stopped { reason: StopReason::Target };
+        let stopped = Event::Stopped {
+            reason: StopReason::Target,
+        };
         let (mut journal, events) = Journal::open(&path).unwrap();
         assert!(events.is_empty());
         journal.append(&stopped).unwrap();
@@ -188,7 +210,7 @@ mod tests {
         std::fs::write(&path, bytes).unwrap();
 
         let (mut journal, events) = Journal::open(&path).unwrap();
-        assert_eq!(events, [stopped.clone()]);
+        assert_eq!(events, std::slice::from_ref(&stopped));
         journal.append(&Event::Finished).unwrap();
         drop(journal);
         assert_eq!(Journal::open(&path).unwrap().1, [stopped, Event::Finished]);
@@ -198,7 +220,11 @@ mod tests {
     fn a_corrupt_line_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.jsonl");
-        std::fs::write(&path, "{\"event\":\"finished\"}\nnonsense\n{\"event\":\"finished\"}\n").unwrap();
+        std::fs::write(
+            &path,
+            "{\"event\":\"finished\"}\nnonsense\n{\"event\":\"finished\"}\n",
+        )
+        .unwrap();
         let error = Journal::open(&path).unwrap_err().to_string();
         assert!(error.contains("journal.jsonl:2"), "{error}");
     }

@@ -1,26 +1,26 @@
 //! Hybrid fine-tuning of language models.
-
+#![doc = include_str!("../../../README.md")]
 #![recursion_limit = "256"]
 
-pub mod recipe;
-mod error;
-mod run_folder;
-mod journal;
-mod tensors;
-mod interrupt;
-mod progress;
-mod task;
-mod local_model;
-mod evaluate;
-mod candidate;
-mod stage;
 mod alternate;
-mod preflight;
 mod artifact;
-mod merged;
-mod summary;
-mod run;
+mod candidate;
 pub mod cli;
+mod error;
+mod evaluate;
+mod interrupt;
+mod journal;
+mod local_model;
+mod merged;
+mod preflight;
+mod progress;
+pub mod recipe;
+mod run;
+mod run_folder;
+mod stage;
+mod summary;
+mod task;
+mod tensors;
 
 pub use artifact::{Artifact, ArtifactDescription};
 pub use candidate::{AdapterRecord, Candidate};

@@ -14,7 +14,10 @@ use crate::HybridError;
 
 /// Rows and padded tokens of one inference batch. Fixed, so that the same texts give the same
 /// bytes in a run and in a later `eval`.
-const INFERENCE: BatchLimits = BatchLimits { max_rows: 64, max_tokens: 2048 };
+const INFERENCE: BatchLimits = BatchLimits {
+    max_rows: 64,
+    max_tokens: 2048,
+};
 
 /// A base on a device with, perhaps, a trained adapter and head.
 pub struct LocalModel {
@@ -31,7 +34,15 @@ pub struct LocalModel {
 impl LocalModel {
     /// A base without adapter.
     pub fn new(base: Model, tokenizer: Tokenizer, device: Device, pooling: Pooling) -> Self {
-        Self { base, tokenizer, device, pooling, active: None, tokens: 0, flops: 0.0 }
+        Self {
+            base,
+            tokenizer,
+            device,
+            pooling,
+            active: None,
+            tokens: 0,
+            flops: 0.0,
+        }
     }
 
     /// Runs with these adapters and head from now on, or with the bare base.
@@ -61,7 +72,11 @@ impl LocalModel {
     /// The base's sizes, for estimates of work.
     pub(crate) fn size(&self) -> EncoderSize {
         let encoder = &self.base.encoder;
-        EncoderSize { n_layers: encoder.n_layers(), d_model: encoder.d_model(), d_ff: encoder.d_ff() }
+        EncoderSize {
+            n_layers: encoder.n_layers(),
+            d_model: encoder.d_model(),
+            d_ff: encoder.d_ff(),
+        }
     }
 
     /// Token ids of texts, truncated to the longest input.
@@ -73,7 +88,10 @@ impl LocalModel {
     }
 
     pub(crate) fn count_tokens<'a>(&mut self, encodings: impl IntoIterator<Item = &'a Encoding>) {
-        self.tokens += encodings.into_iter().map(|encoding| encoding.ids.len() as u64).sum::<u64>();
+        self.tokens += encodings
+            .into_iter()
+            .map(|encoding| encoding.ids.len() as u64)
+            .sum::<u64>();
     }
 
     /// The padded batch of some rows.
@@ -86,7 +104,11 @@ impl LocalModel {
     /// # Errors
     /// [`HybridError::Data`] when the tokenizer refuses a text, [`HybridError::Model`] when the
     /// base has no such pooling.
-    pub(crate) fn embed_pooled(&mut self, texts: &[String], pooling: Pooling) -> Result<Vec<Vec<f32>>, HybridError> {
+    pub(crate) fn embed_pooled(
+        &mut self,
+        texts: &[String],
+        pooling: Pooling,
+    ) -> Result<Vec<Vec<f32>>, HybridError> {
         self.pooled(texts, pooling, |_, pooled| unit_rows(pooled))
     }
 
@@ -118,7 +140,10 @@ impl LocalModel {
         read: impl Fn(&Option<Trainable>, Tensor<2>) -> Tensor<2>,
     ) -> Result<Vec<Vec<f32>>, HybridError> {
         let encodings = self.encode(texts)?;
-        let lengths: Vec<usize> = encodings.iter().map(|encoding| encoding.ids.len()).collect();
+        let lengths: Vec<usize> = encodings
+            .iter()
+            .map(|encoding| encoding.ids.len())
+            .collect();
         let mut rows_out = vec![Vec::new(); texts.len()];
         let (size, mut flops) = (self.size(), 0.0);
         for rows in length_buckets(&lengths, INFERENCE, BatchOrder::Sorted) {
@@ -151,12 +176,19 @@ impl PromptModel for LocalModel {
 
     /// Log-probabilities of the labels when a head is active.
     fn classify(&mut self, texts: &[String]) -> Result<Option<Vec<Vec<f32>>>, HybridError> {
-        let Some(pooling) = self.active.as_ref().and_then(|active| active.head.as_ref()).map(|head| head.pooling())
+        let Some(pooling) = self
+            .active
+            .as_ref()
+            .and_then(|active| active.head.as_ref())
+            .map(|head| head.pooling())
         else {
             return Ok(None);
         };
         let read = |active: &Option<Trainable>, pooled| {
-            let head = active.as_ref().and_then(|active| active.head.as_ref()).expect("checked above");
+            let head = active
+                .as_ref()
+                .and_then(|active| active.head.as_ref())
+                .expect("checked above");
             log_softmax(head.forward(pooled), 1)
         };
         self.pooled(texts, pooling, read).map(Some)
@@ -165,7 +197,12 @@ impl PromptModel for LocalModel {
 
 /// `[rows, d]` scaled to unit length row by row.
 pub(crate) fn unit_rows(x: Tensor<2>) -> Tensor<2> {
-    let norm = x.clone().powf_scalar(2.0).sum_dim(1).sqrt().clamp_min(1e-12);
+    let norm = x
+        .clone()
+        .powf_scalar(2.0)
+        .sum_dim(1)
+        .sqrt()
+        .clamp_min(1e-12);
     x / norm
 }
 
@@ -180,7 +217,10 @@ pub(crate) fn host_rows(x: Tensor<2>) -> Vec<Vec<f32>> {
 fn to_encoder_batch(batch: &PaddedBatch, device: &Device) -> EncoderBatch {
     let ints = |values: &[u32]| -> Tensor<2, Int> {
         let values: Vec<i32> = values.iter().map(|value| *value as i32).collect();
-        Tensor::from_data(TensorData::new(values, [batch.rows.len(), batch.seq]), device)
+        Tensor::from_data(
+            TensorData::new(values, [batch.rows.len(), batch.seq]),
+            device,
+        )
     };
     EncoderBatch {
         input_ids: ints(&batch.ids),

@@ -8,8 +8,13 @@ use crate::run_folder::write_folder_whole;
 use crate::tensors::{self, NamedTensors};
 
 /// Files of the base that a merged model needs as they are.
-const COPIED: [&str; 5] =
-    ["config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"];
+const COPIED: [&str; 5] = [
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+];
 
 /// Writes the merged model: the base's files with changed weights, and the classifier head beside
 /// them as `head.safetensors`.
@@ -19,7 +24,10 @@ const COPIED: [&str; 5] =
 pub(crate) fn write(artifact: &Artifact, out: &Path) -> Result<(), HybridError> {
     let trainable = artifact.model.active();
     let weights: NamedTensors = match trainable {
-        Some(trainable) => trainable.adapters.merge(&artifact.model.base)?.named_tensors(),
+        Some(trainable) => trainable
+            .adapters
+            .merge(&artifact.model.base)?
+            .named_tensors(),
         None => artifact.model.base.named_tensors(),
     }
     .into_iter()
@@ -28,11 +36,18 @@ pub(crate) fn write(artifact: &Artifact, out: &Path) -> Result<(), HybridError> 
         for name in COPIED {
             let source = artifact.base_folder.join(name);
             if source.is_file() {
-                let failed = |source| HybridError::Write { path: folder.join(name), source };
+                let failed = |source| HybridError::Write {
+                    path: folder.join(name),
+                    source,
+                };
                 std::fs::copy(&source, folder.join(name)).map_err(failed)?;
             }
         }
-        tensors::write(&folder.join("model.safetensors"), &weights, Some(("format", "pt".to_owned())))?;
+        tensors::write(
+            &folder.join("model.safetensors"),
+            &weights,
+            Some(("format", "pt".to_owned())),
+        )?;
         match trainable.and_then(|trainable| trainable.head.as_ref()) {
             Some(head) => crate::artifact::write_head(folder, head),
             None => Ok(()),

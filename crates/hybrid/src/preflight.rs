@@ -15,15 +15,26 @@ use crate::task::TaskData;
 ///
 /// # Errors
 /// [`HybridError`] of the crate whose rule is broken, or [`HybridError::Preflight`].
-pub(crate) fn check(recipe: &Recipe, data: &TaskData, model: &LocalModel) -> Result<(), HybridError> {
+pub(crate) fn check(
+    recipe: &Recipe,
+    data: &TaskData,
+    model: &LocalModel,
+) -> Result<(), HybridError> {
     let positions = model.base.encoder.max_positions();
     if recipe.base.max_length > positions {
         return Err(HybridError::Preflight {
-            what: format!("base.max_length is {} but the base reads at most {positions} tokens", recipe.base.max_length),
+            what: format!(
+                "base.max_length is {} but the base reads at most {positions} tokens",
+                recipe.base.max_length
+            ),
             remedy: format!("set base.max_length to {positions} or less"),
         });
     }
-    for (name, split) in [("fit", &data.fit), ("select", &data.select), ("report", &data.report)] {
+    for (name, split) in [
+        ("fit", &data.fit),
+        ("select", &data.select),
+        ("report", &data.report),
+    ] {
         if split.examples.is_empty() {
             return Err(HybridError::Preflight {
                 what: format!("the {name} split is empty"),
@@ -56,7 +67,10 @@ pub(crate) fn check(recipe: &Recipe, data: &TaskData, model: &LocalModel) -> Res
                 match earlier {
                     Some(earlier) if earlier.methods != config.methods => {
                         return Err(HybridError::Preflight {
-                            what: format!("the stages `{}` and `{}` train different methods", earlier.name, config.name),
+                            what: format!(
+                                "the stages `{}` and `{}` train different methods",
+                                earlier.name, config.name
+                            ),
                             remedy: "give both the same `methods`, stacked in one list".to_owned(),
                         });
                     }
@@ -75,12 +89,18 @@ fn room_for_input(
     recipe: &Recipe,
     model: &LocalModel,
 ) -> Result<(), HybridError> {
-    let empty = fields.iter().map(|field| (field.clone(), String::new())).collect();
+    let empty = fields
+        .iter()
+        .map(|field| (field.clone(), String::new()))
+        .collect();
     let bare = Template::parse(template)?.render(&empty)?;
     let used = model.encode(&[bare])?[0].ids.len();
     if used >= recipe.base.max_length {
         return Err(HybridError::Preflight {
-            what: format!("the template {template:?} alone fills all {} tokens", recipe.base.max_length),
+            what: format!(
+                "the template {template:?} alone fills all {} tokens",
+                recipe.base.max_length
+            ),
             remedy: "shorten it or raise base.max_length".to_owned(),
         });
     }
@@ -93,7 +113,9 @@ fn words_differ(words: &BTreeMap<String, Vec<String>>) -> Result<(), HybridError
     for (label, words) in words {
         if let Some(other) = seen.insert(words, label) {
             return Err(HybridError::Preflight {
-                what: format!("the labels {other:?} and {label:?} have the same label words {words:?}"),
+                what: format!(
+                    "the labels {other:?} and {label:?} have the same label words {words:?}"
+                ),
                 remedy: "give them words of their own under label_words".to_owned(),
             });
         }

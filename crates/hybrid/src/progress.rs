@@ -30,7 +30,12 @@ pub(crate) struct Progress {
 impl Progress {
     /// Shows work as `show` says.
     pub(crate) fn new(show: Show) -> Self {
-        Self { show, bar: None, last_line: Instant::now(), best: None }
+        Self {
+            show,
+            bar: None,
+            last_line: Instant::now(),
+            best: None,
+        }
     }
 
     /// Says one line, above the bar where there is one.
@@ -54,7 +59,9 @@ impl Progress {
         )
         .expect("the template is valid")
         .progress_chars("=> ");
-        let bar = ProgressBar::new(total as u64).with_style(style).with_prefix(what.to_owned());
+        let bar = ProgressBar::new(total as u64)
+            .with_style(style)
+            .with_prefix(what.to_owned());
         bar.set_position(done as u64);
         bar.reset_eta();
         self.bar = Some(bar);
@@ -62,13 +69,19 @@ impl Progress {
 
     /// `done` units are done; `detail` says how it stands.
     pub(crate) fn at(&mut self, done: usize, total: usize, detail: impl FnOnce() -> String) {
-        let best = self.best.as_deref().map(|best| format!(", best so far {best}")).unwrap_or_default();
+        let best = self
+            .best
+            .as_deref()
+            .map(|best| format!(", best so far {best}"))
+            .unwrap_or_default();
         match &self.bar {
             Some(bar) => {
                 bar.set_position(done as u64);
                 bar.set_message(format!("{}{best}", detail()));
             }
-            None if self.show == Show::Auto && (done == total || self.last_line.elapsed() > Duration::from_secs(10)) => {
+            None if self.show == Show::Auto
+                && (done == total || self.last_line.elapsed() > Duration::from_secs(10)) =>
+            {
                 self.last_line = Instant::now();
                 eprintln!("  {done}/{total} {}{best}", detail());
             }
@@ -92,7 +105,10 @@ impl Progress {
     #[allow(clippy::print_stdout, reason = "events are this mode's output")]
     pub(crate) fn event(&self, event: &Event) {
         if self.show == Show::Json {
-            println!("{}", serde_json::to_string(event).expect("events are plain data"));
+            println!(
+                "{}",
+                serde_json::to_string(event).expect("events are plain data")
+            );
         }
     }
 }

@@ -170,7 +170,11 @@ pub struct Budget {
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { max_minutes: None, max_tokens: None, max_rounds: 1 }
+        Self {
+            max_minutes: None,
+            max_tokens: None,
+            max_rounds: 1,
+        }
     }
 }
 
@@ -331,7 +335,12 @@ pub struct HeadStage {
 
 impl Default for HeadStage {
     fn default() -> Self {
-        Self { pooling: Pooling::Mean, normalize: true, scale: 20.0, init: HeadInit::LabelWords }
+        Self {
+            pooling: Pooling::Mean,
+            normalize: true,
+            scale: 20.0,
+            init: HeadInit::LabelWords,
+        }
     }
 }
 

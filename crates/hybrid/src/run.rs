@@ -46,19 +46,32 @@ pub struct TrainOptions {
 pub fn train(options: &TrainOptions) -> Result<(), HybridError> {
     let mut progress = Progress::new(options.show);
     let recipe = recipe::load(&options.recipe, &options.settings)?;
-    let out = options.out.clone().unwrap_or_else(|| Path::new("runs").join(&recipe.name));
+    let out = options
+        .out
+        .clone()
+        .unwrap_or_else(|| Path::new("runs").join(&recipe.name));
     if !options.fresh && is_finished(&out, &recipe)? {
         let report = out.join("report.html");
-        progress.say(&format!("this run is finished: {} (start over with --fresh)", report.display()));
+        progress.say(&format!(
+            "this run is finished: {} (start over with --fresh)",
+            report.display()
+        ));
         return show_report(&out, &progress);
     }
 
     let device = open_device(&options.device)?;
     let data = TaskData::read(&recipe.data, recipe.seed)?;
-    let resolved = Resolver::from_environment().resolve(&recipe.base.model, &|line| progress.say(line))?;
-    progress.say(&format!("base {} from {}", recipe.base.model, resolved.source));
+    let resolved =
+        Resolver::from_environment().resolve(&recipe.base.model, &|line| progress.say(line))?;
+    progress.say(&format!(
+        "base {} from {}",
+        recipe.base.model, resolved.source
+    ));
     let base = Model::load_encoder(&resolved.folder, &device)?;
-    let tokenizer = Tokenizer::from_file(&resolved.folder.join("tokenizer.json"), recipe.base.max_length)?;
+    let tokenizer = Tokenizer::from_file(
+        &resolved.folder.join("tokenizer.json"),
+        recipe.base.max_length,
+    )?;
     let mut model = LocalModel::new(base, tokenizer, device, recipe.base.pooling);
     preflight::check(&recipe, &data, &model)?;
 
@@ -92,26 +105,45 @@ pub fn train(options: &TrainOptions) -> Result<(), HybridError> {
 fn is_finished(out: &Path, recipe: &Recipe) -> Result<bool, HybridError> {
     let stored = out.join("recipe.toml");
     if !stored.exists() {
-        return if is_occupied(out) { Err(HybridError::NotARun { path: out.to_owned() }) } else { Ok(false) };
+        return if is_occupied(out) {
+            Err(HybridError::NotARun {
+                path: out.to_owned(),
+            })
+        } else {
+            Ok(false)
+        };
     }
     let old = recipe::load_resolved(&stored)?;
     let plain = |recipe: &Recipe| serde_json::to_value(recipe).expect("recipes are plain data");
     let mut changes = Vec::new();
     differences("", &plain(&old), &plain(recipe), &mut changes);
     if !changes.is_empty() {
-        return Err(HybridError::RecipeChanged { path: out.to_owned(), changes });
+        return Err(HybridError::RecipeChanged {
+            path: out.to_owned(),
+            changes,
+        });
     }
-    Ok(out.join("report.json").exists() && out.join("report.html").exists() && out.join("README.md").exists())
+    Ok(out.join("report.json").exists()
+        && out.join("report.html").exists()
+        && out.join("README.md").exists())
 }
 
 /// The keys in which two recipes differ: `key: old -> new`.
 fn differences(key: &str, old: &Value, new: &Value, changes: &mut Vec<String>) {
-    let below = |name: &str| if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
+    let below = |name: &str| {
+        if key.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{key}.{name}")
+        }
+    };
     match (old, new) {
         (Value::Object(a), Value::Object(b)) => {
             let added = b.keys().filter(|name| !a.contains_key(*name));
             for name in a.keys().chain(added) {
-                let side = |fields: &serde_json::Map<String, Value>| fields.get(name).cloned().unwrap_or(Value::Null);
+                let side = |fields: &serde_json::Map<String, Value>| {
+                    fields.get(name).cloned().unwrap_or(Value::Null)
+                };
                 differences(&below(name), &side(a), &side(b), changes);
             }
         }
@@ -141,7 +173,13 @@ fn finish(context: &mut Context<'_>, outcome: &Outcome, device: &str) -> Result<
         recipe.data.clone(),
     );
     write_folder_whole(&context.run.artifact(), |folder| {
-        artifact::write(folder, &description, &winner.prompt, context.model.active(), &context.model.base)?;
+        artifact::write(
+            folder,
+            &description,
+            &winner.prompt,
+            context.model.active(),
+            &context.model.base,
+        )?;
         Ok(report.write_card(&details, &folder.join("README.md"))?)
     })?;
     report.write_card(&details, &context.run.card())?;
@@ -171,6 +209,13 @@ mod tests {
         let old = json!({"seed": 1, "stages": [{"epochs": 4}], "gone": 1});
         let new = json!({"seed": 1, "stages": [{"epochs": 5}], "budget": {"max_rounds": 2}});
         differences("", &old, &new, &mut changes);
-        assert_eq!(changes, ["stages.0.epochs: 4 -> 5", "gone: 1 -> null", "budget: null -> {\"max_rounds\":2}"]);
+        assert_eq!(
+            changes,
+            [
+                "stages.0.epochs: 4 -> 5",
+                "gone: 1 -> null",
+                "budget: null -> {\"max_rounds\":2}"
+            ]
+        );
     }
 }

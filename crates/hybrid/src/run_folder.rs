@@ -21,7 +21,10 @@ impl RunFolder {
     /// [`HybridError::Write`] when it cannot be written, [`HybridError::Locked`] when another
     /// process works on it.
     pub(crate) fn open(path: &Path) -> Result<Self, HybridError> {
-        let failed = |source| HybridError::Write { path: path.to_owned(), source };
+        let failed = |source| HybridError::Write {
+            path: path.to_owned(),
+            source,
+        };
         std::fs::create_dir_all(path).map_err(failed)?;
         let lock = File::create(path.join(".lock")).map_err(failed)?;
         match lock.try_lock() {
@@ -29,9 +32,14 @@ impl RunFolder {
                 for folder in [path, &path.join("candidates")] {
                     remove_unfinished(folder)?;
                 }
-                Ok(Self { path: path.to_owned(), _lock: lock })
+                Ok(Self {
+                    path: path.to_owned(),
+                    _lock: lock,
+                })
             }
-            Err(std::fs::TryLockError::WouldBlock) => Err(HybridError::Locked { path: path.to_owned() }),
+            Err(std::fs::TryLockError::WouldBlock) => Err(HybridError::Locked {
+                path: path.to_owned(),
+            }),
             Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
         }
     }
@@ -89,7 +97,14 @@ impl RunFolder {
         for folder in [self.path.join("candidates"), self.artifact()] {
             remove(&folder, |path| std::fs::remove_dir_all(path))?;
         }
-        for file in [self.checkpoint(), self.recipe(), self.journal(), self.report_json(), self.report_html(), self.card()] {
+        for file in [
+            self.checkpoint(),
+            self.recipe(),
+            self.journal(),
+            self.report_json(),
+            self.report_html(),
+            self.card(),
+        ] {
             remove(&file, |path| std::fs::remove_file(path))?;
         }
         Ok(())
@@ -110,14 +125,21 @@ const UNFINISHED: &str = ".fresh-";
 /// Whether a folder holds anything but what a run hides there.
 pub(crate) fn is_occupied(path: &Path) -> bool {
     let hidden = |entry: std::fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b".");
-    std::fs::read_dir(path).is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| !hidden(entry))))
+    std::fs::read_dir(path)
+        .is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| !hidden(entry))))
 }
 
 /// Removes what a killed process was writing.
 fn remove_unfinished(folder: &Path) -> Result<(), HybridError> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Ok(());
+    };
     for entry in entries.flatten() {
-        if entry.file_name().as_encoded_bytes().starts_with(UNFINISHED.as_bytes()) {
+        if entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(UNFINISHED.as_bytes())
+        {
             let path = entry.path();
             match path.is_dir() {
                 true => remove(&path, |path| std::fs::remove_dir_all(path))?,
@@ -130,9 +152,10 @@ fn remove_unfinished(folder: &Path) -> Result<(), HybridError> {
 
 fn remove(path: &Path, how: impl Fn(&Path) -> std::io::Result<()>) -> Result<(), HybridError> {
     match how(path) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(HybridError::Write { path: path.to_owned(), source })
-        }
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(HybridError::Write {
+            path: path.to_owned(),
+            source,
+        }),
         _ => Ok(()),
     }
 }
@@ -142,9 +165,15 @@ fn remove(path: &Path, how: impl Fn(&Path) -> std::io::Result<()>) -> Result<(),
 /// # Errors
 /// [`HybridError::Write`].
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), HybridError> {
-    let failed = |source| HybridError::Write { path: path.to_owned(), source };
+    let failed = |source| HybridError::Write {
+        path: path.to_owned(),
+        source,
+    };
     let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder).map_err(failed)?;
+    let mut file = tempfile::Builder::new()
+        .prefix(UNFINISHED)
+        .tempfile_in(folder)
+        .map_err(failed)?;
     file.write_all(bytes).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
     file.persist(path).map_err(|error| failed(error.error))?;
@@ -159,10 +188,16 @@ pub(crate) fn write_folder_whole(
     path: &Path,
     fill: impl FnOnce(&Path) -> Result<(), HybridError>,
 ) -> Result<(), HybridError> {
-    let failed = |source| HybridError::Write { path: path.to_owned(), source };
+    let failed = |source| HybridError::Write {
+        path: path.to_owned(),
+        source,
+    };
     let parent = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).map_err(failed)?;
-    let fresh = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(parent).map_err(failed)?;
+    let fresh = tempfile::Builder::new()
+        .prefix(UNFINISHED)
+        .tempdir_in(parent)
+        .map_err(failed)?;
     fill(fresh.path())?;
     remove(path, |path| std::fs::remove_dir_all(path))?;
     let fresh = fresh.keep();
@@ -179,7 +214,10 @@ mod tests {
     fn two_processes_cannot_work_on_one_run() {
         let folder = tempfile::tempdir().unwrap();
         let first = RunFolder::open(folder.path()).unwrap();
-        assert!(matches!(RunFolder::open(folder.path()), Err(HybridError::Locked { .. })));
+        assert!(matches!(
+            RunFolder::open(folder.path()),
+            Err(HybridError::Locked { .. })
+        ));
         drop(first);
         RunFolder::open(folder.path()).unwrap();
     }
@@ -193,9 +231,15 @@ mod tests {
             Ok(())
         })
         .unwrap();
-        let refused = write_folder_whole(&path, |_| Err(HybridError::Interrupted { run: path.clone() }));
+        let refused = write_folder_whole(&path, |_| {
+            Err(HybridError::Interrupted { run: path.clone() })
+        });
         assert!(refused.is_err());
         assert_eq!(std::fs::read_to_string(path.join("a")).unwrap(), "old");
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary folder is left");
+        assert_eq!(
+            std::fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "no temporary folder is left"
+        );
     }
 }

@@ -4,6 +4,7 @@ pub(crate) mod adapter;
 pub(crate) mod checkpoint;
 pub(crate) mod prefix;
 pub(crate) mod prompt;
+mod training;
 
 use std::time::Instant;
 
@@ -45,7 +46,9 @@ impl Context<'_> {
     /// An error when the user asked to stop.
     pub(crate) fn check_interrupt(&self) -> Result<(), HybridError> {
         if interrupt::asked() {
-            return Err(HybridError::Interrupted { run: self.run.path().to_owned() });
+            return Err(HybridError::Interrupted {
+                run: self.run.path().to_owned(),
+            });
         }
         Ok(())
     }
@@ -62,19 +65,27 @@ pub(crate) struct Spent {
 impl Spent {
     /// What finished stages have spent, read off their candidates.
     pub(crate) fn of<'c>(candidates: impl IntoIterator<Item = &'c Candidate>) -> Self {
-        candidates.into_iter().fold(Self::default(), |spent, candidate| Self {
-            seconds: spent.seconds + candidate.cost.wall_s,
-            tokens: spent.tokens + candidate.cost.tokens,
-            flops: spent.flops + candidate.cost.flops,
-        })
+        candidates
+            .into_iter()
+            .fold(Self::default(), |spent, candidate| Self {
+                seconds: spent.seconds + candidate.cost.wall_s,
+                tokens: spent.tokens + candidate.cost.tokens,
+                flops: spent.flops + candidate.cost.flops,
+            })
     }
 
     /// Which budget is used up when `more` comes on top.
     pub(crate) fn exceeds(self, budget: &Budget, more: Self) -> Option<StopReason> {
-        if budget.max_minutes.is_some_and(|minutes| self.seconds + more.seconds >= minutes * 60.0) {
+        if budget
+            .max_minutes
+            .is_some_and(|minutes| self.seconds + more.seconds >= minutes * 60.0)
+        {
             return Some(StopReason::Minutes);
         }
-        if budget.max_tokens.is_some_and(|tokens| self.tokens + more.tokens >= tokens) {
+        if budget
+            .max_tokens
+            .is_some_and(|tokens| self.tokens + more.tokens >= tokens)
+        {
             return Some(StopReason::Tokens);
         }
         None
@@ -91,7 +102,12 @@ pub(crate) struct StageMeter {
 
 impl StageMeter {
     pub(crate) fn new(model: &LocalModel, carried: Spent) -> Self {
-        Self { began: Instant::now(), tokens_before: model.tokens(), flops_before: model.flops(), carried }
+        Self {
+            began: Instant::now(),
+            tokens_before: model.tokens(),
+            flops_before: model.flops(),
+            carried,
+        }
     }
 
     /// Forgets the tokens counted so far: work that a resumed stage repeats was counted before.

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use hybrid_adapters::peft_has;
-use hybrid_models::Pooling;
 use hybrid_eval::{
-    AdapterSummary, CandidateReport, CardDetails, Comparison, ConfusionReport, Cost, DataSummary, Final, Generalisation, HeadDetails,
-    OutOfScope, PairedComparison, PromptSummary, Provenance, Report, Resamples, RoundReport, StageReport,
-    TargetReport, TrainingCurve, peak_rss_mb,
+    AdapterSummary, CandidateReport, CardDetails, Comparison, ConfusionReport, Cost, DataSummary,
+    Final, Generalisation, HeadDetails, OutOfScope, PairedComparison, PromptSummary, Provenance,
+    Report, Resamples, RoundReport, StageReport, TargetReport, TrainingCurve, peak_rss_mb,
 };
+use hybrid_models::Pooling;
 
 use crate::HybridError;
-use crate::artifact;
 use crate::alternate::{Outcome, deciding_metric};
+use crate::artifact;
 use crate::candidate::Candidate;
 use crate::evaluate::{self, Scored};
 use crate::recipe::Metric;
@@ -28,7 +28,11 @@ const RESAMPLES: usize = 1000;
 ///
 /// # Errors
 /// [`HybridError`] from scoring.
-pub(crate) fn report(context: &mut Context<'_>, outcome: &Outcome, device: &str) -> Result<Report, HybridError> {
+pub(crate) fn report(
+    context: &mut Context<'_>,
+    outcome: &Outcome,
+    device: &str,
+) -> Result<Report, HybridError> {
     let meter = StageMeter::new(context.model, Spent::default());
     let metric = deciding_metric(context.recipe);
     let winner = outcome.winner();
@@ -51,9 +55,17 @@ pub(crate) fn report(context: &mut Context<'_>, outcome: &Outcome, device: &str)
         intervals,
     };
     let mut cost = Cost::default();
-    outcome.candidates.iter().for_each(|candidate| cost += candidate.cost);
+    outcome
+        .candidates
+        .iter()
+        .for_each(|candidate| cost += candidate.cost);
     let spent = meter.spent(context.model);
-    cost += Cost { wall_s: spent.seconds, tokens: spent.tokens, flops: spent.flops, ..Cost::default() };
+    cost += Cost {
+        wall_s: spent.seconds,
+        tokens: spent.tokens,
+        flops: spent.flops,
+        ..Cost::default()
+    };
     cost.trainable_parameters = winner.cost_of_adapter();
     cost.total_parameters = context.model.base.n_parameters() as u64 + cost.trainable_parameters;
     cost.peak_rss_mb = peak_rss_mb();
@@ -65,7 +77,14 @@ pub(crate) fn report(context: &mut Context<'_>, outcome: &Outcome, device: &str)
         target,
         stopped: outcome.stopped.describe().to_owned(),
         data: DataSummary {
-            source: context.recipe.data.folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            source: context
+                .recipe
+                .data
+                .folder
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
             labels: data.labels.len(),
             fit: data.fit.examples.len(),
             select: data.select.examples.len(),
@@ -77,7 +96,12 @@ pub(crate) fn report(context: &mut Context<'_>, outcome: &Outcome, device: &str)
         cost,
         generalisation,
         comparisons: comparisons(context, outcome)?,
-        curves: outcome.candidates.iter().filter(|candidate| !candidate.curve.is_empty()).map(curve).collect(),
+        curves: outcome
+            .candidates
+            .iter()
+            .filter(|candidate| !candidate.curve.is_empty())
+            .map(curve)
+            .collect(),
         confusion: ConfusionReport::of(data.labels.names().to_vec(), &scored.figures.confusion)?,
         calibration: scored.figures.calibration,
         provenance: Provenance {
@@ -100,8 +124,11 @@ fn generalisation(
     metric: Metric,
 ) -> Result<Generalisation, HybridError> {
     let data = context.data;
-    let mut generalisation =
-        Generalisation::of(metric.name(), winner.score(metric.name()), scored.metric(metric));
+    let mut generalisation = Generalisation::of(
+        metric.name(),
+        winner.score(metric.name()),
+        scored.metric(metric),
+    );
     if let (Some(split), Some(file)) = (&data.second_report, &context.recipe.data.second_report) {
         let second = evaluate::score(context.model, &winner.prompt, &data.labels, split)?;
         let resamples = resamples(context, "second report", split.targets.len())?;
@@ -114,8 +141,13 @@ fn generalisation(
         );
     }
     if let Some(file) = &context.recipe.data.out_of_scope {
-        let inputs: Vec<_> = data.out_of_scope.iter().map(|example| example.fields.clone()).collect();
-        let outside = evaluate::probabilities(context.model, &winner.prompt, &data.labels, &inputs)?;
+        let inputs: Vec<_> = data
+            .out_of_scope
+            .iter()
+            .map(|example| example.fields.clone())
+            .collect();
+        let outside =
+            evaluate::probabilities(context.model, &winner.prompt, &data.labels, &inputs)?;
         let figures = OutOfScope::of(&file.to_string_lossy(), &scored.probabilities, &outside)?;
         generalisation = generalisation.with_out_of_scope(figures);
     }
@@ -128,11 +160,20 @@ fn comparisons(context: &Context<'_>, outcome: &Outcome) -> Result<Vec<Compariso
     let resamples = resamples(context, "select", select.targets.len())?;
     let winner = outcome.winner();
     let rights = |candidate: &Candidate, split: &Split| -> Vec<f64> {
-        let right = |(prediction, target): (&usize, &usize)| f64::from(u8::from(prediction == target));
-        candidate.predictions.iter().zip(&split.targets).map(right).collect()
+        let right =
+            |(prediction, target): (&usize, &usize)| f64::from(u8::from(prediction == target));
+        candidate
+            .predictions
+            .iter()
+            .zip(&split.targets)
+            .map(right)
+            .collect()
     };
     let scores = rights(winner, select);
-    let others = outcome.candidates.iter().filter(|candidate| candidate.id != winner.id);
+    let others = outcome
+        .candidates
+        .iter()
+        .filter(|candidate| candidate.id != winner.id);
     others
         .map(|other| {
             Ok(Comparison {
@@ -149,8 +190,14 @@ fn comparisons(context: &Context<'_>, outcome: &Outcome) -> Result<Vec<Compariso
 fn rounds(candidates: &[Candidate]) -> Vec<RoundReport> {
     let mut rounds: Vec<RoundReport> = Vec::new();
     for candidate in candidates.iter().filter(|candidate| candidate.round > 0) {
-        if rounds.last().is_none_or(|round| round.round != candidate.round) {
-            rounds.push(RoundReport { round: candidate.round, stages: Vec::new() });
+        if rounds
+            .last()
+            .is_none_or(|round| round.round != candidate.round)
+        {
+            rounds.push(RoundReport {
+                round: candidate.round,
+                stages: Vec::new(),
+            });
         }
         let stage = StageReport {
             stage: candidate.stage.clone(),
@@ -176,7 +223,11 @@ fn candidate_report(candidate: &Candidate) -> CandidateReport {
             label_words: candidate.prompt.label_words.clone(),
         },
         adapter: candidate.adapter.as_ref().map(|adapter| AdapterSummary {
-            methods: adapter.methods.iter().map(|m| serde_json::to_value(m).unwrap_or_else(plain)).collect(),
+            methods: adapter
+                .methods
+                .iter()
+                .map(|m| serde_json::to_value(m).unwrap_or_else(plain))
+                .collect(),
             head: Some(serde_json::to_value(&adapter.head).unwrap_or_else(plain)),
             trainable_parameters: adapter.trainable_parameters as u64,
         }),
@@ -186,7 +237,10 @@ fn candidate_report(candidate: &Candidate) -> CandidateReport {
 }
 
 fn curve(candidate: &Candidate) -> TrainingCurve {
-    TrainingCurve { candidate: candidate.id.clone(), points: candidate.curve.clone() }
+    TrainingCurve {
+        candidate: candidate.id.clone(),
+        points: candidate.curve.clone(),
+    }
 }
 
 /// What the model card tells beyond the report.
@@ -208,7 +262,9 @@ pub(crate) fn card_details(context: &Context<'_>, winner: &Candidate) -> CardDet
 /// The name of a pooling in recipes and artifacts.
 fn name_of(pooling: Pooling) -> String {
     let name = serde_json::to_value(pooling).expect("names are plain data");
-    name.as_str().expect("a pooling is written as its name").to_owned()
+    name.as_str()
+        .expect("a pooling is written as its name")
+        .to_owned()
 }
 
 /// A finished run in a few lines.
@@ -216,7 +272,10 @@ pub(crate) fn in_words(report: &Report, out: &Path) -> String {
     let last = &report.final_result;
     let [low, high] = last.interval;
     let cost = &report.cost;
-    let memory = cost.peak_rss_mb.map(|mb| format!(", {mb:.0} MB at most")).unwrap_or_default();
+    let memory = cost
+        .peak_rss_mb
+        .map(|mb| format!(", {mb:.0} MB at most"))
+        .unwrap_or_default();
     format!(
         "{}: {} {:.4} [{low:.4}, {high:.4}] on {} report examples ({})\n\
          {:.1} s{memory}, {} of {} parameters trained\n\

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use hybrid_data::{Example, FieldMapping, Fractions, LabelSet, Splits, k_shot, read_examples, split};
+use hybrid_data::{
+    Example, FieldMapping, Fractions, LabelSet, Splits, k_shot, read_examples, split,
+};
 
 use crate::HybridError;
 use crate::recipe::DataConfig;
@@ -38,8 +40,14 @@ impl TaskData {
     /// # Errors
     /// [`HybridError::Data`] with file, line and field; also for a label that fit has never seen.
     pub(crate) fn read(config: &DataConfig, seed: u64) -> Result<Self, HybridError> {
-        let mapping = FieldMapping { fields: config.fields.clone(), label: Some(config.label.clone()) };
-        let unlabelled = FieldMapping { fields: config.fields.clone(), label: None };
+        let mapping = FieldMapping {
+            fields: config.fields.clone(),
+            label: Some(config.label.clone()),
+        };
+        let unlabelled = FieldMapping {
+            fields: config.fields.clone(),
+            label: None,
+        };
         let read = |file: &std::path::Path| read_examples(&config.folder.join(file), &mapping);
 
         let mut fit = read(&config.fit)?;
@@ -49,11 +57,18 @@ impl TaskData {
         };
         if let Some(fraction) = config.select_fraction {
             let seed = hybrid_data::derive_seed(seed, "data/select");
-            let fractions = Fractions { select: fraction, report: 0.0 };
+            let fractions = Fractions {
+                select: fraction,
+                report: 0.0,
+            };
             Splits { fit, select, .. } = split(fit, fractions, seed, true)?;
         }
         if let Some(shots) = config.shots {
-            fit = k_shot(fit, shots, Some(hybrid_data::derive_seed(seed, "data/shots")))?;
+            fit = k_shot(
+                fit,
+                shots,
+                Some(hybrid_data::derive_seed(seed, "data/shots")),
+            )?;
         }
         let labels = LabelSet::of(&fit)?;
         let with_targets = |examples: Vec<Example>| -> Result<Split, HybridError> {
@@ -64,7 +79,11 @@ impl TaskData {
             fit: with_targets(fit)?,
             select: with_targets(select)?,
             report: with_targets(read(&config.report)?)?,
-            second_report: config.second_report.as_deref().map(|file| with_targets(read(file)?)).transpose()?,
+            second_report: config
+                .second_report
+                .as_deref()
+                .map(|file| with_targets(read(file)?))
+                .transpose()?,
             out_of_scope: match &config.out_of_scope {
                 Some(file) => read_examples(&config.folder.join(file), &unlabelled)?,
                 None => Vec::new(),

@@ -18,21 +18,35 @@ pub(crate) type NamedTensors = BTreeMap<String, TensorData>;
 ///
 /// # Errors
 /// [`HybridError::Write`].
-pub(crate) fn write(path: &Path, tensors: &NamedTensors, text: Option<(&str, String)>) -> Result<(), HybridError> {
-    let failed = |source| HybridError::Write { path: path.to_owned(), source };
+pub(crate) fn write(
+    path: &Path,
+    tensors: &NamedTensors,
+    text: Option<(&str, String)>,
+) -> Result<(), HybridError> {
+    let failed = |source| HybridError::Write {
+        path: path.to_owned(),
+        source,
+    };
     let mut views = Vec::new();
     for (name, data) in tensors {
         let dtype = match data.dtype() {
             DType::F32 => Dtype::F32,
             DType::I64 => Dtype::I64,
-            other => return Err(failed(std::io::Error::other(format!("{name}: cannot store {other:?}")))),
+            other => {
+                return Err(failed(std::io::Error::other(format!(
+                    "{name}: cannot store {other:?}"
+                ))));
+            }
         };
         let view = TensorView::new(dtype, data.shape().to_vec(), data.as_bytes());
-        views.push((name.as_str(), view.map_err(|error| failed(std::io::Error::other(error)))?));
+        views.push((
+            name.as_str(),
+            view.map_err(|error| failed(std::io::Error::other(error)))?,
+        ));
     }
     let metadata = text.map(|(key, value)| HashMap::from([(key.to_owned(), value)]));
-    let bytes =
-        safetensors::serialize(views, metadata).map_err(|error| failed(std::io::Error::other(error)))?;
+    let bytes = safetensors::serialize(views, metadata)
+        .map_err(|error| failed(std::io::Error::other(error)))?;
     write_whole(path, &bytes)
 }
 
@@ -41,24 +55,52 @@ pub(crate) fn write(path: &Path, tensors: &NamedTensors, text: Option<(&str, Str
 /// # Errors
 /// [`HybridError::Read`] or [`HybridError::Format`].
 pub(crate) fn read(path: &Path, key: &str) -> Result<(NamedTensors, String), HybridError> {
-    let bytes = std::fs::read(path).map_err(|source| HybridError::Read { path: path.to_owned(), source })?;
-    let format = |reason: String| HybridError::Format { path: path.to_owned(), reason };
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| format(error.to_string()))?;
-    let text = header.metadata().as_ref().and_then(|texts| texts.get(key)).cloned().unwrap_or_default();
+    let bytes = std::fs::read(path).map_err(|source| HybridError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let format = |reason: String| HybridError::Format {
+        path: path.to_owned(),
+        reason,
+    };
+    let (_, header) =
+        SafeTensors::read_metadata(&bytes).map_err(|error| format(error.to_string()))?;
+    let text = header
+        .metadata()
+        .as_ref()
+        .and_then(|texts| texts.get(key))
+        .cloned()
+        .unwrap_or_default();
     let file = SafeTensors::deserialize(&bytes).map_err(|error| format(error.to_string()))?;
     let mut tensors = NamedTensors::new();
     for (name, view) in file.iter() {
         let shape = view.shape().to_vec();
         let data = match view.dtype() {
             Dtype::F32 => {
-                let values: Vec<f32> = view.data().as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect();
+                let values: Vec<f32> = view
+                    .data()
+                    .as_chunks()
+                    .0
+                    .iter()
+                    .map(|value| f32::from_le_bytes(*value))
+                    .collect();
                 TensorData::new(values, shape)
             }
             Dtype::I64 => {
-                let values: Vec<i64> = view.data().as_chunks().0.iter().map(|value| i64::from_le_bytes(*value)).collect();
+                let values: Vec<i64> = view
+                    .data()
+                    .as_chunks()
+                    .0
+                    .iter()
+                    .map(|value| i64::from_le_bytes(*value))
+                    .collect();
                 TensorData::new(values, shape)
             }
-            other => return Err(format(format!("{name}: expected F32 or I64, found {other:?}"))),
+            other => {
+                return Err(format(format!(
+                    "{name}: expected F32 or I64, found {other:?}"
+                )));
+            }
         };
         tensors.insert(name.to_owned(), data);
     }
@@ -84,7 +126,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.safetensors");
         let tensors = NamedTensors::from([
-            ("current/a".to_owned(), TensorData::new(vec![1.5f32, -2.0], [1, 2])),
+            (
+                "current/a".to_owned(),
+                TensorData::new(vec![1.5f32, -2.0], [1, 2]),
+            ),
             ("best/a".to_owned(), TensorData::new(vec![1i64 << 40], [1])),
         ]);
         write(&path, &tensors, Some(("state", "{}".to_owned()))).unwrap();

@@ -1,5 +1,8 @@
 //! `eval`, `predict` and `merge`: what can be done with an artifact.
-#![allow(clippy::print_stdout, reason = "the results are these commands' output")]
+#![allow(
+    clippy::print_stdout,
+    reason = "the results are these commands' output"
+)]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -64,13 +67,24 @@ fn say(line: &str) {
 pub(super) fn eval(arguments: &EvalArguments) -> Result<(), HybridError> {
     let mut artifact = Artifact::load(&arguments.artifact, &arguments.device.device, &say)?;
     let data = &artifact.description.data;
-    let path = arguments.data.clone().unwrap_or_else(|| data.folder.join(&data.report));
-    let mapping = FieldMapping { fields: data.fields.clone(), label: Some(data.label.clone()) };
+    let path = arguments
+        .data
+        .clone()
+        .unwrap_or_else(|| data.folder.join(&data.report));
+    let mapping = FieldMapping {
+        fields: data.fields.clone(),
+        label: Some(data.label.clone()),
+    };
     let examples = read_examples(&path, &mapping)?;
     let targets = artifact.description.labels.targets(&examples)?;
     let split = Split { examples, targets };
-    let figures =
-        evaluate::score(&mut artifact.model, &artifact.prompt, &artifact.description.labels, &split)?.figures;
+    let figures = evaluate::score(
+        &mut artifact.model,
+        &artifact.prompt,
+        &artifact.description.labels,
+        &split,
+    )?
+    .figures;
     if arguments.json {
         let mut fields = json!(figures.by_name());
         fields["examples"] = split.targets.len().into();
@@ -86,10 +100,18 @@ pub(super) fn eval(arguments: &EvalArguments) -> Result<(), HybridError> {
 
 pub(super) fn predict(arguments: &PredictArguments) -> Result<(), HybridError> {
     let mut artifact = Artifact::load(&arguments.artifact, &arguments.device.device, &say)?;
-    let origin = arguments.input.as_ref().map_or("standard input".to_owned(), |path| path.display().to_string());
+    let origin = arguments
+        .input
+        .as_ref()
+        .map_or("standard input".to_owned(), |path| {
+            path.display().to_string()
+        });
     let reader: Box<dyn BufRead> = match &arguments.input {
         Some(path) => {
-            let failed = |source| HybridError::Read { path: path.clone(), source };
+            let failed = |source| HybridError::Read {
+                path: path.clone(),
+                source,
+            };
             Box::new(BufReader::new(std::fs::File::open(path).map_err(failed)?))
         }
         None => Box::new(std::io::stdin().lock()),
@@ -104,7 +126,11 @@ pub(super) fn predict(arguments: &PredictArguments) -> Result<(), HybridError> {
                 Ok(Some(fields)) => inputs.push(fields),
                 Ok(None) => {}
                 Err(reason) => {
-                    failed = Some(HybridError::Input { origin: origin.clone(), line: index + 1, reason });
+                    failed = Some(HybridError::Input {
+                        origin: origin.clone(),
+                        line: index + 1,
+                        reason,
+                    });
                     break;
                 }
             }
@@ -128,14 +154,23 @@ fn fields(line: &str, artifact: &Artifact) -> Result<Option<BTreeMap<String, Str
     if !line.starts_with('{') {
         if names.len() != 1 {
             let wanted: Vec<&str> = names.keys().map(String::as_str).collect();
-            return Err(format!("expected a JSON object with the fields {}", wanted.join(", ")));
+            return Err(format!(
+                "expected a JSON object with the fields {}",
+                wanted.join(", ")
+            ));
         }
-        return Ok(names.keys().next().map(|name| BTreeMap::from([(name.clone(), line.to_owned())])));
+        return Ok(names
+            .keys()
+            .next()
+            .map(|name| BTreeMap::from([(name.clone(), line.to_owned())])));
     }
-    let object: Map<String, Value> = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    let object: Map<String, Value> =
+        serde_json::from_str(line).map_err(|error| error.to_string())?;
     let field = |(name, column): (&String, &String)| match object.get(column) {
         Some(Value::String(text)) => Ok((name.clone(), text.clone())),
-        Some(other) => Err(format!("field `{column}`: expected a string, found {other}")),
+        Some(other) => Err(format!(
+            "field `{column}`: expected a string, found {other}"
+        )),
         None => Err(format!("field `{column}` is missing")),
     };
     names.iter().map(field).collect::<Result<_, _>>().map(Some)
@@ -165,7 +200,10 @@ fn answer(
                 .collect();
             line["top"] = Value::Array(top);
         }
-        let failed = |source| HybridError::Write { path: PathBuf::from("standard output"), source };
+        let failed = |source| HybridError::Write {
+            path: PathBuf::from("standard output"),
+            source,
+        };
         writeln!(out, "{line}").map_err(failed)?;
     }
     Ok(())

@@ -31,7 +31,11 @@ pub struct RecipeFaults {
 impl fmt::Display for RecipeFaults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
-        let plural = if self.faults.len() == 1 { "fault" } else { "faults" };
+        let plural = if self.faults.len() == 1 {
+            "fault"
+        } else {
+            "faults"
+        };
         write!(f, "{path}: {} {plural} in the recipe", self.faults.len())?;
         for fault in &self.faults {
             match fault.line {
@@ -46,7 +50,12 @@ impl fmt::Display for RecipeFaults {
 impl std::error::Error for RecipeFaults {}
 
 /// Holds `value` against the schema; `document` gives the lines.
-pub(super) fn check(validator: &Validator, value: &Value, source: &str, document: &DeTable<'_>) -> Vec<Fault> {
+pub(super) fn check(
+    validator: &Validator,
+    value: &Value,
+    source: &str,
+    document: &DeTable<'_>,
+) -> Vec<Fault> {
     let mut found = Vec::new();
     for error in validator.iter_errors(value) {
         collect(&error, &mut found);
@@ -94,16 +103,24 @@ fn chosen_variant<'a, 'e>(
     context: &'a [Vec<ValidationError<'e>>],
 ) -> Option<&'a Vec<ValidationError<'e>>> {
     let names_another = |error: &ValidationError<'_>| {
-        let at_tag = error.instance_path().to_string().strip_prefix(pointer).is_some_and(|rest| rest.matches('/').count() <= 1);
+        let at_tag = error
+            .instance_path()
+            .to_string()
+            .strip_prefix(pointer)
+            .is_some_and(|rest| rest.matches('/').count() <= 1);
         let wrong = matches!(
             error.kind(),
-            ValidationErrorKind::Constant { .. } | ValidationErrorKind::Enum { .. } | ValidationErrorKind::Type { .. }
+            ValidationErrorKind::Constant { .. }
+                | ValidationErrorKind::Enum { .. }
+                | ValidationErrorKind::Type { .. }
         );
         let missing_tag = matches!(error.kind(), ValidationErrorKind::Required { property }
             if matches!(property.as_str(), Some("kind" | "method")));
         at_tag && wrong && is_tag_or_self(pointer, error) || missing_tag
     };
-    let mut matching = context.iter().filter(|errors| !errors.iter().any(names_another));
+    let mut matching = context
+        .iter()
+        .filter(|errors| !errors.iter().any(names_another));
     matching.next()
 }
 
@@ -120,7 +137,9 @@ fn no_variant(context: &[Vec<ValidationError<'_>>]) -> String {
         .filter_map(|error| match error.kind() {
             ValidationErrorKind::Constant { expected_value } => Some(expected_value.to_string()),
             ValidationErrorKind::Enum { options } => Some(options.to_string()),
-            ValidationErrorKind::Required { property } => Some(format!("a table with the key {property}")),
+            ValidationErrorKind::Required { property } => {
+                Some(format!("a table with the key {property}"))
+            }
             ValidationErrorKind::Type { .. } => Some(error.to_string()),
             _ => None,
         })
@@ -147,7 +166,11 @@ fn line_of(source: &str, document: &DeTable<'_>, pointer: &str) -> Option<usize>
                 Some((name, next)) => (name.span().start, next),
                 None => break,
             },
-            DeValue::Array(array) => match segment.parse::<usize>().ok().and_then(|index| array.get(index)) {
+            DeValue::Array(array) => match segment
+                .parse::<usize>()
+                .ok()
+                .and_then(|index| array.get(index))
+            {
                 Some(next) => (next.span().start, next),
                 None => break,
             },

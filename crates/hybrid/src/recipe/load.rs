@@ -50,8 +50,15 @@ pub fn load(path: &Path, settings: &[(String, String)]) -> Result<Recipe, Recipe
     let mut recipe = read(path, settings)?;
     let root = if set_folder { Path::new("") } else { folder };
     recipe.data.folder = absolute(&root.join(&recipe.data.folder));
-    if Path::new(&recipe.base.model).is_relative() && folder.join(&recipe.base.model).join("config.json").is_file() {
-        recipe.base.model = absolute(&folder.join(&recipe.base.model)).to_string_lossy().into_owned();
+    if Path::new(&recipe.base.model).is_relative()
+        && folder
+            .join(&recipe.base.model)
+            .join("config.json")
+            .is_file()
+    {
+        recipe.base.model = absolute(&folder.join(&recipe.base.model))
+            .to_string_lossy()
+            .into_owned();
     }
     Ok(recipe)
 }
@@ -65,27 +72,47 @@ pub fn load_resolved(path: &Path) -> Result<Recipe, RecipeError> {
 }
 
 fn absolute(path: &Path) -> PathBuf {
-    path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned())
+    path.canonicalize()
+        .or_else(|_| std::path::absolute(path))
+        .unwrap_or_else(|_| path.to_owned())
 }
 
 fn read(path: &Path, settings: &[(String, String)]) -> Result<Recipe, RecipeError> {
-    let source = std::fs::read_to_string(path).map_err(|source| RecipeError::Read { path: path.to_owned(), source })?;
-    let syntax = |source| RecipeError::Syntax { path: path.to_owned(), source };
+    let source = std::fs::read_to_string(path).map_err(|source| RecipeError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let syntax = |source| RecipeError::Syntax {
+        path: path.to_owned(),
+        source,
+    };
     let document = DeTable::parse(&source).map_err(syntax)?;
     let mut value: Value = toml::from_str(&source).map_err(syntax)?;
-    let refuse = |faults| RecipeError::Faults(RecipeFaults { path: path.to_owned(), faults });
+    let refuse = |faults| {
+        RecipeError::Faults(RecipeFaults {
+            path: path.to_owned(),
+            faults,
+        })
+    };
 
     let mut faults = Vec::new();
     for (key, text) in settings {
         if let Err(message) = set(&mut value, key, text) {
-            faults.push(Fault { line: None, key: key.clone(), message });
+            faults.push(Fault {
+                line: None,
+                key: key.clone(),
+                message,
+            });
         }
     }
     let schema = schema();
-    let validator = jsonschema::validator_for(&schema).expect("the derived schema is a valid schema");
+    let validator =
+        jsonschema::validator_for(&schema).expect("the derived schema is a valid schema");
     faults.extend(check(&validator, &value, &source, document.get_ref()));
     for fault in &mut faults {
-        let is_set = |(key, _): &(String, String)| fault.key == *key || fault.key.starts_with(&format!("{key}."));
+        let is_set = |(key, _): &(String, String)| {
+            fault.key == *key || fault.key.starts_with(&format!("{key}."))
+        };
         if settings.iter().any(is_set) {
             fault.line = None;
         }
@@ -93,17 +120,30 @@ fn read(path: &Path, settings: &[(String, String)]) -> Result<Recipe, RecipeErro
     if !faults.is_empty() {
         return Err(refuse(faults));
     }
-    let recipe: Recipe = serde_json::from_value(value)
-        .map_err(|error| refuse(vec![Fault { line: Some(1), key: "recipe".to_owned(), message: error.to_string() }]))?;
+    let recipe: Recipe = serde_json::from_value(value).map_err(|error| {
+        refuse(vec![Fault {
+            line: Some(1),
+            key: "recipe".to_owned(),
+            message: error.to_string(),
+        }])
+    })?;
     let faults = contradictions(&recipe);
-    if faults.is_empty() { Ok(recipe) } else { Err(refuse(faults)) }
+    if faults.is_empty() {
+        Ok(recipe)
+    } else {
+        Err(refuse(faults))
+    }
 }
 
 /// Faults that no schema can see.
 fn contradictions(recipe: &Recipe) -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut fault = |key: &str, message: &str| {
-        faults.push(Fault { line: Some(1), key: key.to_owned(), message: message.to_owned() });
+        faults.push(Fault {
+            line: Some(1),
+            key: key.to_owned(),
+            message: message.to_owned(),
+        });
     };
     match (&recipe.data.select, recipe.data.select_fraction) {
         (None, None) => fault("data", "one of `select` and `select_fraction` is needed"),

@@ -17,7 +17,9 @@ pub(super) fn set(recipe: &mut Value, key: &str, value: &str) -> Result<(), Stri
     let mut place = recipe;
     for segment in key.split('.') {
         place = match place {
-            Value::Object(table) => table.entry(segment).or_insert_with(|| Value::Object(Default::default())),
+            Value::Object(table) => table
+                .entry(segment)
+                .or_insert_with(|| Value::Object(Default::default())),
             Value::Array(items) => {
                 let count = items.len();
                 segment
@@ -45,7 +47,10 @@ mod tests {
         set(&mut recipe, "seed", "7").unwrap();
         set(&mut recipe, "stages.0.epochs", "5").unwrap();
         set(&mut recipe, "base.model", "some/model").unwrap();
-        assert_eq!(recipe, json!({"seed": 7, "stages": [{"epochs": 5}], "base": {"model": "some/model"}}));
+        assert_eq!(
+            recipe,
+            json!({"seed": 7, "stages": [{"epochs": 5}], "base": {"model": "some/model"}})
+        );
     }
 
     #[test]

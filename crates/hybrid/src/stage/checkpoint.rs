@@ -47,24 +47,39 @@ const KEY: &str = "progressed";
 impl Checkpoint {
     /// Stores the state in place of the last one.
     pub(crate) fn store(self, run: &RunFolder) -> Result<(), HybridError> {
-        let groups = [("current/", self.current), ("best/", self.best), ("optimizer/", self.optimizer)];
+        let groups = [
+            ("current/", self.current),
+            ("best/", self.best),
+            ("optimizer/", self.optimizer),
+        ];
         let mut all = NamedTensors::new();
         for (prefix, tensors) in groups {
-            all.extend(tensors.into_iter().map(|(name, data)| (format!("{prefix}{name}"), data)));
+            all.extend(
+                tensors
+                    .into_iter()
+                    .map(|(name, data)| (format!("{prefix}{name}"), data)),
+            );
         }
         let text = serde_json::to_string(&self.progressed).expect("progress is plain data");
         tensors::write(&run.checkpoint(), &all, Some((KEY, text)))
     }
 
     /// The stored state of this stage in this round, if there is one.
-    pub(crate) fn read(run: &RunFolder, round: usize, stage: &str) -> Result<Option<Self>, HybridError> {
+    pub(crate) fn read(
+        run: &RunFolder,
+        round: usize,
+        stage: &str,
+    ) -> Result<Option<Self>, HybridError> {
         let path = run.checkpoint();
         if !path.exists() {
             return Ok(None);
         }
         let (all, text) = tensors::read(&path, KEY)?;
-        let progressed: Progressed = serde_json::from_str(&text)
-            .map_err(|error| HybridError::Format { path, reason: error.to_string() })?;
+        let progressed: Progressed =
+            serde_json::from_str(&text).map_err(|error| HybridError::Format {
+                path,
+                reason: error.to_string(),
+            })?;
         if progressed.round != round || progressed.stage != stage {
             return Ok(None);
         }

@@ -35,10 +35,22 @@ impl PrefixCache {
         if layers == 0 || tokens * d_model * size_of::<f32>() > MAX_BYTES {
             return None;
         }
-        let lengths: Vec<usize> = encodings.iter().map(|encoding| encoding.ids.len()).collect();
+        let lengths: Vec<usize> = encodings
+            .iter()
+            .map(|encoding| encoding.ids.len())
+            .collect();
         let mut rows = vec![Vec::new(); encodings.len()];
-        let (size, mut flops) = (EncoderSize { n_layers: layers, ..model.size() }, 0.0);
-        let limits = BatchLimits { max_rows: 64, max_tokens: 2048 };
+        let (size, mut flops) = (
+            EncoderSize {
+                n_layers: layers,
+                ..model.size()
+            },
+            0.0,
+        );
+        let limits = BatchLimits {
+            max_rows: 64,
+            max_tokens: 2048,
+        };
         for indices in length_buckets(&lengths, limits, BatchOrder::Sorted) {
             let batch = model.batch(encodings, &indices);
             let encoder = &model.base.encoder;
@@ -57,7 +69,11 @@ impl PrefixCache {
         }
         model.count_tokens(encodings);
         model.count_flops(flops);
-        Some(Self { layers, d_model, rows })
+        Some(Self {
+            layers,
+            d_model,
+            rows,
+        })
     }
 
     /// The last hidden states of some rows, from the cached layer upward.
@@ -77,7 +93,10 @@ impl PrefixCache {
             let row = &self.rows[*row];
             slot[..row.len()].copy_from_slice(row);
         }
-        let mut hidden = Tensor::from_data(TensorData::new(values, [size, seq, self.d_model]), &model.device);
+        let mut hidden = Tensor::from_data(
+            TensorData::new(values, [size, seq, self.d_model]),
+            &model.device,
+        );
         let encoder = &model.base.encoder;
         let bias = encoder.attention_bias(batch);
         for index in self.layers..encoder.n_layers() {

@@ -45,8 +45,15 @@ pub(crate) fn run(
         labels: &data.labels,
         seed,
     };
-    let mut watch = Watch { config, context_spent: context.spent, journal: context.journal, progress: context.progress,
-        budget: &context.recipe.budget, began: Instant::now(), failed: None };
+    let mut watch = Watch {
+        config,
+        context_spent: context.spent,
+        journal: context.journal,
+        progress: context.progress,
+        budget: &context.recipe.budget,
+        began: Instant::now(),
+        failed: None,
+    };
     watch.progress.begin(&config.name, 0, 1);
     let found = search(request, context.model, &mut |event| watch.see(event));
     let failed = watch.failed.take();
@@ -64,20 +71,32 @@ pub(crate) fn run(
     let mut best: Option<(Prompt, Scored)> = None;
     for prompt in shortlist {
         let scored = evaluate::score(context.model, &prompt, &data.labels, &data.select)?;
-        let better = best.as_ref().is_none_or(|(_, so_far)| scored.standing(metric).is_better_than(so_far.standing(metric)));
+        let better = best.as_ref().is_none_or(|(_, so_far)| {
+            scored
+                .standing(metric)
+                .is_better_than(so_far.standing(metric))
+        });
         if better {
             best = Some((prompt, scored));
         }
     }
     let (prompt, scored) = best.expect("the parent's prompt is always on the shortlist");
-    Ok(Searched { prompt, scored, spent: meter.spent(context.model) })
+    Ok(Searched {
+        prompt,
+        scored,
+        spent: meter.spent(context.model),
+    })
 }
 
 /// The space that a stage searches.
 ///
 /// # Errors
 /// [`HybridError::Prompt`] for a faulty template or label word.
-pub(crate) fn space(recipe: &Recipe, data: &TaskData, config: &PromptStage) -> Result<SearchSpace, HybridError> {
+pub(crate) fn space(
+    recipe: &Recipe,
+    data: &TaskData,
+    config: &PromptStage,
+) -> Result<SearchSpace, HybridError> {
     let fields = recipe.data.fields.keys().cloned().collect();
     Ok(SearchSpace::build(
         &fields,
@@ -102,12 +121,22 @@ struct Watch<'w> {
 impl Watch<'_> {
     fn see(&mut self, event: SearchEvent<'_>) -> ControlFlow<()> {
         match event {
-            SearchEvent::Starting { n_done, n_planned, .. } => {
-                self.progress.at(n_done, n_planned, || "searching".to_owned());
-                let spent = Spent { seconds: self.began.elapsed().as_secs_f64(), ..Spent::default() };
+            SearchEvent::Starting {
+                n_done, n_planned, ..
+            } => {
+                self.progress
+                    .at(n_done, n_planned, || "searching".to_owned());
+                let spent = Spent {
+                    seconds: self.began.elapsed().as_secs_f64(),
+                    ..Spent::default()
+                };
                 // One trial at least, so that the stage has something to choose from.
                 let over = n_done > 0 && self.context_spent.exceeds(self.budget, spent).is_some();
-                if over || interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                if over || interrupt::asked() {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
             }
             SearchEvent::Finished(trial) => match self.finished(trial) {
                 Ok(()) => ControlFlow::Continue(()),

@@ -1,12 +1,12 @@
 //! The whole loop from a program: a recipe into a run folder, then its artifact.
 //!
-//! `cargo run --example hybrid`
+//! `cargo run --example hybrid_loop`
 
 use std::path::PathBuf;
 
 use hybrid::{Show, TrainOptions, train};
 
-fn main() -> Result<(), hybrid::HybridError> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     train(&TrainOptions {
         recipe: PathBuf::from("recipes/banking77.toml"),
         out: Some(PathBuf::from("runs/example")),
@@ -14,5 +14,6 @@ fn main() -> Result<(), hybrid::HybridError> {
         fresh: false,
         device: "flex".to_owned(),
         show: Show::Auto,
-    })
+    })?;
+    Ok(())
 }
