@@ -151,11 +151,8 @@ fn parity_bases_give_the_same_outputs_after_save_and_load() {
             assert_eq!(loaded.named_tensors(), adapters.named_tensors(), "{text}");
             let expected = bench.logits(&bench.model, &adapters);
             close(&text, &bench.logits(&bench.model, &loaded), &expected, 1e-5);
-            assert_eq!(
-                bench.logits(&bench.model, &loaded.eval()),
-                expected,
-                "{text}"
-            );
+            let evaluated = bench.logits(&bench.model, &loaded.eval());
+            close(&text, &evaluated, &expected, 1e-6);
 
             let folder = tempfile::tempdir().unwrap();
             let saved = save_peft(&adapters, &bench.model, "base", None, folder.path());
@@ -310,6 +307,7 @@ fn parity_bases_feel_dropout_in_training_only() {
         };
         differ(&bench.name, &run(1), &expected);
         differ(&bench.name, &run(1), &run(2));
-        assert_eq!(bench.logits(&bench.model, &training.eval()), expected);
+        let evaluated = bench.logits(&bench.model, &training.eval());
+        close(&bench.name, &evaluated, &expected, 1e-6);
     }
 }

@@ -222,3 +222,120 @@ pub fn head_from_tensors(
         device,
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use burn::tensor::{Device, Tensor, TensorData, Tolerance};
+    use hybrid_models::Pooling;
+
+    use super::{ClassifierHead, HeadConfig, head_from_tensors, head_to_tensors};
+    use crate::AdapterError;
+
+    fn config(normalize: bool, scale: f64) -> HeadConfig {
+        HeadConfig {
+            pooling: Pooling::Mean,
+            normalize,
+            scale,
+        }
+    }
+
+    #[test]
+    fn label_vectors_make_a_scaled_cosine() {
+        let device = Device::flex();
+        let vectors = vec![vec![3.0, 4.0, 0.0], vec![0.0, 0.0, 2.0]];
+        let head =
+            ClassifierHead::from_label_vectors(config(true, 10.0), vectors, &device).unwrap();
+        let pooled = Tensor::<2>::from_data([[6.0, 8.0, 0.0], [1.0, 0.0, 1.0]], &device);
+        let root = 0.5f32.sqrt();
+        let expected = TensorData::from([[10.0, 0.0], [6.0 * root, 10.0 * root]]);
+        head.forward(pooled)
+            .into_data()
+            .assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
+        assert_eq!((head.n_labels(), head.n_parameters()), (2, 8));
+    }
+
+    #[test]
+    fn without_normalisation_a_head_is_a_linear_layer() {
+        let device = Device::flex();
+        let tensors = BTreeMap::from([
+            (
+                "weight".to_owned(),
+                TensorData::from([[1.0f32, 2.0], [3.0, 4.0], [5.0, 6.0]]),
+            ),
+            ("bias".to_owned(), TensorData::from([0.5f32, -0.5, 0.25])),
+        ]);
+        let head = head_from_tensors(config(false, 1.0), &tensors, &device).unwrap();
+        let logits = head
+            .forward(Tensor::from_data([[1.0, -1.0]], &device))
+            .into_data();
+        logits.assert_approx_eq::<f32>(
+            &TensorData::from([[-0.5, -1.5, -0.75]]),
+            Tolerance::absolute(1e-6),
+        );
+        assert_eq!(
+            head_to_tensors(&head)
+                .into_iter()
+                .collect::<BTreeMap<_, _>>(),
+            tensors
+        );
+        let training = head.clone().train_on(&device.autodiff());
+        assert_eq!(training.named_tensors(), head.named_tensors());
+    }
+
+    #[test]
+    fn faulty_tensors_are_named() {
+        let device = Device::flex();
+        let good = || {
+            BTreeMap::from([
+                ("weight".to_owned(), TensorData::from([[1.0f32, 2.0]])),
+                ("bias".to_owned(), TensorData::from([0.5f32])),
+            ])
+        };
+        let error = |change: fn(&mut BTreeMap<String, TensorData>)| {
+            let mut tensors = good();
+            change(&mut tensors);
+            head_from_tensors(config(false, 1.0), &tensors, &device).unwrap_err()
+        };
+        let missing = error(|tensors| drop(tensors.remove("bias")));
+        assert!(
+            matches!(missing, AdapterError::Missing { ref name } if name == "bias"),
+            "{missing}"
+        );
+        let extra =
+            error(|tensors| drop(tensors.insert("more".to_owned(), TensorData::from([0.0f32]))));
+        assert!(
+            matches!(extra, AdapterError::Unexpected { ref names } if names == &["more"]),
+            "{extra}"
+        );
+        let shape = error(|tensors| {
+            drop(tensors.insert("bias".to_owned(), TensorData::from([0.0f32, 1.0])))
+        });
+        assert!(
+            matches!(shape, AdapterError::Shape { ref name, .. } if name == "weight"),
+            "{shape}"
+        );
+        let nan =
+            error(|tensors| drop(tensors.insert("bias".to_owned(), TensorData::from([f32::NAN]))));
+        assert!(
+            matches!(nan, AdapterError::NotFinite { index: 0, .. }),
+            "{nan}"
+        );
+    }
+
+    #[test]
+    fn vectors_that_make_no_head_are_refused() {
+        let device = Device::flex();
+        for vectors in [
+            Vec::new(),
+            vec![vec![1.0, 0.0], vec![1.0]],
+            vec![vec![1.0, 0.0], vec![0.0, 0.0]],
+            vec![vec![f32::NAN, 0.0]],
+        ] {
+            let error = ClassifierHead::from_label_vectors(config(true, 1.0), vectors, &device)
+                .unwrap_err();
+            assert!(matches!(error, AdapterError::LabelVector { .. }), "{error}");
+        }
+    }
+}

@@ -27,8 +27,6 @@ mod peft_format;
 mod random;
 mod site_map;
 mod targets;
-#[cfg(test)]
-mod timing_probe;
 mod trainable;
 mod unfreeze;
 

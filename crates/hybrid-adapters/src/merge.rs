@@ -54,3 +54,99 @@ impl Adapters {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Tensor, TensorData, Tolerance};
+    use hybrid_models::{Hooks, Layer, Linear, SiteId, SiteKind, SiteTable};
+    use proptest::prelude::{Strategy, prop, proptest};
+    use serde_json::json;
+
+    use crate::method::Base;
+    use crate::{AdapterConfig, Adapters, named_tensors};
+
+    struct OneLinear {
+        sites: SiteTable,
+        layer: Layer,
+    }
+
+    impl Base for OneLinear {
+        fn sites(&self) -> &SiteTable {
+            &self.sites
+        }
+
+        fn layer(&self, _site: SiteId) -> Option<&Layer> {
+            Some(&self.layer)
+        }
+    }
+
+    const D_IN: usize = 3;
+    const D_OUT: usize = 4;
+
+    fn base(values: &[f32], device: &Device) -> (OneLinear, Linear) {
+        let mut sites = SiteTable::default();
+        let kind = SiteKind::Linear {
+            d_in: D_IN,
+            d_out: D_OUT,
+            bias: true,
+        };
+        let site = sites.add("dense", Some(0), false, kind);
+        let (weight, bias) = values.split_at(D_IN * D_OUT);
+        let linear = Linear {
+            site,
+            weight: Tensor::from_data(TensorData::new(weight.to_vec(), [D_IN, D_OUT]), device),
+            bias: Some(Tensor::from_data(
+                TensorData::new(bias.to_vec(), [D_OUT]),
+                device,
+            )),
+        };
+        (
+            OneLinear {
+                sites,
+                layer: Layer::Linear(linear.clone()),
+            },
+            linear,
+        )
+    }
+
+    /// `methods` in order; each digit is one method.
+    fn stack(methods: &[usize]) -> Vec<AdapterConfig> {
+        let of = |method: &usize| match method {
+            0 => json!({"method": "lora", "r": 2, "lora_alpha": 3, "target_modules": ["dense"]}),
+            1 => {
+                json!({"method": "lora", "r": 1, "use_rslora": true, "target_modules": "all-linear"})
+            }
+            2 => json!({"method": "ia3", "target_modules": ["dense"], "feedforward_modules": []}),
+            _ => json!({"method": "bitfit"}),
+        };
+        methods
+            .iter()
+            .map(|method| serde_json::from_value(of(method)).unwrap())
+            .collect()
+    }
+
+    proptest! {
+        /// Merging commutes with stacking, in every order.
+        #[test]
+        fn a_merged_layer_computes_what_the_stack_computes(
+            order in prop::sample::subsequence(vec![0usize, 1, 2, 3], 1..=4).prop_shuffle(),
+            values in prop::collection::vec(-1.0f32..1.0, D_IN * D_OUT + D_OUT + 2 * D_IN),
+            moves in prop::collection::vec(-1.0f32..1.0, 64),
+        ) {
+            let device = Device::flex();
+            let (own, x) = values.split_at(D_IN * D_OUT + D_OUT);
+            let (base, linear) = base(own, &device);
+            let adapters = Adapters::build(&stack(&order), &base, "", 0, &device).unwrap();
+            let mut moves = moves.iter().cycle();
+            let moved = named_tensors::collect(&adapters).into_iter().map(|(name, data)| {
+                let values: Vec<f32> = data.iter::<f32>().map(|value| value + moves.next().unwrap()).collect();
+                (name, TensorData::new(values, data.shape().clone()))
+            }).collect();
+            let adapters = adapters.load_named_tensors(&moved).unwrap();
+            let merged = adapters.merged_linear(&linear).unwrap();
+            let x = Tensor::<3>::from_data(TensorData::new(x.to_vec(), [1, 2, D_IN]), &device);
+            let stacked = Hooks::linear(&adapters, &linear, x.clone()).into_data();
+            merged.forward(x).into_data().assert_approx_eq::<f32>(&stacked, Tolerance::absolute(1e-4));
+        }
+    }
+}

@@ -24,6 +24,11 @@ impl Targets {
     /// The name of "every linear layer but the output".
     pub const ALL_LINEAR: &'static str = "all-linear";
 
+    /// Whether these are all linear layers but the output.
+    pub(crate) fn is_all_linear(&self) -> bool {
+        matches!(self, Self::Pattern(name) if name.to_lowercase() == Self::ALL_LINEAR)
+    }
+
     /// Targets by name.
     pub fn names(names: &[&str]) -> Self {
         Self::Names(names.iter().map(|name| (*name).to_owned()).collect())
@@ -73,9 +78,7 @@ impl<'a> Matcher<'a> {
     ) -> Result<Self, AdapterError> {
         match targets {
             Targets::Names(names) => Ok(Self::Names(names)),
-            Targets::Pattern(name) if name.to_lowercase() == Targets::ALL_LINEAR => {
-                Ok(Self::AllLinear)
-            }
+            targets if targets.is_all_linear() && key != "exclude_modules" => Ok(Self::AllLinear),
             Targets::Pattern(pattern) => {
                 let regex = regex(method, key, pattern, &format!(r"\A(?:{pattern})\z"))?;
                 Ok(Self::Whole(Box::new(regex)))
@@ -211,12 +214,13 @@ impl<'a> Selector<'a> {
     }
 
     fn nothing(&self, sites: &SiteTable) -> AdapterError {
-        nothing_selected(
-            self.selection.method,
-            "target_modules",
-            self.selection.targets,
-            sites,
-        )
+        let Selection {
+            method,
+            targets,
+            layers,
+            ..
+        } = self.selection;
+        nothing_selected(method, "target_modules", targets, layers, sites)
     }
 }
 
@@ -225,6 +229,7 @@ pub(crate) fn nothing_selected(
     method: &'static str,
     key: &'static str,
     targets: Option<&Targets>,
+    layers: Option<&[usize]>,
     sites: &SiteTable,
 ) -> AdapterError {
     let wanted: Vec<&str> = match targets {
@@ -235,7 +240,12 @@ pub(crate) fn nothing_selected(
     AdapterError::NoTarget {
         method,
         key,
-        targets: targets.map_or("everything".to_owned(), Targets::to_string),
+        targets: match (targets, layers) {
+            (Some(targets), Some(layers)) => format!("{targets} in the layers {layers:?}"),
+            (Some(targets), None) => targets.to_string(),
+            (None, Some(layers)) => format!("everything in the layers {layers:?}"),
+            (None, None) => "everything".to_owned(),
+        },
         near: near_names(&wanted, sites),
     }
 }
@@ -445,6 +455,10 @@ mod tests {
             Err(AdapterError::NoTarget { near, .. }) => assert_eq!(near[0], "query"),
             other => panic!("{other:?}"),
         }
+        let absent = paths(&Targets::names(&["query"]), None, Some(&[7]))
+            .unwrap_err()
+            .to_string();
+        assert!(absent.contains("[7]"), "{absent}");
         assert_eq!(edits("kitten", "sitting"), 3);
     }
 }

@@ -53,3 +53,60 @@ impl Trainable {
         self.valid()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use burn::module::Module;
+    use burn::tensor::{Device, TensorData};
+    use hybrid_models::{Layer, Pooling, SiteId, SiteTable};
+
+    use super::Trainable;
+    use crate::method::Base;
+    use crate::{AdapterError, Adapters, ClassifierHead, HeadConfig};
+
+    struct NoSites(SiteTable);
+
+    impl Base for NoSites {
+        fn sites(&self) -> &SiteTable {
+            &self.0
+        }
+
+        fn layer(&self, _site: SiteId) -> Option<&Layer> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_head_alone_moves_between_devices_and_states() {
+        let device = Device::flex();
+        let adapters =
+            Adapters::build(&[], &NoSites(SiteTable::default()), "", 0, &device).unwrap();
+        let config = HeadConfig {
+            pooling: Pooling::Cls,
+            normalize: false,
+            scale: 1.0,
+        };
+        let head = Some(ClassifierHead::init(config, 3, 2, 5, &device));
+        let trainable = Trainable { adapters, head };
+        let tensors: BTreeMap<String, TensorData> = trainable.named_tensors().into_iter().collect();
+        assert_eq!(
+            tensors.keys().collect::<Vec<_>>(),
+            ["head.bias", "head.weight"]
+        );
+        assert_eq!(trainable.n_parameters(), 8);
+        let training = trainable.clone().train_on(&device.clone().autodiff());
+        assert!(training.devices().iter().all(Device::is_autodiff));
+        let loaded = training.load_named_tensors(&tensors).unwrap();
+        assert!(loaded.devices().iter().all(Device::is_autodiff));
+        assert_eq!(loaded.eval().named_tensors(), trainable.named_tensors());
+        assert!(!loaded.eval().devices().iter().any(Device::is_autodiff));
+        let renamed = BTreeMap::from([("head.bias".to_owned(), tensors["head.bias"].clone())]);
+        let missing = loaded.load_named_tensors(&renamed).unwrap_err();
+        assert!(
+            matches!(missing, AdapterError::Missing { ref name } if name == "head.weight"),
+            "{missing}"
+        );
+    }
+}

@@ -63,6 +63,9 @@ pub(crate) fn unfrozen_sites<'b>(
         layers: None,
         layers_pattern: None,
     })?;
+    if config.modules.is_all_linear() {
+        return selector.select(base.sites(), prefix, |_| true);
+    }
     let sites: Vec<&Site> = base
         .sites()
         .iter()
@@ -80,6 +83,7 @@ pub(crate) fn unfrozen_sites<'b>(
             METHOD,
             "modules",
             Some(&config.modules),
+            None,
             base.sites(),
         )),
         false => Ok(sites),

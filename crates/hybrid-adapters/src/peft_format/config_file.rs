@@ -243,6 +243,7 @@ fn typed<T: DeserializeOwned>(path: &Path, value: Value) -> Result<T, AdapterErr
 mod tests {
     use std::path::Path;
 
+    use proptest::prelude::{any, prop, proptest};
     use serde_json::{Value, json};
 
     use super::{PeftConfig, parse};
@@ -326,5 +327,12 @@ mod tests {
             Err(AdapterError::Format { .. })
         ));
         assert!(parse(Path::new("x"), b"[]").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+            let _ = parse(Path::new("x"), &bytes);
+        }
     }
 }

@@ -98,9 +98,7 @@ fn full_paths<'a>(paths: impl Iterator<Item = &'a str>, prefix: &str) -> Vec<Str
 fn carries_over(targets: Option<&Targets>, prefix: &str) -> bool {
     match targets {
         None | Some(Targets::Names(_)) => true,
-        Some(Targets::Pattern(pattern)) => {
-            prefix.is_empty() && pattern.to_lowercase() != Targets::ALL_LINEAR
-        }
+        Some(pattern) => prefix.is_empty() && !pattern.is_all_linear(),
     }
 }
 

@@ -130,6 +130,7 @@ mod tests {
     use std::path::Path;
 
     use burn::tensor::TensorData;
+    use proptest::prelude::{any, prop, proptest};
 
     use super::{parse, read, write};
     use crate::AdapterError;
@@ -188,5 +189,12 @@ mod tests {
     fn a_write_into_nowhere_is_an_error() {
         let error = write(Path::new("/nowhere/at/all"), &BTreeMap::new()).unwrap_err();
         assert!(matches!(error, AdapterError::Write { .. }), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+            let _ = parse(Path::new("x"), &bytes);
+        }
     }
 }

@@ -182,7 +182,10 @@ fn plain(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        count, describe_config, difference, duration, figure, interval, metric_name, p_value,
+        shorten, significant, with_prefix,
+    };
 
     #[test]
     fn numbers_read_well() {
