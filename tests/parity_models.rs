@@ -440,8 +440,12 @@ fn parity_with_the_configuration_is_demanded() {
         refused(&with(layers, &|n| n - 1), &["has no place in the model"]);
         refused(&with(d_ff, &|n| n + 1), &["expected shape", "found"]);
         refused(&with(heads, &|_| 0), &["config.json", heads, "found 0"]);
+        // More heads than features: never a divisor.
+        let width = ["hidden_size", "dim"]
+            .iter()
+            .find_map(|key| config[*key].as_u64());
         refused(
-            &with(heads, &|n| n * 2 + 1),
+            &with(heads, &|_| width.expect("a width") + 1),
             &["config.json", heads, "divisor"],
         );
         let mut unknown = config.clone();

@@ -66,7 +66,8 @@ impl TinyTask {
     }
 
     fn write_model(&self) {
-        let source = fixtures::root().join("adapters/bert/model");
+        let source =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/adapters/bert/model");
         let model = self.file("model");
         std::fs::create_dir(&model).unwrap();
         for name in ["config.json", "model.safetensors"] {

@@ -7,9 +7,9 @@ use hybrid_prompts::Prompt;
 
 use crate::HybridError;
 use crate::candidate::Candidate;
-use crate::evaluate;
+use crate::evaluate::{self, Criterion};
 use crate::journal::{Event, StopReason};
-use crate::recipe::{Metric, Recipe, StageConfig};
+use crate::recipe::StageConfig;
 use crate::stage::{Context, Spent, StageMeter, adapter, prompt};
 use crate::tensors::NamedTensors;
 
@@ -34,19 +34,12 @@ fn winner(candidates: &[Candidate]) -> &Candidate {
         .expect("the baseline is adopted")
 }
 
-/// The figure that chooses among candidates: the target's, or accuracy.
-pub(crate) fn deciding_metric(recipe: &Recipe) -> Metric {
-    recipe
-        .target
-        .map_or(Metric::Accuracy, |target| target.metric)
-}
-
 /// Runs all rounds, going on after the stages that `done` lists.
 ///
 /// # Errors
 /// [`HybridError`]; every finished candidate is stored in the run folder.
 pub(crate) fn run(context: &mut Context<'_>, done: &[Event]) -> Result<Outcome, HybridError> {
-    let metric = deciding_metric(context.recipe);
+    let criterion = Criterion::of(context.recipe);
     let mut candidates = Vec::new();
     for event in done {
         if let Event::StageEnded { candidate, .. } = event {
@@ -54,11 +47,11 @@ pub(crate) fn run(context: &mut Context<'_>, done: &[Event]) -> Result<Outcome, 
         }
     }
     if candidates.is_empty() {
-        candidates.push(baseline(context, metric)?);
+        candidates.push(baseline(context, criterion)?);
     }
     let stages = &context.recipe.stages;
     loop {
-        if let Some(stopped) = stop(context, &candidates, metric) {
+        if let Some(stopped) = stop(context, &candidates, criterion) {
             context.happened(Event::Stopped { reason: stopped })?;
             return Ok(Outcome {
                 candidates,
@@ -76,17 +69,21 @@ pub(crate) fn run(context: &mut Context<'_>, done: &[Event]) -> Result<Outcome, 
             round,
             stage: config.name().to_owned(),
         })?;
-        let candidate = stage(context, config, &candidates, metric)?;
+        let candidate = stage(context, config, &candidates, criterion)?;
         candidates.push(candidate);
     }
 }
 
-fn stop(context: &Context<'_>, candidates: &[Candidate], metric: Metric) -> Option<StopReason> {
+fn stop(
+    context: &Context<'_>,
+    candidates: &[Candidate],
+    criterion: Criterion,
+) -> Option<StopReason> {
     let best = winner(candidates);
     if context
         .recipe
         .target
-        .is_some_and(|target| best.score(metric.name()) >= target.value)
+        .is_some_and(|target| best.score(criterion.metric.name()) >= target.value)
     {
         return Some(StopReason::Target);
     }
@@ -105,7 +102,7 @@ fn stop(context: &Context<'_>, candidates: &[Candidate], metric: Metric) -> Opti
 }
 
 /// The plain prompt: the fields alone and the label names as they read.
-fn baseline(context: &mut Context<'_>, metric: Metric) -> Result<Candidate, HybridError> {
+fn baseline(context: &mut Context<'_>, criterion: Criterion) -> Result<Candidate, HybridError> {
     let meter = StageMeter::new(context.model, Spent::default());
     let fields = context.recipe.data.fields.keys().cloned().collect();
     let prompt = Prompt::plain(&fields, &context.data.labels)?;
@@ -129,7 +126,7 @@ fn baseline(context: &mut Context<'_>, metric: Metric) -> Result<Candidate, Hybr
         cost: cost(meter.spent(context.model), Cost::default()),
         curve: Vec::new(),
     };
-    finish(context, candidate, None, metric)
+    finish(context, candidate, None, criterion)
 }
 
 fn cost(spent: Spent, rest: Cost) -> Cost {
@@ -146,7 +143,7 @@ fn stage(
     context: &mut Context<'_>,
     config: &StageConfig,
     candidates: &[Candidate],
-    metric: Metric,
+    criterion: Criterion,
 ) -> Result<Candidate, HybridError> {
     let parent = winner(candidates);
     let mut candidate = Candidate {
@@ -160,7 +157,7 @@ fn stage(
     let (scored, tensors, spent, part) = match config {
         StageConfig::Prompt(config) => {
             let tensors = activate(context, parent)?;
-            let searched = prompt::run(context, config, &parent.prompt, metric)?;
+            let searched = prompt::run(context, config, &parent.prompt, criterion)?;
             candidate.prompt = searched.prompt;
             let part = Cost {
                 prompt_s: searched.spent.seconds,
@@ -169,7 +166,7 @@ fn stage(
             (searched.scored, tensors, searched.spent, part)
         }
         StageConfig::Adapter(config) => {
-            let (record, trained) = adapter::train(context, config, parent, metric)?;
+            let (record, trained) = adapter::train(context, config, parent, criterion)?;
             let part = Cost {
                 train_s: trained.spent.seconds,
                 trainable_parameters: record.trainable_parameters as u64,
@@ -190,10 +187,10 @@ fn stage(
     candidate.select = scored.by_name();
     candidate.predictions = scored.figures.predictions.clone();
     candidate.adopted = scored
-        .standing(metric)
-        .is_better_than(parent.standing(metric));
+        .standing(criterion)
+        .is_better_than(parent.standing(criterion));
     candidate.cost = cost(spent, part);
-    finish(context, candidate, tensors.as_ref(), metric)
+    finish(context, candidate, tensors.as_ref(), criterion)
 }
 
 /// Makes a candidate's adapter the active one and returns its values.
@@ -230,19 +227,19 @@ fn finish(
     context: &mut Context<'_>,
     candidate: Candidate,
     tensors: Option<&NamedTensors>,
-    metric: Metric,
+    criterion: Criterion,
 ) -> Result<Candidate, HybridError> {
     candidate.store(context.run, tensors)?;
-    let score = candidate.score(metric.name());
+    let score = candidate.score(criterion.metric.name());
     if candidate.adopted {
         context
             .progress
-            .best(format!("{} {score:.4} on select", metric.name()));
+            .best(format!("{} {score:.4} on select", criterion.metric.name()));
     }
     context.progress.say(&format!(
         "{:>12}: {} {score:.4} on select, {:.1} s{}",
         candidate.id,
-        metric.name(),
+        criterion.metric.name(),
         candidate.cost.wall_s,
         if candidate.adopted {
             ""

@@ -9,8 +9,7 @@ use hybrid_prompts::Prompt;
 use serde::{Deserialize, Serialize};
 
 use crate::HybridError;
-use crate::evaluate::{LOG_LOSS, Standing};
-use crate::recipe::Metric;
+use crate::evaluate::{Criterion, LOG_LOSS, Standing};
 use crate::run_folder::{RunFolder, write_folder_whole, write_whole};
 use crate::tensors::{self, NamedTensors};
 
@@ -65,12 +64,9 @@ impl Candidate {
     }
 
     /// What chooses among candidates.
-    pub(crate) fn standing(&self, metric: Metric) -> Standing {
+    pub(crate) fn standing(&self, criterion: Criterion) -> Standing {
         let log_loss = self.select.get(LOG_LOSS).copied().unwrap_or(f64::INFINITY);
-        Standing {
-            value: self.score(metric.name()),
-            log_loss,
-        }
+        criterion.standing(self.score(criterion.metric.name()), log_loss)
     }
 
     /// Number of trained values.

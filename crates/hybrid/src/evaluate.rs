@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::HybridError;
 use crate::local_model::LocalModel;
-use crate::recipe::Metric;
+use crate::recipe::{ChooseBy, Metric, Recipe};
 use crate::task::{Split, TaskData};
 
 /// Predictions on a split.
@@ -31,11 +31,8 @@ impl Scored {
     }
 
     /// What chooses among candidates.
-    pub(crate) fn standing(&self, metric: Metric) -> Standing {
-        Standing {
-            value: self.metric(metric),
-            log_loss: self.figures.log_loss,
-        }
+    pub(crate) fn standing(&self, criterion: Criterion) -> Standing {
+        criterion.standing(self.metric(criterion.metric), self.figures.log_loss)
     }
 
     /// All figures that choose among candidates, by name.
@@ -53,17 +50,39 @@ impl Scored {
 /// Name of the figure that breaks ties.
 pub(crate) const LOG_LOSS: &str = "log_loss";
 
-/// How good a candidate is on select: the deciding figure, and among equals the log-loss, which
-/// still tells candidates apart when a small split does not.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Standing {
-    pub(crate) value: f64,
-    pub(crate) log_loss: f64,
+/// What chooses among candidates.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Criterion {
+    pub(crate) metric: Metric,
+    pub(crate) choose_by: ChooseBy,
 }
+
+impl Criterion {
+    pub(crate) fn of(recipe: &Recipe) -> Self {
+        let metric = recipe
+            .target
+            .map_or(Metric::Accuracy, |target| target.metric);
+        Self {
+            metric,
+            choose_by: recipe.choose_by,
+        }
+    }
+
+    pub(crate) fn standing(self, value: f64, log_loss: f64) -> Standing {
+        match self.choose_by {
+            ChooseBy::Metric => Standing(value, -log_loss),
+            ChooseBy::LogLoss => Standing(-log_loss, value),
+        }
+    }
+}
+
+/// How good a candidate is on select: what decides, and what breaks ties; higher is better.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Standing(f64, f64);
 
 impl Standing {
     pub(crate) fn is_better_than(self, other: Self) -> bool {
-        self.value > other.value || (self.value == other.value && self.log_loss < other.log_loss)
+        self.0 > other.0 || (self.0 == other.0 && self.1 > other.1)
     }
 }
 
@@ -180,14 +199,42 @@ fn class_means(vectors: &[Vec<f32>], targets: &[usize], classes: usize) -> Vec<V
 
 #[cfg(test)]
 mod tests {
-    use super::{Standing, class_means};
+    use super::{Criterion, class_means};
+    use crate::recipe::{ChooseBy, Metric};
 
     #[test]
-    fn log_loss_breaks_ties_only() {
-        let standing = |value, log_loss| Standing { value, log_loss };
-        assert!(standing(0.8, 1.0).is_better_than(standing(0.7, 0.1)));
-        assert!(standing(0.8, 0.1).is_better_than(standing(0.8, 0.2)));
-        assert!(!standing(0.8, 0.2).is_better_than(standing(0.8, 0.2)));
+    fn what_does_not_decide_breaks_ties() {
+        let by = |choose_by| Criterion {
+            metric: Metric::Accuracy,
+            choose_by,
+        };
+        let metric = by(ChooseBy::Metric);
+        assert!(
+            metric
+                .standing(0.8, 1.0)
+                .is_better_than(metric.standing(0.7, 0.1))
+        );
+        assert!(
+            metric
+                .standing(0.8, 0.1)
+                .is_better_than(metric.standing(0.8, 0.2))
+        );
+        assert!(
+            !metric
+                .standing(0.8, 0.2)
+                .is_better_than(metric.standing(0.8, 0.2))
+        );
+        let log_loss = by(ChooseBy::LogLoss);
+        assert!(
+            log_loss
+                .standing(0.7, 0.1)
+                .is_better_than(log_loss.standing(0.8, 1.0))
+        );
+        assert!(
+            log_loss
+                .standing(0.8, 0.1)
+                .is_better_than(log_loss.standing(0.7, 0.1))
+        );
     }
 
     #[test]

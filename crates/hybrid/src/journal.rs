@@ -61,6 +61,8 @@ pub enum Event {
         epoch: usize,
         /// The deciding figure.
         value: f64,
+        /// Mean negative log-probability of the right label, in nats.
+        log_loss: f64,
     },
     /// State from which the stage can go on was written.
     Checkpoint {

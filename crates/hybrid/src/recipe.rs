@@ -38,6 +38,9 @@ pub struct Recipe {
     /// When to stop searching and training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
+    /// What decides among candidates on the select split.
+    #[serde(default)]
+    pub choose_by: ChooseBy,
     /// What may be spent.
     #[serde(default)]
     pub budget: Budget,
@@ -143,11 +146,23 @@ impl Metric {
     }
 }
 
+/// What decides among candidates on the select split.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ChooseBy {
+    /// The target's figure (accuracy without a target), and among equals the log-loss.
+    #[default]
+    Metric,
+    /// The log-loss, and among equals the figure: on a small split, where one more right answer is
+    /// chance, the probabilities still tell candidates apart.
+    LogLoss,
+}
+
 /// The wanted quality, measured on the select split.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
-    /// Which figure; it also chooses among candidates.
+    /// Which figure.
     pub metric: Metric,
     /// Stop as soon as a candidate reaches this value.
     #[schemars(range(min = 0.0, max = 1.0))]

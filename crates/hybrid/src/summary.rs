@@ -12,10 +12,10 @@ use hybrid_eval::{
 use hybrid_models::Pooling;
 
 use crate::HybridError;
-use crate::alternate::{Outcome, deciding_metric};
+use crate::alternate::Outcome;
 use crate::artifact;
 use crate::candidate::Candidate;
-use crate::evaluate::{self, Scored};
+use crate::evaluate::{self, Criterion, Scored};
 use crate::recipe::Metric;
 use crate::stage::{Context, Spent, StageMeter};
 use crate::task::Split;
@@ -34,7 +34,7 @@ pub(crate) fn report(
     device: &str,
 ) -> Result<Report, HybridError> {
     let meter = StageMeter::new(context.model, Spent::default());
-    let metric = deciding_metric(context.recipe);
+    let metric = Criterion::of(context.recipe).metric;
     let winner = outcome.winner();
     let data = context.data;
     let scored = evaluate::score(context.model, &winner.prompt, &data.labels, &data.report)?;

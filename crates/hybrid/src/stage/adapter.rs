@@ -10,8 +10,8 @@ use super::training::{Input, Trained, Training};
 use super::{Context, Spent, StageMeter};
 use crate::HybridError;
 use crate::candidate::{AdapterRecord, Candidate};
-use crate::evaluate;
-use crate::recipe::{AdapterStage, HeadInit, Metric};
+use crate::evaluate::{self, Criterion};
+use crate::recipe::{AdapterStage, HeadInit};
 use crate::tensors::{self, NamedTensors};
 
 /// Trains the stage's adapters and head, starting at `parent`.
@@ -22,7 +22,7 @@ pub(crate) fn train(
     context: &mut Context<'_>,
     config: &AdapterStage,
     parent: &Candidate,
-    metric: Metric,
+    criterion: Criterion,
 ) -> Result<(AdapterRecord, Trained), HybridError> {
     let (encodings, targets) = rows(context, config, &parent.prompt)?;
     let checkpoint = Checkpoint::read(context.run, context.round, &config.name)?;
@@ -56,7 +56,7 @@ pub(crate) fn train(
         prefix,
     };
     let mut training = Training::new(context, config, input, start, checkpoint, meter)?;
-    training.run(context, &parent.prompt, metric)?;
+    training.run(context, &parent.prompt, criterion)?;
     Ok((record, training.finish(context.model)?))
 }
 

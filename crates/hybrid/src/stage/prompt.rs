@@ -7,11 +7,11 @@ use hybrid_prompts::{Prompt, SearchEvent, SearchRequest, SearchSpace, Trial, sea
 
 use super::{Context, Spent, StageMeter};
 use crate::HybridError;
-use crate::evaluate::{self, Scored};
+use crate::evaluate::{self, Criterion, Scored};
 use crate::interrupt;
 use crate::journal::{Event, Journal};
 use crate::progress::Progress;
-use crate::recipe::{Budget, Metric, PromptStage, Recipe};
+use crate::recipe::{Budget, PromptStage, Recipe};
 use crate::task::TaskData;
 
 /// The best prompt on select, with its scores.
@@ -31,7 +31,7 @@ pub(crate) fn run(
     context: &mut Context<'_>,
     config: &PromptStage,
     parent: &Prompt,
-    metric: Metric,
+    criterion: Criterion,
 ) -> Result<Searched, HybridError> {
     let meter = StageMeter::new(context.model, Spent::default());
     let data = context.data;
@@ -73,8 +73,8 @@ pub(crate) fn run(
         let scored = evaluate::score(context.model, &prompt, &data.labels, &data.select)?;
         let better = best.as_ref().is_none_or(|(_, so_far)| {
             scored
-                .standing(metric)
-                .is_better_than(so_far.standing(metric))
+                .standing(criterion)
+                .is_better_than(so_far.standing(criterion))
         });
         if better {
             best = Some((prompt, scored));

@@ -12,10 +12,10 @@ use super::checkpoint::{Best, Checkpoint, Progressed};
 use super::prefix::PrefixCache;
 use super::{Context, Spent, StageMeter};
 use crate::HybridError;
-use crate::evaluate;
+use crate::evaluate::{self, Criterion};
 use crate::journal::Event;
 use crate::local_model::LocalModel;
-use crate::recipe::{AdapterStage, Metric};
+use crate::recipe::AdapterStage;
 use crate::tensors::NamedTensors;
 
 /// What a training leaves: its best state and what it took.
@@ -112,7 +112,7 @@ impl<'c> Training<'c> {
         &mut self,
         context: &mut Context<'_>,
         prompt: &Prompt,
-        metric: Metric,
+        criterion: Criterion,
     ) -> Result<(), HybridError> {
         context.progress.begin(
             &self.config.name,
@@ -120,7 +120,7 @@ impl<'c> Training<'c> {
             self.total_steps,
         );
         if self.progressed.best.is_none() {
-            self.evaluate(context, prompt, metric)?;
+            self.evaluate(context, prompt, criterion)?;
         }
         while self.progressed.epoch < self.config.epochs {
             let spent_all = self.epoch(context)?;
@@ -132,7 +132,7 @@ impl<'c> Training<'c> {
                     .epoch
                     .is_multiple_of(self.config.evaluate_every)
             {
-                let stop = self.evaluate(context, prompt, metric)?;
+                let stop = self.evaluate(context, prompt, criterion)?;
                 if stop || spent_all {
                     break;
                 }
@@ -285,7 +285,7 @@ impl<'c> Training<'c> {
         &mut self,
         context: &mut Context<'_>,
         prompt: &Prompt,
-        metric: Metric,
+        criterion: Criterion,
     ) -> Result<bool, HybridError> {
         let current: NamedTensors = self.trainable.named_tensors().into_iter().collect();
         context.model.activate(Some(self.trainable.eval()));
@@ -295,12 +295,13 @@ impl<'c> Training<'c> {
             &context.data.labels,
             &context.data.select,
         )?;
-        let (value, standing) = (scored.metric(metric), scored.standing(metric));
+        let (value, standing) = (scored.metric(criterion.metric), scored.standing(criterion));
         let epoch = self.progressed.epoch;
         context.happened(Event::Evaluated {
             stage: self.config.name.clone(),
             epoch,
             value,
+            log_loss: scored.figures.log_loss,
         })?;
         if self
             .progressed
@@ -311,7 +312,7 @@ impl<'c> Training<'c> {
             self.progressed.best = Some(Best { epoch, standing });
             context
                 .progress
-                .best(format!("{} {value:.4} on select", metric.name()));
+                .best(format!("{} {value:.4} on select", criterion.metric.name()));
         }
         let stop = self
             .progressed
