@@ -114,7 +114,7 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
     task.train("whole").assert().success();
     let binary = assert_cmd::cargo::cargo_bin!("hybrid");
     let mut kills = 0;
-    for attempt in 0..200 {
+    for attempt in 0..80 {
         let mut child = std::process::Command::new(binary)
             .arg("train")
             .arg(task.recipe())
@@ -124,7 +124,7 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
             .spawn()
             .unwrap();
         // Later and later, so that every part of the run is hit and the run still ends.
-        std::thread::sleep(Duration::from_millis(20 + 15 * attempt));
+        std::thread::sleep(Duration::from_secs_f64(0.003 * 1.15f64.powi(attempt)));
         match child.try_wait().unwrap() {
             Some(status) => {
                 let messages = std::fs::read_to_string(task.file("messages")).unwrap();
