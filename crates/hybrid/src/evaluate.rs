@@ -146,6 +146,19 @@ fn exponentials(row: Vec<f32>) -> Vec<f64> {
         .collect()
 }
 
+/// All label words of a prompt with the class of each, in class order.
+pub(crate) fn labelled_words(prompt: &Prompt, labels: &LabelSet) -> (Vec<String>, Vec<usize>) {
+    let names = labels.names().iter().enumerate();
+    names
+        .flat_map(|(class, label)| {
+            prompt
+                .words_of(label)
+                .iter()
+                .map(move |word| (word.clone(), class))
+        })
+        .unzip()
+}
+
 /// One unit vector a label: the mean of its embedded label words.
 pub(crate) fn label_vectors(
     model: &mut LocalModel,
@@ -153,14 +166,7 @@ pub(crate) fn label_vectors(
     prompt: &Prompt,
     pooling: Pooling,
 ) -> Result<Vec<Vec<f32>>, HybridError> {
-    let mut words = Vec::new();
-    let mut targets = Vec::new();
-    for (index, label) in data.labels.names().iter().enumerate() {
-        for word in prompt.words_of(label) {
-            words.push(word.clone());
-            targets.push(index);
-        }
-    }
+    let (words, targets) = labelled_words(prompt, &data.labels);
     let vectors = model.embed_pooled(&words, pooling)?;
     Ok(class_means(&vectors, &targets, data.labels.len()))
 }

@@ -79,12 +79,9 @@ fn rows(
     let mut texts = evaluate::render(prompt, data.fit.fields())?;
     let mut targets = data.fit.targets.clone();
     if config.train_on_label_words {
-        for (index, label) in data.labels.names().iter().enumerate() {
-            for word in prompt.words_of(label) {
-                texts.push(word.clone());
-                targets.push(index);
-            }
-        }
+        let (words, classes) = evaluate::labelled_words(prompt, &data.labels);
+        texts.extend(words);
+        targets.extend(classes);
     }
     Ok((context.model.encode(&texts)?, targets))
 }
