@@ -15,6 +15,18 @@ pub struct Encoding {
     pub type_ids: Vec<u32>,
 }
 
+impl Encoding {
+    /// Number of tokens.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there is no token.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+}
+
 /// A tokenizer in the Hugging Face format.
 ///
 /// Padding and truncation that are written into the file are switched off: texts are cut at the

@@ -146,6 +146,7 @@ fn stage(
     criterion: Criterion,
 ) -> Result<Candidate, HybridError> {
     let parent = winner(candidates);
+    context.model.forget();
     let mut candidate = Candidate {
         id: format!("{}-{}", context.round, config.name()),
         stage: config.name().to_owned(),
@@ -174,13 +175,14 @@ fn stage(
             };
             candidate.adapter = Some(record);
             candidate.curve = trained.curve;
-            context.model.activate(Some(trained.trainable));
-            let scored = evaluate::score(
-                context.model,
-                &candidate.prompt,
-                &context.data.labels,
-                &context.data.select,
-            )?;
+            let scored = match trained.scored {
+                Some(scored) => scored,
+                None => {
+                    context.model.activate(Some(trained.trainable));
+                    let data = context.data;
+                    evaluate::score(context.model, &candidate.prompt, &data.labels, &data.select)?
+                }
+            };
             (scored, Some(trained.tensors), trained.spent, part)
         }
     };

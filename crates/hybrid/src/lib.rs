@@ -12,6 +12,7 @@ mod interrupt;
 mod journal;
 mod local_model;
 mod merged;
+mod parallel;
 mod preflight;
 mod progress;
 pub mod recipe;

@@ -76,6 +76,7 @@ pub fn train(options: &TrainOptions) -> Result<(), HybridError> {
     preflight::check(&recipe, &data, &model)?;
 
     let run = RunFolder::open(&out)?;
+    model.work_for(run.path());
     if options.fresh {
         run.clear()?;
     }
