@@ -2,6 +2,7 @@
 
 pub(crate) mod adapter;
 pub(crate) mod checkpoint;
+mod pass;
 pub(crate) mod prefix;
 pub(crate) mod prompt;
 mod training;

@@ -5,8 +5,9 @@ use hybrid_data::Encoding;
 use hybrid_prompts::{Prompt, SIMILARITY_SCALE};
 
 use super::checkpoint::Checkpoint;
+use super::pass::Input;
 use super::prefix::Prefix;
-use super::training::{Input, Start, Trained, Training};
+use super::training::{Start, Trained, Training};
 use super::{Context, Spent, StageMeter};
 use crate::HybridError;
 use crate::candidate::{AdapterRecord, Candidate};

@@ -1,23 +1,20 @@
 //! The training loop of an adapter stage: batches, updates, evaluations, checkpoints.
 
-use burn::module::Module;
-use burn::optim::GradientsParams;
-use burn::tensor::{Int, Tensor, TensorData};
 use hybrid_adapters::Trainable;
 use hybrid_data::{BatchLimits, BatchOrder, Encoding, derive_seed, length_buckets};
 use hybrid_eval::{CurvePoint, TrainingPass};
-use hybrid_optim::{EarlyStopping, Updater, cross_entropy_sum};
+use hybrid_optim::{EarlyStopping, Updater};
 use hybrid_prompts::Prompt;
 
 use super::checkpoint::{Best, Checkpoint, Progressed};
-use super::prefix::{Lower, Prefix};
+use super::pass::{Input, Pass, Piece};
 use super::{Context, Spent, StageMeter};
 use crate::candidate::Candidate;
 use crate::evaluate::{self, Criterion, Scored, Standing};
 use crate::journal::Event;
 use crate::local_model::LocalModel;
 use crate::recipe::AdapterStage;
-use crate::tensors::NamedTensors;
+use crate::tensors::{self, NamedTensors};
 use crate::{HybridError, parallel};
 
 /// What a training leaves: its best state and what it took.
@@ -28,18 +25,6 @@ pub(crate) struct Trained {
     pub(crate) scored: Option<Scored>,
     pub(crate) curve: Vec<CurvePoint>,
     pub(crate) spent: Spent,
-}
-
-/// What is trained on.
-pub(super) struct Input {
-    /// The rendered rows as tokens.
-    pub(super) encodings: Vec<Encoding>,
-    /// The label of each row.
-    pub(super) targets: Vec<usize>,
-    /// The lowest layer that is trained.
-    pub(super) lowest_layer: usize,
-    /// What lies under that layer.
-    pub(super) prefix: Prefix,
 }
 
 /// Where a training starts.
@@ -56,6 +41,7 @@ pub(super) struct Training<'c> {
     trainable: Trainable,
     as_parent: bool,
     updater: Updater<Trainable>,
+    first: NamedTensors,
     best: NamedTensors,
     best_scored: Option<Scored>,
     progressed: Progressed,
@@ -90,10 +76,12 @@ impl<'c> Training<'c> {
             total_steps,
             &trainable,
         )?;
+        let first: NamedTensors = trainable.named_tensors().into_iter().collect();
         let mut training = Self {
             config,
             input,
-            best: trainable.named_tensors().into_iter().collect(),
+            best: first.clone(),
+            first,
             best_scored: None,
             trainable,
             as_parent,
@@ -150,7 +138,7 @@ impl<'c> Training<'c> {
             }
         }
         context.progress.end();
-        Ok(())
+        self.interpolate(context, &parent.prompt, criterion)
     }
 
     /// Whether select is to be scored before more is done.
@@ -284,14 +272,14 @@ impl<'c> Training<'c> {
         criterion: Criterion,
     ) -> Result<(), HybridError> {
         if self.progressed.best.is_none() {
-            let first = self.trainable.eval().load_named_tensors(&self.best)?;
-            let (standing, scored) = self.score(context, prompt, criterion, 0, first)?;
+            let first = self.trainable.eval().load_named_tensors(&self.first)?;
+            let (standing, scored) = self.score_epoch(context, prompt, criterion, 0, first)?;
             self.progressed.best = Some(Best { epoch: 0, standing });
             self.best_scored = Some(scored);
         }
         let epoch = self.progressed.epoch;
         let (standing, scored) =
-            self.score(context, prompt, criterion, epoch, self.trainable.eval())?;
+            self.score_epoch(context, prompt, criterion, epoch, self.trainable.eval())?;
         let value = scored.metric(criterion.metric);
         if self
             .progressed
@@ -312,8 +300,8 @@ impl<'c> Training<'c> {
         self.checkpoint(context)
     }
 
-    /// Scores a state on select.
-    fn score(
+    /// Scores the state after some passes.
+    fn score_epoch(
         &self,
         context: &mut Context<'_>,
         prompt: &Prompt,
@@ -321,9 +309,7 @@ impl<'c> Training<'c> {
         epoch: usize,
         state: Trainable,
     ) -> Result<(Standing, Scored), HybridError> {
-        context.model.activate(Some(state));
-        let data = context.data;
-        let scored = evaluate::score(context.model, prompt, &data.labels, &data.select)?;
+        let scored = score_on_select(context, prompt, state)?;
         context.happened(Event::Evaluated {
             stage: self.config.name.clone(),
             epoch,
@@ -331,6 +317,36 @@ impl<'c> Training<'c> {
             log_loss: scored.figures.log_loss,
         })?;
         Ok((scored.standing(criterion), scored))
+    }
+
+    /// Tries states on the way from the first to the best.
+    fn interpolate(
+        &mut self,
+        context: &mut Context<'_>,
+        prompt: &Prompt,
+        criterion: Criterion,
+    ) -> Result<(), HybridError> {
+        let Some(Best { mut standing, .. }) = self.progressed.best else {
+            return Ok(());
+        };
+        let far = self.best.clone();
+        for &share in &self.config.interpolate {
+            let tensors = tensors::interpolated(&self.first, &far, share);
+            let state = self.trainable.eval().load_named_tensors(&tensors)?;
+            let scored = score_on_select(context, prompt, state)?;
+            context.happened(Event::Interpolated {
+                stage: self.config.name.clone(),
+                share,
+                value: scored.metric(criterion.metric),
+                log_loss: scored.figures.log_loss,
+            })?;
+            if scored.standing(criterion).is_better_than(standing) {
+                standing = scored.standing(criterion);
+                self.best = tensors;
+                self.best_scored = Some(scored);
+            }
+        }
+        Ok(())
     }
 
     fn report(&self, context: &mut Context<'_>, point: CurvePoint) -> Result<(), HybridError> {
@@ -382,74 +398,13 @@ impl<'c> Training<'c> {
     }
 }
 
-/// Rows of a batch that are computed together.
-struct Piece {
-    rows: Vec<usize>,
-    /// Of dropout and of hidden tokens.
-    seed: u64,
-}
-
-/// One pass over the pieces of a batch.
-struct Pass<'p> {
-    config: &'p AdapterStage,
-    input: &'p Input,
-    trainable: &'p Trainable,
-    /// Rows of the whole batch, over which the loss is averaged.
-    n_rows: usize,
-}
-
-impl Pass<'_> {
-    /// A piece's share of the loss, and its gradients.
-    fn backward(
-        &self,
-        model: &LocalModel,
-        piece: &Piece,
-    ) -> Result<(f64, GradientsParams), HybridError> {
-        // Leaves of their own: pieces that share one would share a graph, and wait for each other.
-        let autodiff = model.device.clone().autodiff();
-        let trainable = self.trainable.clone().fork(&autodiff);
-        let loss = self
-            .loss(model, &trainable, piece)?
-            .div_scalar(self.n_rows as f64);
-        let value = f64::from(loss.clone().into_scalar::<f32>());
-        let mut gradients = loss.backward();
-        let gradients = GradientsParams::from_module(&mut gradients, &trainable);
-        Ok((value, gradients))
-    }
-
-    /// The summed loss of a piece. Tokens are hidden above the frozen layers only.
-    fn loss(
-        &self,
-        model: &LocalModel,
-        trainable: &Trainable,
-        piece: &Piece,
-    ) -> Result<Tensor<1>, HybridError> {
-        let (encodings, rows) = (&self.input.encodings, &piece.rows);
-        let hooks = trainable.adapters.training(piece.seed);
-        let head = trainable.head.as_ref().expect("a stage trains a head");
-        let prefix = &self.input.prefix;
-        let pooled = match prefix.lower(model, encodings, rows, &trainable.adapters)? {
-            Lower::Pooled(pooled) => pooled,
-            Lower::Hidden(hidden) => {
-                let share = self.config.token_dropout;
-                let batch = match share > 0.0 {
-                    true => model.batch_with_hidden_tokens(encodings, rows, share, piece.seed),
-                    false => model.batch(encodings, rows),
-                };
-                let hidden = prefix.upper(model, hidden, &batch, &hooks);
-                model.base.pool(hidden, &batch, head.pooling(), &hooks)?
-            }
-        };
-        let targets: Vec<i32> = rows
-            .iter()
-            .map(|row| self.input.targets[*row] as i32)
-            .collect();
-        let targets: Tensor<1, Int> =
-            Tensor::from_data(TensorData::new(targets, [rows.len()]), &model.device);
-        Ok(cross_entropy_sum(
-            head.forward(pooled),
-            targets,
-            self.config.label_smoothing,
-        ))
-    }
+/// Scores a state on select.
+fn score_on_select(
+    context: &mut Context<'_>,
+    prompt: &Prompt,
+    state: Trainable,
+) -> Result<Scored, HybridError> {
+    context.model.activate(Some(state));
+    let data = context.data;
+    evaluate::score(context.model, prompt, &data.labels, &data.select)
 }
