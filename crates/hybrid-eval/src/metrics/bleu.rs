@@ -239,3 +239,50 @@ fn brevity_penalty(counts: &BleuCounts) -> f64 {
         (1.0 - counts.reference_length as f64 / counts.hypothesis_length as f64).exp()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Bleu, BleuCounts, CorpusMetric};
+
+    /// Scores of sacreBLEU 2.6.0.
+    #[test]
+    fn short_and_empty_texts_score_as_in_the_reference() {
+        let plain = Bleu::default();
+        let effective = Bleu {
+            effective_order: true,
+            ..plain
+        };
+        for (hypothesis, reference, score, effective_score) in [
+            ("", "a b", 0.0, 0.0),
+            ("a b", "", 0.0, 0.0),
+            ("", "", 0.0, 0.0),
+            ("a", "a", 0.0, 100.0),
+            (
+                "a b c d",
+                "a b c d e f",
+                60.653065971263366,
+                60.653065971263366,
+            ),
+        ] {
+            let difference = plain.sentence(hypothesis, &[reference]).unwrap() - score;
+            assert!(difference.abs() < 1e-9, "{hypothesis:?}");
+            let difference =
+                effective.sentence(hypothesis, &[reference]).unwrap() - effective_score;
+            assert!(difference.abs() < 1e-9, "{hypothesis:?}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_reference_gives_the_length() {
+        let counts = Bleu::default().count("a b c", &["a b c d", "a b", "a b c d e f"]);
+        assert_eq!(
+            counts,
+            BleuCounts {
+                hypothesis_length: 3,
+                reference_length: 2,
+                matches: [3, 2, 1, 0],
+                totals: [3, 2, 1, 0],
+            }
+        );
+    }
+}

@@ -180,3 +180,26 @@ fn split_punctuation(word: &str) -> [Option<&str>; 2] {
         [Some(word), None]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Chrf, CorpusMetric, split_punctuation};
+
+    /// A score of sacreBLEU 2.6.0.
+    #[test]
+    fn orders_that_a_side_lacks_are_left_out() {
+        let chrf = Chrf::default();
+        let score = chrf.sentence("a b c d", &["a b c d e f"]).unwrap();
+        assert!((score - 58.011049723756905).abs() < 1e-9, "{score}");
+        assert_eq!(chrf.sentence("a", &["a"]).unwrap(), 100.0);
+    }
+
+    #[test]
+    fn one_mark_is_parted_from_a_word() {
+        assert_eq!(split_punctuation("(é)"), [Some("(é"), Some(")")]);
+        assert_eq!(split_punctuation("(é"), [Some("("), Some("é")]);
+        assert_eq!(split_punctuation("!"), [Some("!"), None]);
+        assert_eq!(split_punctuation("!!"), [Some("!"), Some("!")]);
+        assert_eq!(split_punctuation("—é"), [Some("—é"), None]);
+    }
+}

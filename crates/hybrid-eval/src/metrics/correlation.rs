@@ -148,3 +148,74 @@ fn sort_counting_swaps(values: &mut [f64]) -> f64 {
     values.copy_from_slice(&merged);
     swaps
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::{prop_assert, proptest};
+
+    use super::{kendall_tau_b, pearson, ranks, spearman};
+    use crate::EvalError;
+
+    #[test]
+    fn equal_values_share_their_ranks() {
+        assert_eq!(
+            ranks(&[2.0, -0.0, 2.0, 0.0, 1.0]),
+            [4.5, 1.5, 4.5, 1.5, 3.0]
+        );
+    }
+
+    #[test]
+    fn huge_and_tiny_values_correlate() {
+        for scale in [1e300, 1e-300] {
+            let a = [1.0, 2.0, 4.0].map(|value: f64| value * scale);
+            assert!((pearson(&a, &[2.0, 4.0, 8.0]).unwrap() - 1.0).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn constants_and_bad_values_are_refused() {
+        for correlation in [pearson, spearman, kendall_tau_b] {
+            assert!(matches!(
+                correlation(&[0.1; 3], &[1.0, 2.0, 3.0]),
+                Err(EvalError::Constant { .. })
+            ));
+            assert!(matches!(
+                correlation(&[1.0], &[2.0]),
+                Err(EvalError::Constant { .. })
+            ));
+            assert!(matches!(
+                correlation(&[1.0, f64::INFINITY], &[2.0, 1.0]),
+                Err(EvalError::NotFinite { row: 1, .. })
+            ));
+            assert!(matches!(
+                correlation(&[1.0, 2.0], &[2.0]),
+                Err(EvalError::Length { .. })
+            ));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn tau_counts_pairs(pairs in vec((-3..4_i8, -3..4_i8), 2..40)) {
+            let (a, b): (Vec<f64>, Vec<f64>) =
+                pairs.iter().map(|(a, b)| (f64::from(*a), f64::from(*b))).unzip();
+            let (mut surplus, mut untied_a, mut untied_b) = (0.0, 0.0, 0.0);
+            for (i, (a, b)) in pairs.iter().enumerate() {
+                for (other_a, other_b) in &pairs[..i] {
+                    let (of_a, of_b) = ((a - other_a).signum(), (b - other_b).signum());
+                    surplus += f64::from(of_a * of_b);
+                    untied_a += f64::from(of_a.abs());
+                    untied_b += f64::from(of_b.abs());
+                }
+            }
+            match kendall_tau_b(&a, &b) {
+                Ok(tau) => {
+                    let expected = surplus / f64::sqrt(untied_a * untied_b);
+                    prop_assert!((tau - expected).abs() < 1e-12);
+                }
+                Err(_) => prop_assert!(untied_a * untied_b == 0.0),
+            }
+        }
+    }
+}

@@ -163,3 +163,65 @@ fn is_symbol(character: char) -> bool {
             | GeneralCategory::OtherSymbol
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{prop_assert, proptest};
+
+    use super::BleuTokenizer;
+
+    /// Outputs of sacreBLEU 2.6.0.
+    #[test]
+    fn punctuation_is_parted_as_by_the_reference() {
+        let cases = [
+            (
+                "1,000.5 a.b.c -- 5-6 x-y 3-",
+                "1,000.5 a . b . c -- 5 - 6 x-y 3 -",
+                "1,000.5 a . b . c - - 5-6 x - y 3-",
+            ),
+            (
+                "&amp;lt;b&gt; &quot;q&quot; &apos;",
+                "< b > \" q \" & apos ;",
+                "& amp ; lt ; b & gt ; & quot ; q & quot ; & apos ;",
+            ),
+            (
+                "foo-\nbar\n-baz <skipped>x",
+                "foobar -baz x",
+                "foo - bar - baz < skipped > x",
+            ),
+            (
+                "€5 + ¼½ ②. 3’4 a_b ٣٫٥٪",
+                "€5 + ¼½ ② . 3’4 a _ b ٣٫٥٪",
+                "€ 5 + ¼½ ② . 3’4 a _ b ٣٫٥٪",
+            ),
+            ("U.S.A.,9.9.9", "U . S . A . ,9.9.9", "U . S . A . ,9.9.9"),
+            (
+                "、。「日本」３，５",
+                "、。「日本」３，５",
+                "、 。 「 日本 」 ３，５",
+            ),
+            ("'s it's 'S", "'s it's 'S", "' s it ' s ' S"),
+            ("", "", ""),
+        ];
+        for (text, v13a, international) in cases {
+            assert_eq!(BleuTokenizer::V13a.tokenize(text), v13a);
+            assert_eq!(BleuTokenizer::International.tokenize(text), international);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parting_loses_only_white_space(text in "[^&<\n-]{0,40}") {
+            let letters = |text: &str| -> String {
+                text.chars().filter(|c| !super::super::words::is_space(*c)).collect()
+            };
+            for tokenizer in [
+                BleuTokenizer::V13a,
+                BleuTokenizer::International,
+                BleuTokenizer::Characters,
+            ] {
+                prop_assert!(letters(&tokenizer.tokenize(&text)) == letters(&text));
+            }
+        }
+    }
+}

@@ -208,3 +208,79 @@ impl Tokens {
         hits
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
+
+    use super::{Rouge, RougeScore, RougeScores};
+    use crate::EvalError;
+
+    fn parts(scores: RougeScores) -> [RougeScore; 4] {
+        [
+            scores.rouge_1,
+            scores.rouge_2,
+            scores.rouge_l,
+            scores.rouge_lsum,
+        ]
+    }
+
+    #[test]
+    fn texts_without_words_score_nothing() {
+        let rouge = Rouge::default();
+        for (prediction, reference) in [("", ""), ("", "a"), ("a", ""), ("日本", "日本")] {
+            let scores = rouge.score(prediction, &[reference]).unwrap();
+            assert_eq!(scores, RougeScores::default());
+        }
+        let none: [&str; 0] = [];
+        assert!(matches!(
+            rouge.score("a", &none),
+            Err(EvalError::NoReference { .. })
+        ));
+        assert!(matches!(
+            RougeScores::mean(&[]),
+            Err(EvalError::Empty { .. })
+        ));
+    }
+
+    #[test]
+    fn each_figure_takes_its_best_reference() {
+        let scores = Rouge::default()
+            .score("a b c d", &["d c b a", "a b x y"])
+            .unwrap();
+        assert_eq!(scores.rouge_1.f_measure, 1.0);
+        assert_eq!(scores.rouge_2.f_measure, 1.0 / 3.0);
+        assert_eq!(scores.rouge_l.f_measure, 0.5);
+    }
+
+    /// The order of sentences does not count for ROUGE-Lsum, but does for ROUGE-L.
+    #[test]
+    fn lines_are_sentences() {
+        let scores = Rouge::default().score("c d\na b", &["a b\nc d"]).unwrap();
+        assert_eq!(scores.rouge_l.f_measure, 0.5);
+        assert_eq!(scores.rouge_lsum.f_measure, 1.0);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_has_figures(
+            prediction in "([a-c]{1,2}[ \n]|\\PC){0,20}",
+            reference in "([a-c]{1,2}[ \n]|\\PC){0,20}",
+            stemming: bool,
+        ) {
+            let rouge = Rouge { stemming };
+            let scores = parts(rouge.score(&prediction, &[&reference]).unwrap());
+            let swapped = parts(rouge.score(&reference, &[&prediction]).unwrap());
+            for (score, swapped) in scores.into_iter().zip(swapped).take(3) {
+                prop_assert!((0.0..=1.0).contains(&score.f_measure));
+                prop_assert_eq!(score.precision, swapped.recall);
+            }
+            if !prediction.contains('\n') && !reference.contains('\n') {
+                prop_assert_eq!(scores[3], scores[2]);
+            }
+            let same = rouge.score(&prediction, &[&prediction]).unwrap();
+            let has_words = !rouge.tokenize(&prediction).is_empty();
+            prop_assert_eq!(same.rouge_lsum.f_measure, f64::from(has_words));
+        }
+    }
+}

@@ -135,3 +135,45 @@ fn is_word_character(character: char) -> bool {
             | GeneralCategory::OtherNumber
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
+
+    use super::{Squad, normalize_answer};
+    use crate::EvalError;
+
+    /// As Python's `re` finds words: a combining mark ends one, a letter of any script does not.
+    #[test]
+    fn articles_are_whole_words() {
+        for (text, normalized) in [
+            ("The theory of an anthem", "theory of anthem"),
+            ("the\u{2013}cat", "\u{2013}cat"),
+            ("a\u{301}", "\u{301}"),
+            ("a\u{b2} \u{e9}a", "a\u{b2} \u{e9}a"),
+            ("A-a", "aa"),
+        ] {
+            assert_eq!(normalize_answer(text), normalized);
+        }
+    }
+
+    #[test]
+    fn only_the_empty_prediction_answers_the_unanswerable() {
+        let squad = Squad::of(&["", "x"], &[[""; 0], [""; 0]]).unwrap();
+        assert_eq!((squad.exact_match, squad.f1), (50.0, 50.0));
+        assert!(matches!(
+            Squad::of(&["x"], &[["x"], ["y"]]),
+            Err(EvalError::Length { .. })
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_answers_itself(text in "\\PC{0,20}", other in "\\PC{0,20}") {
+            let squad = Squad::of(&[&text, &text], &[[&other, &text], [&other, &other]]).unwrap();
+            prop_assert_eq!((squad.rows[0].exact_match, squad.rows[0].f1), (1.0, 1.0));
+            prop_assert!((0.0..=1.0).contains(&squad.rows[1].f1));
+            prop_assert!(squad.rows[1].f1 >= squad.rows[1].exact_match);
+        }
+    }
+}

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::corpus::{CorpusMetric, yes_or_no};
 use super::mteval::{is_western_punctuation, split_periods_and_dashes, surround, unescape};
-use super::words::{trim_end, words};
+use super::words::{single_spaced, trim_end, words};
 
 /// TER in percent: insertions, deletions, substitutions and shifts of blocks that turn the hypothesis
 /// into its nearest reference, over the mean length of its references. Lower is better, and 100 is
@@ -64,7 +64,7 @@ impl Ter {
         if self.no_punctuation {
             text.retain(|c| !matches!(c, '.' | ',' | '?' | ':' | ';' | '!' | '"' | '(' | ')'));
         }
-        text
+        single_spaced(&text)
     }
 }
 
@@ -73,7 +73,11 @@ impl CorpusMetric for Ter {
 
     fn count(&self, hypothesis: &str, references: &[&str]) -> TerCounts {
         let hypothesis = self.tokenize(hypothesis);
-        let references: Vec<String> = references.iter().map(|text| self.tokenize(text)).collect();
+        // sacreBLEU tokenizes references twice, which shows in words such as `'s's's`.
+        let references: Vec<String> = references
+            .iter()
+            .map(|text| self.tokenize(&self.tokenize(text)))
+            .collect();
         let mut numbers = HashMap::new();
         let hypothesis = numbered(&hypothesis, &mut numbers);
         let mut fewest = None;
@@ -117,4 +121,62 @@ fn numbered<'t>(text: &'t str, numbers: &mut HashMap<&'t str, usize>) -> Vec<usi
             *numbers.entry(word).or_insert(next)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CorpusMetric, Ter};
+
+    fn multiples(length: usize, step: usize, modulus: usize) -> String {
+        let numbers = (0..length).map(|index| (index * step % modulus).to_string());
+        numbers.collect::<Vec<_>>().join(" ")
+    }
+
+    /// Edits that sacreBLEU 2.6.0 counts, where beam and limits matter.
+    #[test]
+    fn long_and_uneven_texts_count_as_in_the_reference() {
+        let cases = [
+            ((1, 1, 7), (300, 3, 97), 299),
+            ((300, 3, 97), (2, 3, 97), 298),
+            ((120, 5, 61), (120, 7, 61), 115),
+            ((200, 11, 17), (150, 13, 19), 150),
+            ((0, 1, 9), (5, 1, 9), 5),
+            ((5, 1, 9), (0, 1, 9), 5),
+        ];
+        for (hypothesis, reference, edits) in cases {
+            let text = |(length, step, modulus)| multiples(length, step, modulus);
+            let counts = Ter::default().count(&text(hypothesis), &[&text(reference)]);
+            assert_eq!(counts.edits, edits, "{hypothesis:?} {reference:?}");
+            assert_eq!(counts.reference_length, reference.0 as f64);
+        }
+    }
+
+    /// Tokens of sacreBLEU 2.6.0.
+    #[test]
+    fn punctuation_is_parted_or_dropped() {
+        let ter = Ter {
+            normalized: true,
+            no_punctuation: false,
+        };
+        assert_eq!(
+            ter.tokenize("It's 3.5% (or “less”)."),
+            "it 's 3.5 % ( or “less” ) ."
+        );
+        assert_eq!(ter.tokenize("foo-\nbar\n-baz"), "foo- barbaz");
+        let ter = Ter {
+            normalized: true,
+            no_punctuation: true,
+        };
+        assert_eq!(
+            ter.tokenize("1,000.5 a.b.c -- 5-6 3-"),
+            "10005 a b c -- 5 - 6 3 -"
+        );
+    }
+
+    #[test]
+    fn a_text_of_ten_thousand_words_is_scored() {
+        let (hypothesis, reference) = (multiples(10_000, 7, 9_973), multiples(10_000, 11, 9_973));
+        let counts = Ter::default().count(&hypothesis, &[&reference]);
+        assert!(counts.edits > 0 && counts.edits <= 10_000);
+    }
 }

@@ -1,7 +1,7 @@
 //! Words between white space, as Python's `str.split` finds them.
 
 /// Python also takes the four ASCII separators (`\x1c` to `\x1f`) for white space.
-fn is_space(character: char) -> bool {
+pub(crate) fn is_space(character: char) -> bool {
     character.is_whitespace() || matches!(character, '\u{1c}'..='\u{1f}')
 }
 
