@@ -16,6 +16,7 @@ mod site;
 mod checkpoint;
 mod config_file;
 mod loader;
+mod quantized;
 
 mod blocks;
 mod encoder;
@@ -32,6 +33,7 @@ mod model;
 
 mod resolve;
 
+pub use checkpoint::{BlockFormat, GgufArray, GgufFile, GgufTensor, GgufValue};
 pub use device::open_device;
 pub use encoder::{Encoder, EncoderBatch};
 pub use error::ModelError;
@@ -40,5 +42,6 @@ pub use layers::{Embedding, Layer, LayerNorm, Linear, linear};
 pub use losses::{IGNORED, binary_cross_entropy, cross_entropy, mean_squared_error};
 pub use model::Model;
 pub use pooling::Pooling;
+pub use quantized::QuantizedWeight;
 pub use resolve::{Attempt, Resolved, Resolver, Source};
 pub use site::{Site, SiteId, SiteKind, SiteTable};

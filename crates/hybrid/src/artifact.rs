@@ -15,7 +15,7 @@ use hybrid_adapters::{
     Adapters, ClassifierHead, Trainable, head_from_tensors, head_to_tensors, load_peft, peft_has,
     save_peft,
 };
-use hybrid_data::{LabelSet, Tokenizer};
+use hybrid_data::LabelSet;
 use hybrid_models::{Model, Pooling, Resolver, open_device};
 use hybrid_prompts::Prompt;
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::HybridError;
 use crate::candidate::AdapterRecord;
 use crate::local_model::LocalModel;
+use crate::model_tokenizer::load_tokenizer;
 use crate::recipe::DataConfig;
 use crate::run_folder::write_whole;
 use crate::tensors::{self, NamedTensors};
@@ -158,10 +159,7 @@ impl Artifact {
         let device = open_device(device)?;
         let resolved = Resolver::from_environment().resolve(&description.base, say)?;
         let base = Model::load_encoder(&resolved.folder, &device)?;
-        let tokenizer = Tokenizer::from_file(
-            &resolved.folder.join("tokenizer.json"),
-            description.max_length,
-        )?;
+        let tokenizer = load_tokenizer(&resolved.folder, description.max_length)?;
         let trainable = match &description.adapter {
             Some(record) => Some(trainable(folder, record, &base, &device)?),
             None => None,

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use hybrid_data::Tokenizer;
 use hybrid_eval::Report;
 use hybrid_models::{Model, Resolver, open_device};
 use serde_json::Value;
@@ -12,6 +11,7 @@ use crate::alternate::{self, Outcome};
 use crate::artifact::{self, ArtifactDescription};
 use crate::journal::{Event, Journal};
 use crate::local_model::LocalModel;
+use crate::model_tokenizer::load_tokenizer;
 use crate::preflight;
 use crate::progress::{Progress, Show};
 use crate::recipe::{self, Recipe};
@@ -68,10 +68,7 @@ pub fn train(options: &TrainOptions) -> Result<(), HybridError> {
         recipe.base.model, resolved.source
     ));
     let base = Model::load_encoder(&resolved.folder, &device)?;
-    let tokenizer = Tokenizer::from_file(
-        &resolved.folder.join("tokenizer.json"),
-        recipe.base.max_length,
-    )?;
+    let tokenizer = load_tokenizer(&resolved.folder, recipe.base.max_length)?;
     let mut model = LocalModel::new(base, tokenizer, device, recipe.base.pooling);
     preflight::check(&recipe, &data, &model)?;
 
