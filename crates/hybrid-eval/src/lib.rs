@@ -37,10 +37,10 @@ pub use metrics::confusion::{Averages, ClassFigures, ConfusedPair, ConfusionMatr
 pub use metrics::multilabel::Multilabel;
 pub use metrics::probability::{binary_brier, brier, log_loss, log_softmax, top_k_accuracy};
 pub use metrics::ranking::{average_precision, false_positive_rate_at, roc_auc};
-pub use report::atomic::write_atomic;
 pub use report::card::{CardDetails, HeadDetails};
 pub use report::{
     AdapterSummary, CandidateReport, Comparison, ConfusionReport, CurvePoint, DataSummary, Final,
-    PromptSummary, Provenance, Report, RoundReport, StageReport, TargetReport, TrainingCurve,
+    PromptSummary, Provenance, Report, RoundReport, SharedTexts, StageReport, TargetReport,
+    TrainingCurve,
 };
 pub use resample::{Resamples, percentile};

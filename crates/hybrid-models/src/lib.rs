@@ -32,6 +32,8 @@ mod model;
 
 mod resolve;
 
+mod whole_file;
+
 pub use device::open_device;
 pub use encoder::{Encoder, EncoderBatch};
 pub use error::ModelError;
@@ -42,3 +44,4 @@ pub use model::Model;
 pub use pooling::Pooling;
 pub use resolve::{Attempt, Resolved, Resolver, Source};
 pub use site::{Site, SiteId, SiteKind, SiteTable};
+pub use whole_file::{UNFINISHED, folder_of, sync_folder, write_whole};

@@ -9,7 +9,7 @@ use crate::HybridError;
 use crate::candidate::Candidate;
 use crate::evaluate::{self, Criterion};
 use crate::journal::{Event, StopReason};
-use crate::recipe::StageConfig;
+use crate::recipe::{AdapterStage, StageConfig};
 use crate::stage::{Context, Spent, StageMeter, adapter, prompt};
 use crate::tensors::NamedTensors;
 
@@ -40,12 +40,7 @@ fn winner(candidates: &[Candidate]) -> &Candidate {
 /// [`HybridError`]; every finished candidate is stored in the run folder.
 pub(crate) fn run(context: &mut Context<'_>, done: &[Event]) -> Result<Outcome, HybridError> {
     let criterion = Criterion::of(context.recipe);
-    let mut candidates = Vec::new();
-    for event in done {
-        if let Event::StageEnded { candidate, .. } = event {
-            candidates.push(Candidate::read(context.run, candidate)?);
-        }
-    }
+    let mut candidates = finished(context, done)?;
     if candidates.is_empty() {
         candidates.push(baseline(context, criterion)?);
     }
@@ -72,6 +67,29 @@ pub(crate) fn run(context: &mut Context<'_>, done: &[Event]) -> Result<Outcome, 
         let candidate = stage(context, config, &candidates, criterion)?;
         candidates.push(candidate);
     }
+}
+
+/// The candidates of the stages that have ended, in order. Where the files of one are gone, as a
+/// power cut may leave it, its stage and those after it count as not done.
+fn finished(context: &Context<'_>, done: &[Event]) -> Result<Vec<Candidate>, HybridError> {
+    let mut candidates: Vec<Candidate> = Vec::new();
+    for event in done {
+        let Event::StageEnded { candidate: id, .. } = event else {
+            continue;
+        };
+        // A stage that was run again for that reason ends for a second time.
+        if let Some(place) = candidates.iter().position(|earlier| earlier.id == *id) {
+            candidates.truncate(place);
+        }
+        let Some(candidate) = Candidate::read(context.run, id)? else {
+            context.progress.say(&format!(
+                "the files of {id} are gone; its stage is run again"
+            ));
+            break;
+        };
+        candidates.push(candidate);
+    }
+    Ok(candidates)
 }
 
 fn stop(
@@ -169,7 +187,7 @@ fn stage(
             let (record, trained) = adapter::train(context, config, parent, criterion)?;
             let part = Cost {
                 train_s: trained.spent.seconds,
-                trainable_parameters: record.trainable_parameters as u64,
+                trainable_parameters: trained_values(config, &trained.trainable) as u64,
                 ..Cost::default()
             };
             candidate.adapter = Some(record);
@@ -191,6 +209,19 @@ fn stage(
         .is_better_than(parent.standing(criterion));
     candidate.cost = cost(spent, part);
     finish(context, candidate, tensors.as_ref(), criterion)
+}
+
+/// How many values a stage trained: adapters of an earlier stage are frozen under a head that is
+/// trained alone.
+fn trained_values(config: &AdapterStage, trainable: &Trainable) -> usize {
+    let head = trainable
+        .head
+        .as_ref()
+        .map_or(0, ClassifierHead::n_parameters);
+    match config.methods.is_empty() {
+        true => head,
+        false => trainable.n_parameters(),
+    }
 }
 
 /// Makes a candidate's adapter the active one and returns its values.

@@ -10,6 +10,7 @@ use hybrid_eval::{
     Report, Resamples, RoundReport, StageReport, TargetReport, TrainingCurve, peak_rss_mb,
 };
 use hybrid_models::Pooling;
+use serde_json::{Value, json};
 
 use crate::HybridError;
 use crate::alternate::Outcome;
@@ -89,6 +90,7 @@ pub(crate) fn report(
             fit: data.fit.examples.len(),
             select: data.select.examples.len(),
             report: data.report.examples.len(),
+            shared_texts: data.shared_texts(),
         },
         rounds: rounds(&outcome.candidates),
         candidates: outcome.candidates.iter().map(candidate_report).collect(),
@@ -291,4 +293,19 @@ pub(crate) fn in_words(report: &Report, out: &Path) -> String {
         out.join("report.html").display(),
         out.join("artifact").display(),
     )
+}
+
+/// A finished run in one JSON line: its final figures and where all else lies.
+pub(crate) fn in_json(report: &Report, out: &Path) -> Value {
+    let path = |name: &str| out.join(name).to_string_lossy().into_owned();
+    json!({
+        "event": "report",
+        "final": report.final_result,
+        "stopped": report.stopped,
+        "cost": report.cost,
+        "report_json": path("report.json"),
+        "report_html": path("report.html"),
+        "card": path("README.md"),
+        "artifact": path("artifact"),
+    })
 }
