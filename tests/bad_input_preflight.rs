@@ -112,7 +112,7 @@ fn contradictions_and_names_have_their_own_lines() {
         refused(
             &task,
             &[],
-            &["2 faults", "recipe.toml:1: name: expected letters", &stage],
+            &["2 faults", "recipe.toml:1: name: expected letters", stage],
         );
     }
 }

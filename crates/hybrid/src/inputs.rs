@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hybrid_data::files_of;
 use serde::{Deserialize, Serialize};
@@ -28,15 +28,11 @@ pub struct Inputs {
 const END: u64 = 1 << 20;
 
 impl Inputs {
-    /// The inputs of a run of this recipe's data with the base in a folder.
+    /// The inputs of a run on this data, with a base that is a folder or one file.
     ///
     /// # Errors
     /// [`HybridError::Read`] or [`HybridError::Data`] naming a file that cannot be read.
-    pub(crate) fn of(
-        data: &DataConfig,
-        base_folder: &Path,
-        device: &str,
-    ) -> Result<Self, HybridError> {
+    pub(crate) fn of(data: &DataConfig, base: &Path, device: &str) -> Result<Self, HybridError> {
         let mut files = BTreeMap::new();
         for (key, file) in data.files() {
             let path = data.folder.join(file);
@@ -50,14 +46,8 @@ impl Inputs {
                 files.insert(name, content(&file, whole)?);
             }
         }
-        let unreadable = |source| HybridError::Read {
-            path: base_folder.to_owned(),
-            source,
-        };
-        for entry in std::fs::read_dir(base_folder).map_err(unreadable)? {
-            let path = entry.map_err(unreadable)?.path();
-            let (name, extension) = (path.file_name(), path.extension());
-            let (Some(name), Some(extension)) = (name, extension) else {
+        for path in files_of_base(base)? {
+            let (Some(name), Some(extension)) = (path.file_name(), path.extension()) else {
                 continue;
             };
             let how = match extension.to_str() {
@@ -65,16 +55,33 @@ impl Inputs {
                 _ if name == "config.json" || name == "tokenizer.json" => whole,
                 _ => continue,
             };
-            if path.is_file() {
-                let name = format!("base/{}", name.to_string_lossy());
-                files.insert(name, content(&path, how)?);
-            }
+            let name = format!("base/{}", name.to_string_lossy());
+            files.insert(name, content(&path, how)?);
         }
         Ok(Self {
             device: device.to_owned(),
             files,
         })
     }
+}
+
+/// The files directly in the base's folder, or the base's only file.
+fn files_of_base(base: &Path) -> Result<Vec<PathBuf>, HybridError> {
+    if base.is_file() {
+        return Ok(vec![base.to_owned()]);
+    }
+    let unreadable = |source| HybridError::Read {
+        path: base.to_owned(),
+        source,
+    };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(base).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if path.is_file() {
+            files.push(path);
+        }
+    }
+    Ok(files)
 }
 
 type How = fn(&mut File, &mut Sha256) -> std::io::Result<()>;

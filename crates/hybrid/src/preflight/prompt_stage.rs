@@ -68,16 +68,14 @@ pub(super) fn check(
             );
         }
     }
-    for words in &words {
-        if let Some((one, other, words)) = same_words(words) {
-            faults.add(
-                &words_key,
-                format!(
-                    "the labels {one:?} and {other:?} have the same label words {words:?}; give \
-                    them words of their own under label_words"
-                ),
-            );
-        }
+    if let Some((one, other, words)) = words.iter().find_map(same_words) {
+        faults.add(
+            &words_key,
+            format!(
+                "the labels {one:?} and {other:?} have the same label words {words:?}; give them \
+                words of their own under label_words"
+            ),
+        );
     }
 }
 
