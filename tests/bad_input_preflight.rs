@@ -67,7 +67,11 @@ fn a_tokenizer_of_another_model_is_refused() {
     tokenizer["model"]["vocab"]["unheard"] = largest.into();
     std::fs::write(&path, tokenizer.to_string()).unwrap();
     let sizes = [tiny_model::VOCABULARY, largest + 1].map(|size| size.to_string());
-    refused(&task, &[], &["tokenizer.json", &sizes[0], &sizes[1]]);
+    refused(
+        &task,
+        &[],
+        &["model: the tokenizer needs", &sizes[0], &sizes[1]],
+    );
 }
 
 #[test]

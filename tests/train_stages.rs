@@ -153,9 +153,13 @@ fn a_head_alone_is_trained_over_frozen_adapters() {
         }
     }
     assert_eq!(head["cost"]["trainable_parameters"], head_values);
+    assert_eq!(head["adapter"]["trainable_parameters"], head_values);
+    // What the artifact adds to the base is LoRA and head together.
+    let winner = candidate(&report, report["final"]["candidate"].as_str().unwrap());
+    assert!(!winner["adapter"].is_null());
     assert_eq!(
-        lora["cost"]["trainable_parameters"], head["adapter"]["trainable_parameters"],
-        "the artifact holds both"
+        report["cost"]["trainable_parameters"],
+        lora["cost"]["trainable_parameters"]
     );
 }
 

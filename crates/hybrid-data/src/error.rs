@@ -147,6 +147,18 @@ pub enum DataError {
         /// What the tokenizer library said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A GGUF vocabulary that cannot be used.
+    #[error("{}: `{key}`: expected {expected}, found {found}", path.display())]
+    Vocabulary {
+        /// The file.
+        path: PathBuf,
+        /// The metadata key.
+        key: String,
+        /// What can be used.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
     /// No room for text beside the special tokens.
     #[error("a length of {max_length} tokens leaves no room beside {n_special} special tokens")]
     MaxLength {

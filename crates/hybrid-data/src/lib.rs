@@ -37,4 +37,4 @@ pub use label_set::LabelSet;
 pub use seed::derive_seed;
 pub use source::{Cell, Row, RowDataset, examples_of, files_of, into_dataset, open, read_examples};
 pub use split::{Fractions, Splits, k_shot, split};
-pub use tokenizer::{Encoding, Tokenizer};
+pub use tokenizer::{Encoding, SplitReading, Tokenizer, Vocabulary};

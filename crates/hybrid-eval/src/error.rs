@@ -54,6 +54,18 @@ pub enum EvalError {
         /// The row, counted from 0.
         row: usize,
     },
+    /// A row of generated text has nothing to compare with.
+    #[error("references: row {row} has none")]
+    NoReference {
+        /// The row, counted from 0.
+        row: usize,
+    },
+    /// A figure needs values that differ.
+    #[error("{metric} is undefined: all values of a side are equal")]
+    Constant {
+        /// The figure.
+        metric: &'static str,
+    },
     /// A ranking figure needs examples of both kinds.
     #[error("{metric} is undefined: all examples are of one kind")]
     OneKind {

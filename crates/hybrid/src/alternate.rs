@@ -9,7 +9,7 @@ use crate::HybridError;
 use crate::candidate::Candidate;
 use crate::evaluate::{self, Criterion};
 use crate::journal::{Event, StopReason};
-use crate::recipe::{AdapterStage, StageConfig};
+use crate::recipe::StageConfig;
 use crate::stage::{Context, Spent, StageMeter, adapter, prompt};
 use crate::tensors::NamedTensors;
 
@@ -164,6 +164,7 @@ fn stage(
     criterion: Criterion,
 ) -> Result<Candidate, HybridError> {
     let parent = winner(candidates);
+    context.model.forget();
     let mut candidate = Candidate {
         id: format!("{}-{}", context.round, config.name()),
         stage: config.name().to_owned(),
@@ -187,18 +188,19 @@ fn stage(
             let (record, trained) = adapter::train(context, config, parent, criterion)?;
             let part = Cost {
                 train_s: trained.spent.seconds,
-                trainable_parameters: trained_values(config, &trained.trainable) as u64,
+                trainable_parameters: record.trainable_parameters as u64,
                 ..Cost::default()
             };
             candidate.adapter = Some(record);
             candidate.curve = trained.curve;
-            context.model.activate(Some(trained.trainable));
-            let scored = evaluate::score(
-                context.model,
-                &candidate.prompt,
-                &context.data.labels,
-                &context.data.select,
-            )?;
+            let scored = match trained.scored {
+                Some(scored) => scored,
+                None => {
+                    context.model.activate(Some(trained.trainable));
+                    let data = context.data;
+                    evaluate::score(context.model, &candidate.prompt, &data.labels, &data.select)?
+                }
+            };
             (scored, Some(trained.tensors), trained.spent, part)
         }
     };
@@ -209,19 +211,6 @@ fn stage(
         .is_better_than(parent.standing(criterion));
     candidate.cost = cost(spent, part);
     finish(context, candidate, tensors.as_ref(), criterion)
-}
-
-/// How many values a stage trained: adapters of an earlier stage are frozen under a head that is
-/// trained alone.
-fn trained_values(config: &AdapterStage, trainable: &Trainable) -> usize {
-    let head = trainable
-        .head
-        .as_ref()
-        .map_or(0, ClassifierHead::n_parameters);
-    match config.methods.is_empty() {
-        true => head,
-        false => trainable.n_parameters(),
-    }
 }
 
 /// Makes a candidate's adapter the active one and returns its values.

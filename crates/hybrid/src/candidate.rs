@@ -48,7 +48,7 @@ pub struct AdapterRecord {
     pub methods: Vec<AdapterConfig>,
     /// The classifier head.
     pub head: HeadConfig,
-    /// Number of values, trained by the candidate's own stage or by an earlier one.
+    /// Number of values that the last adapter stage trained.
     pub trainable_parameters: usize,
 }
 
@@ -68,13 +68,6 @@ impl Candidate {
     pub(crate) fn standing(&self, criterion: Criterion) -> Standing {
         let log_loss = self.select.get(LOG_LOSS).copied().unwrap_or(f64::INFINITY);
         criterion.standing(self.score(criterion.metric.name()), log_loss)
-    }
-
-    /// Number of values that the candidate adds to the base.
-    pub(crate) fn cost_of_adapter(&self) -> u64 {
-        self.adapter
-            .as_ref()
-            .map_or(0, |adapter| adapter.trainable_parameters as u64)
     }
 
     /// Stores the candidate, whole or not at all.

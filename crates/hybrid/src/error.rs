@@ -100,11 +100,11 @@ pub enum HybridError {
     },
     /// A tokenizer that belongs to another model.
     #[error(
-        "{path}: this tokenizer needs a vocabulary of {found} tokens, but the model has {expected}; \
+        "{path}: the tokenizer needs a vocabulary of {found} tokens, but the model has {expected}; \
         use the tokenizer that belongs to the model"
     )]
     Vocabulary {
-        /// The tokenizer file.
+        /// The model.
         path: PathBuf,
         /// Tokens of the model's vocabulary.
         expected: usize,

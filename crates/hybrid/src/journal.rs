@@ -66,6 +66,17 @@ pub enum Event {
         /// Mean negative log-probability of the right label, in nats.
         log_loss: f64,
     },
+    /// A state on the way from the stage's start to its best state was scored on select.
+    Interpolated {
+        /// Name of the stage.
+        stage: String,
+        /// Share of the way.
+        share: f64,
+        /// The deciding figure.
+        value: f64,
+        /// Mean negative log-probability of the right label, in nats.
+        log_loss: f64,
+    },
     /// State from which the stage can go on was written.
     Checkpoint {
         /// Name of the stage.
@@ -188,7 +199,10 @@ impl Journal {
         line.push(b'\n');
         self.file.write_all(&line).map_err(failed)?;
         match event {
-            Event::Trial { .. } | Event::Step { .. } | Event::Evaluated { .. } => Ok(()),
+            Event::Trial { .. }
+            | Event::Step { .. }
+            | Event::Evaluated { .. }
+            | Event::Interpolated { .. } => Ok(()),
             _ => self.file.sync_data().map_err(failed),
         }
     }

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use burn::tensor::Device;
-use hybrid_data::Tokenizer;
 use hybrid_models::{Model, Pooling};
 
 use crate::HybridError;
 use crate::local_model::LocalModel;
+use crate::model_tokenizer::load_tokenizer;
 
-/// The base in a folder, without adapter.
+/// The base in a folder or GGUF file, without adapter.
 ///
 /// # Errors
 /// [`HybridError::Model`] or [`HybridError::Data`] naming a faulty file, and
@@ -21,12 +21,11 @@ pub(crate) fn open_model(
     device: Device,
 ) -> Result<LocalModel, HybridError> {
     let base = Model::load_encoder(folder, &device)?;
-    let path = folder.join("tokenizer.json");
-    let tokenizer = Tokenizer::from_file(&path, max_length)?;
+    let tokenizer = load_tokenizer(folder, max_length)?;
     let (expected, found) = (base.encoder.vocab_size(), tokenizer.id_bound());
     if found > expected {
         return Err(HybridError::Vocabulary {
-            path,
+            path: folder.to_owned(),
             expected,
             found,
         });

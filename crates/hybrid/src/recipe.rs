@@ -314,11 +314,21 @@ pub struct AdapterStage {
     #[serde(default)]
     #[schemars(range(min = 0.0, max = 0.9))]
     pub label_smoothing: f64,
-    /// Chance that a token of a training example is hidden from attention and pooling; the first
-    /// token is always seen.
+    /// Taken off the right label's logit while training: the right label must win by this much
+    /// (additive margin softmax, Wang et al. 2018).
+    #[serde(default)]
+    #[schemars(range(min = 0.0))]
+    pub margin: f64,
+    /// Chance that a token of a training example is hidden from attention and pooling in the trained
+    /// layers; the first token is always seen.
     #[serde(default)]
     #[schemars(range(min = 0.0, max = 0.9))]
     pub token_dropout: f64,
+    /// At the end, states on the way from the start to the best state are tried too, each at this
+    /// share of the way; the best on select wins (weight-space ensembling, Wortsman et al. 2022).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(inner(range(min = 0.0, max = 1.0)))]
+    pub interpolate: Vec<f64>,
     /// Also train on the label words, as examples of their labels.
     #[serde(default)]
     pub train_on_label_words: bool,

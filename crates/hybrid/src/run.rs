@@ -78,6 +78,7 @@ pub fn train(options: &TrainOptions) -> Result<(), HybridError> {
     if is_finished(&out, recipe, options.fresh)? {
         return show_finished(&out, &progress);
     }
+    model.work_for(run.path());
     if options.fresh {
         run.clear()?;
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use hybrid_adapters::peft_has;
+use hybrid_adapters::{Trainable, peft_has};
 use hybrid_eval::{
     AdapterSummary, CandidateReport, CardDetails, Comparison, ConfusionReport, Cost, DataSummary,
     Final, Generalisation, HeadDetails, OutOfScope, PairedComparison, PromptSummary, Provenance,
@@ -67,7 +67,9 @@ pub(crate) fn report(
         flops: spent.flops,
         ..Cost::default()
     };
-    cost.trainable_parameters = winner.cost_of_adapter();
+    // Adapters under a head that was trained alone were trained by an earlier stage.
+    let trained = context.model.active().map_or(0, Trainable::n_parameters);
+    cost.trainable_parameters = trained as u64;
     cost.total_parameters = context.model.base.n_parameters() as u64 + cost.trainable_parameters;
     cost.peak_rss_mb = peak_rss_mb();
     Ok(Report {
