@@ -107,6 +107,18 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
+    /// One more than the largest id that an encoding or its padding can hold: the least vocabulary
+    /// that a model must have.
+    pub fn id_bound(&self) -> usize {
+        let ids = self.inner.get_vocab(true).into_values();
+        let special = self.inner.encode_fast("", true);
+        let special = special.map_or_else(|_| Vec::new(), |encoding| encoding.get_ids().to_vec());
+        ids.chain(special)
+            .chain([self.pad_id])
+            .max()
+            .map_or(0, |largest| largest as usize + 1)
+    }
+
     /// Encodes texts, in parallel, in order.
     ///
     /// # Errors
@@ -216,6 +228,7 @@ mod tests {
         let file = tokenizer_file();
         let tokenizer = Tokenizer::from_file(file.path(), 5).unwrap();
         assert_eq!(tokenizer.pad_id(), 5);
+        assert_eq!(tokenizer.id_bound(), 6);
         let texts = ["my Card", "", "card card my card my"].map(str::to_owned);
         let encodings = tokenizer.encode(&texts).unwrap();
         let ids: Vec<&[u32]> = encodings

@@ -1,4 +1,4 @@
-//! What can be wrong with outputs, or with writing what was concluded from them.
+//! What can be wrong with outputs, or with saying what was concluded from them.
 
 use std::path::PathBuf;
 
@@ -80,15 +80,13 @@ pub enum EvalError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A file cannot be written; nothing of it was left behind.
-    #[error("{path}: cannot be written: {source}")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
+    /// A report holds a value that JSON cannot express, such as a figure that is not finite.
+    #[error("the report cannot be told in JSON: {source}")]
+    NotJson {
+        /// The fault and its place.
+        source: serde_json::Error,
     },
-    /// A file is not a report, or a report holds a value that JSON cannot express.
+    /// A file is not a report.
     #[error("{path}: not a report: {source}")]
     Format {
         /// The file.

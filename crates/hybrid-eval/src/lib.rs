@@ -47,10 +47,10 @@ pub use metrics::regression::{mean_absolute_error, mean_squared_error, r_squared
 pub use metrics::rouge::{Rouge, RougeScore, RougeScores};
 pub use metrics::squad::{Squad, SquadRow, normalize_answer};
 pub use metrics::ter::{Ter, TerCounts};
-pub use report::atomic::write_atomic;
 pub use report::card::{CardDetails, HeadDetails};
 pub use report::{
     AdapterSummary, CandidateReport, Comparison, ConfusionReport, CurvePoint, DataSummary, Final,
-    PromptSummary, Provenance, Report, RoundReport, StageReport, TargetReport, TrainingCurve,
+    PromptSummary, Provenance, Report, RoundReport, SharedTexts, StageReport, TargetReport,
+    TrainingCurve,
 };
 pub use resample::{Resamples, percentile};

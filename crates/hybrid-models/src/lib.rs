@@ -33,6 +33,8 @@ mod model;
 
 mod resolve;
 
+mod whole_file;
+
 pub use checkpoint::{BlockFormat, GgufArray, GgufFile, GgufTensor, GgufValue};
 pub use device::open_device;
 pub use encoder::{Encoder, EncoderBatch};
@@ -45,3 +47,4 @@ pub use pooling::Pooling;
 pub use quantized::QuantizedWeight;
 pub use resolve::{Attempt, Resolved, Resolver, Source};
 pub use site::{Site, SiteId, SiteKind, SiteTable};
+pub use whole_file::{UNFINISHED, folder_of, sync_folder, write_whole};

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::HybridError;
+use crate::inputs::Inputs;
 
 /// One line of the journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,8 +20,9 @@ pub enum Event {
     Started {
         /// Version of this program.
         version: String,
-        /// Device of this process.
-        device: String,
+        /// Device, data files and base of this process.
+        #[serde(flatten)]
+        inputs: Inputs,
     },
     /// A stage began, or began again after a kill.
     StageBegan {
