@@ -174,9 +174,9 @@ mod tests {
     }
 
     #[test]
-    fn a_text_of_ten_thousand_words_is_scored() {
-        let (hypothesis, reference) = (multiples(10_000, 7, 9_973), multiples(10_000, 11, 9_973));
+    fn a_text_of_two_thousand_words_is_scored() {
+        let (hypothesis, reference) = (multiples(2000, 7, 1999), multiples(2000, 11, 1999));
         let counts = Ter::default().count(&hypothesis, &[&reference]);
-        assert!(counts.edits > 0 && counts.edits <= 10_000);
+        assert!(counts.edits > 0 && counts.edits <= 2000);
     }
 }
