@@ -307,7 +307,7 @@ impl Method for Lora {
 
 #[cfg(test)]
 mod tests {
-    use burn::module::{Module, Param};
+    use burn::module::Param;
     use burn::optim::GradientsParams;
     use burn::tensor::{Device, Tensor, TensorData};
     use hybrid_models::{SiteKind, SiteTable};

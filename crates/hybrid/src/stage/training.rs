@@ -10,7 +10,7 @@ use super::checkpoint::{Best, Checkpoint, Progressed};
 use super::pass::{Input, Pass, Piece};
 use super::{Context, Spent, StageMeter};
 use crate::candidate::Candidate;
-use crate::evaluate::{self, Criterion, Scored, Standing};
+use crate::evaluate::{self, Criterion, LOG_LOSS, Scored, Standing};
 use crate::journal::Event;
 use crate::local_model::LocalModel;
 use crate::recipe::AdapterStage;
@@ -127,8 +127,9 @@ impl<'c> Training<'c> {
             self.total_steps,
         );
         if self.progressed.best.is_none() && self.as_parent {
-            let standing = parent.standing(criterion);
-            self.progressed.best = Some(Best { epoch: 0, standing });
+            let value = parent.score(criterion.metric.name());
+            self.evaluated(context, 0, value, parent.score(LOG_LOSS))?;
+            self.started(parent.standing(criterion), value);
         }
         while !self.progressed.ended {
             if self.is_due() {
@@ -273,14 +274,16 @@ impl<'c> Training<'c> {
     ) -> Result<(), HybridError> {
         if self.progressed.best.is_none() {
             let first = self.trainable.eval().load_named_tensors(&self.first)?;
-            let (standing, scored) = self.score_epoch(context, prompt, criterion, 0, first)?;
-            self.progressed.best = Some(Best { epoch: 0, standing });
+            let scored = score_on_select(context, prompt, first)?;
+            let value = scored.metric(criterion.metric);
+            self.evaluated(context, 0, value, scored.figures.log_loss)?;
+            self.started(scored.standing(criterion), value);
             self.best_scored = Some(scored);
         }
         let epoch = self.progressed.epoch;
-        let (standing, scored) =
-            self.score_epoch(context, prompt, criterion, epoch, self.trainable.eval())?;
-        let value = scored.metric(criterion.metric);
+        let scored = score_on_select(context, prompt, self.trainable.eval())?;
+        let (standing, value) = (scored.standing(criterion), scored.metric(criterion.metric));
+        self.evaluated(context, epoch, value, scored.figures.log_loss)?;
         if self
             .progressed
             .best
@@ -300,23 +303,28 @@ impl<'c> Training<'c> {
         self.checkpoint(context)
     }
 
-    /// Scores the state after some passes.
-    fn score_epoch(
+    /// The state before the first update stands so.
+    fn started(&mut self, standing: Standing, value: f64) {
+        self.progressed.best = Some(Best { epoch: 0, standing });
+        if let Some(stopping) = &mut self.progressed.stopping {
+            stopping.observe(value);
+        }
+    }
+
+    /// Journals the figures of the state after some passes.
+    fn evaluated(
         &self,
         context: &mut Context<'_>,
-        prompt: &Prompt,
-        criterion: Criterion,
         epoch: usize,
-        state: Trainable,
-    ) -> Result<(Standing, Scored), HybridError> {
-        let scored = score_on_select(context, prompt, state)?;
+        value: f64,
+        log_loss: f64,
+    ) -> Result<(), HybridError> {
         context.happened(Event::Evaluated {
             stage: self.config.name.clone(),
             epoch,
-            value: scored.metric(criterion.metric),
-            log_loss: scored.figures.log_loss,
-        })?;
-        Ok((scored.standing(criterion), scored))
+            value,
+            log_loss,
+        })
     }
 
     /// Tries states on the way from the first to the best.
