@@ -11,6 +11,7 @@ mod bad_input;
 mod contracts;
 mod fixtures;
 mod parity_adapters;
+mod parity_chat;
 mod parity_metrics;
 mod parity_models;
 mod parity_objectives;
