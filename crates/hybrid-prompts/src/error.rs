@@ -137,6 +137,14 @@ pub enum PromptError {
         /// What is missing.
         what: &'static str,
     },
+    /// A search over more prompts than can be tried one by one.
+    #[error("the search space holds {n_prompts} prompts; at most {most} can be tried one by one")]
+    LargeSpace {
+        /// How many prompts there are.
+        n_prompts: usize,
+        /// How many can be tried.
+        most: usize,
+    },
     /// A setting that cannot work.
     #[error("`{setting}` is {found}, expected at least {least}")]
     Setting {

@@ -13,7 +13,7 @@ use crate::prompted_model::PromptedModel;
 const SHOWN_CHARS: usize = 400;
 
 /// Most examples or mistakes that a writer is shown.
-const SHOWN: usize = 5;
+pub(crate) const SHOWN: usize = 5;
 
 /// Tokens of one written instruction.
 const MAX_TOKENS: usize = 96;

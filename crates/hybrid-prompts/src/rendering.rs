@@ -120,6 +120,7 @@ impl<'p> Renderer<'p> {
                 });
             }
         }
+        let has_text = fields.values().any(|text| !text.trim().is_empty());
         let mut fields = fields.clone();
         loop {
             let longest = fields
@@ -149,11 +150,9 @@ impl<'p> Renderer<'p> {
                     None => too_long = middle,
                 }
             }
-            fields.insert(
-                field,
-                whole[..ends.get(fits).copied().unwrap_or(0)].to_owned(),
-            );
-            if fields.values().all(String::is_empty) {
+            let kept = whole[..ends.get(fits).copied().unwrap_or(0)].trim_end();
+            fields.insert(field, kept.to_owned());
+            if has_text && fields.values().all(String::is_empty) {
                 let needed = count(&best)?;
                 return Err(PromptError::DoesNotFit { needed, limit });
             }

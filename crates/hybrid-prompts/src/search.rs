@@ -231,7 +231,7 @@ fn run_strategy(search: &Search<'_>, runner: &mut Runner<'_>) -> Result<(), Prom
     let (n_prompts, keep_first) = (proposals.len(), search.incumbent.is_some());
     match *search.strategy {
         SearchStrategy::Exhaustive => {
-            let plan = Plan::exhaustive(n_prompts, n_fit);
+            let plan = Plan::exhaustive(n_prompts, n_fit)?;
             ladder::run(&plan, &proposals, runner)
         }
         SearchStrategy::Random { trials } => {

@@ -13,7 +13,7 @@ use super::{Criterion, Search, SearchEvent, SearchOutcome, SearchRequest, run};
 use crate::demonstration::{Demonstration, DemonstrationChoice, Demonstrations};
 use crate::error::PromptError;
 use crate::instruction::InstructionGrammar;
-use crate::instruction_writer::{Mistake, WritingTask, write_instructions, writing_cost};
+use crate::instruction_writer::{Mistake, SHOWN, WritingTask, write_instructions, writing_cost};
 use crate::label_scoring::labelled_words;
 use crate::language_scoring::{Objective, Prepared};
 use crate::prompt::{Prompt, PromptFormat};
@@ -51,8 +51,9 @@ pub struct LanguageSearch<'a> {
     pub demonstrations: &'a [DemonstrationChoice],
     /// Instructions beside those of the space.
     pub instructions: InstructionProposals,
-    /// Most tokens that the search may spend, on trials, bootstrapping and writing together. Work
-    /// that may cost more than is left is not begun.
+    /// Most tokens that the search may spend, on trials, bootstrapping and writing together; what
+    /// comes before the first trial may spend half of it. Work that may cost more than is left is
+    /// not begun.
     pub budget: u64,
 }
 
@@ -108,7 +109,8 @@ pub fn search_language<'m>(
     if let Some(writer) = &mut scorer.writer {
         writer.begin();
     }
-    let left = |scorer: &LanguageScorer<'_, '_>| search.budget.saturating_sub(scorer.spent());
+    // What is done before the first trial must leave enough for the trials.
+    let left = |scorer: &LanguageScorer<'_, '_>| (search.budget / 2).saturating_sub(scorer.spent());
 
     let mut space = request.space.clone();
     if space.is_empty() {
@@ -264,7 +266,7 @@ impl LanguageScorer<'_, '_> {
         let examples = self
             .fit
             .iter()
-            .take(8)
+            .take(SHOWN)
             .map(Demonstration::of)
             .collect::<Result<Vec<_>, _>>()?;
         let seed = derive_seed(seed, "instructions from examples");

@@ -1,6 +1,6 @@
 //! Which prompts are scored on how many examples.
 
-use rand::seq::SliceRandom;
+use rand::seq::{SliceRandom, index};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -160,15 +160,21 @@ pub(super) struct Rung {
 
 impl Plan {
     /// Every prompt on all examples.
-    pub(super) fn exhaustive(n_prompts: usize, n_examples: usize) -> Self {
+    pub(super) fn exhaustive(n_prompts: usize, n_examples: usize) -> Result<Self, PromptError> {
+        if n_prompts > MOST_LISTED {
+            return Err(PromptError::LargeSpace {
+                n_prompts,
+                most: MOST_LISTED,
+            });
+        }
         let rung = Rung {
             n_prompts,
             sample: n_examples,
         };
-        Self {
+        Ok(Self {
             first: (0..n_prompts).collect(),
             rungs: vec![rung],
-        }
+        })
     }
 
     /// Drawn prompts on all examples. `keep_first`: whether prompt 0 takes part whatever is drawn.
@@ -229,15 +235,26 @@ impl Plan {
     }
 }
 
+/// Most prompts that are listed.
+const MOST_LISTED: usize = 1 << 20;
+
 /// `wanted` of `n` numbers, drawn with the seed, in order.
 fn drawn(n: usize, wanted: usize, keep_first: bool, seed: u64) -> Vec<usize> {
-    let mut numbers: Vec<usize> = (0..n).collect();
-    if wanted < n {
-        let kept = usize::from(keep_first);
-        numbers[kept..].shuffle(&mut rng_of(seed, "prompts"));
-        numbers.truncate(wanted);
-        numbers.sort_unstable();
+    if wanted >= n {
+        return (0..n).collect();
     }
+    let kept = usize::from(keep_first);
+    let mut rng = rng_of(seed, "prompts");
+    let mut numbers: Vec<usize> = if n > MOST_LISTED {
+        let others = index::sample(&mut rng, n - kept, wanted - kept).into_iter();
+        (0..kept).chain(others.map(|other| other + kept)).collect()
+    } else {
+        let mut numbers: Vec<usize> = (0..n).collect();
+        numbers[kept..].shuffle(&mut rng);
+        numbers.truncate(wanted);
+        numbers
+    };
+    numbers.sort_unstable();
     numbers
 }
 
@@ -295,8 +312,14 @@ mod tests {
             assert_eq!((drawn(seed)[0], drawn(seed).len()), (0, 5));
         }
         assert_eq!(Plan::random(9, 3, true, 10, 0).unwrap().first, [0, 1, 2]);
+        let huge = Plan::random(5, usize::MAX, true, 10, 1).unwrap().first;
+        assert!(huge[0] == 0 && huge.len() == 5 && huge.is_sorted_by(|a, b| a < b));
+        assert!(matches!(
+            Plan::exhaustive(usize::MAX, 10),
+            Err(PromptError::LargeSpace { .. })
+        ));
         assert_eq!(
-            Plan::exhaustive(3, 10).rungs,
+            Plan::exhaustive(3, 10).unwrap().rungs,
             [Rung {
                 n_prompts: 3,
                 sample: 10
