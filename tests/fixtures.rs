@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use hybrid_models::Resolver;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
@@ -80,12 +81,27 @@ pub(crate) fn device() -> Device {
     hybrid_models::open_device(&name).unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// A real model: the folder or file that a variable of the environment names, or what the resolver
+/// finds.
+pub(crate) fn real_model(variable: &str, name: &str) -> PathBuf {
+    match std::env::var_os(variable) {
+        Some(path) => path.into(),
+        None => {
+            Resolver::from_environment()
+                .resolve(name, &|line| eprintln!("{line}"))
+                .unwrap_or_else(|error| panic!("{error}; or name its place in {variable}"))
+                .folder
+        }
+    }
+}
+
 /// The tensors of one safetensors file, on the host.
 pub(crate) struct Tensors(BTreeMap<String, (Vec<usize>, Values)>);
 
 enum Values {
     Float(Vec<f32>),
     Int(Vec<i64>),
+    Bytes(Vec<u8>),
 }
 
 impl Tensors {
@@ -111,6 +127,7 @@ impl Tensors {
                         .map(|b| i64::from_le_bytes(*b))
                         .collect(),
                 ),
+                Dtype::U8 => Values::Bytes(data.to_vec()),
                 other => panic!("{}: {name}: unexpected dtype {other:?}", path.display()),
             };
             (name.to_owned(), (view.shape().to_vec(), values))
@@ -133,14 +150,21 @@ impl Tensors {
     pub(crate) fn floats(&self, name: &str) -> &[f32] {
         match &self.0[name].1 {
             Values::Float(values) => values,
-            Values::Int(_) => panic!("{name} holds integers"),
+            _ => panic!("{name} holds no floats"),
         }
     }
 
     pub(crate) fn ints(&self, name: &str) -> &[i64] {
         match &self.0[name].1 {
             Values::Int(values) => values,
-            Values::Float(_) => panic!("{name} holds floats"),
+            _ => panic!("{name} holds no integers"),
+        }
+    }
+
+    pub(crate) fn bytes(&self, name: &str) -> &[u8] {
+        match &self.0[name].1 {
+            Values::Bytes(values) => values,
+            _ => panic!("{name} holds no bytes"),
         }
     }
 

@@ -8,10 +8,13 @@
 
 mod backends;
 mod bad_input;
+mod bad_input_disk;
+mod bad_input_preflight;
 mod contracts;
 mod fixtures;
 mod parity_adapters;
 mod parity_chat;
+mod parity_gguf;
 mod parity_metrics;
 mod parity_models;
 mod parity_objectives;
@@ -19,6 +22,14 @@ mod parity_real;
 mod parity_tokenizer;
 mod parity_training;
 mod peft_reference;
+mod run_comparison;
+mod tiny_model;
 mod tiny_task;
 mod train;
+mod train_data;
+mod train_merge;
+mod train_output;
+mod train_predict;
+mod train_resume;
+mod train_stages;
 mod training_run;

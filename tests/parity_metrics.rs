@@ -1,4 +1,9 @@
-//! Figures of `hybrid-eval` against scikit-learn and NumPy.
+//! Figures of `hybrid-eval` against scikit-learn, SciPy, NumPy, sacreBLEU and rouge_score.
+
+mod question_answering;
+mod regression;
+mod summarization;
+mod translation;
 
 use std::path::Path;
 
@@ -10,36 +15,36 @@ use serde_json::Value;
 
 use crate::fixtures::{Fixture, Tensors, Tolerance, json, of_kind};
 
-/// Figures of text generation and regression, which no part of the project computes yet.
-const LATER: [&str; 4] = ["mt.json", "regression.json", "rouge.json", "squad.json"];
-
 #[test]
 fn parity_of_metrics() {
     for fixture in of_kind("metrics") {
+        let checks = Checks {
+            tolerance: Tolerance::of(&fixture.meta["tolerance"]),
+        };
         let files = fixture.meta["files"]
             .as_object()
             .expect("meta.json lists files");
         for file in files.keys() {
-            let expected = || json(&fixture.folder.join(file));
+            let expected = json(&fixture.folder.join(file));
             match file.as_str() {
-                "classification.json" => classification(&fixture, &expected()),
-                "bootstrap.json" => bootstrap(&fixture, &expected()),
-                later if LATER.contains(&later) => {}
+                "bootstrap.json" => bootstrap(&checks, &fixture, &expected),
+                "classification.json" => classification(&checks, &expected),
+                "mt.json" => translation::check(&checks, &expected),
+                "regression.json" => regression::check(&checks, &expected),
+                "rouge.json" => summarization::check(&checks, &expected),
+                "squad.json" => question_answering::check(&checks, &expected),
                 unknown => panic!("{}: unknown metrics file {unknown:?}", fixture.name),
             }
         }
     }
 }
 
-fn classification(fixture: &Fixture, cases: &Value) {
-    let checks = Checks {
-        tolerance: Tolerance::of(&fixture.meta["tolerance"]),
-    };
+fn classification(checks: &Checks, cases: &Value) {
     for (name, case) in cases.as_object().expect("cases by name") {
         match name.as_str() {
             "definition" => {}
-            "multilabel" => multilabel(&checks, case),
-            _ => single_label(&checks, name, case),
+            "multilabel" => multilabel(checks, case),
+            _ => single_label(checks, name, case),
         }
     }
 }
@@ -175,10 +180,7 @@ fn multilabel(checks: &Checks, case: &Value) {
     }
 }
 
-fn bootstrap(fixture: &Fixture, case: &Value) {
-    let checks = Checks {
-        tolerance: Tolerance::of(&fixture.meta["tolerance"]),
-    };
+fn bootstrap(checks: &Checks, fixture: &Fixture, case: &Value) {
     let resamples =
         Resamples::given(resampling_indices(&fixture.folder, &case["indices"])).unwrap();
     let compared = PairedComparison::of(
@@ -225,11 +227,20 @@ fn resampling_indices(folder: &Path, place: &Value) -> Vec<Vec<usize>> {
     .collect()
 }
 
+/// Compares figures within the fixture's tolerance.
 struct Checks {
     tolerance: Tolerance,
 }
 
 impl Checks {
+    fn figures(&self, what: &str, figures: &[f64], expected: &Value) {
+        let expected = list(expected);
+        assert_eq!(figures.len(), expected.len(), "{what}: number of figures");
+        for (index, (figure, expected)) in figures.iter().zip(expected).enumerate() {
+            self.figure(&format!("{what}[{index}]"), *figure, expected);
+        }
+    }
+
     fn figure(&self, what: &str, figure: f64, expected: &Value) {
         let expected = expected
             .as_f64()
@@ -283,4 +294,14 @@ fn indices(value: &Value) -> Vec<usize> {
         .iter()
         .map(|item| index(item).expect("an index fits"))
         .collect()
+}
+
+fn text(value: &Value) -> &str {
+    value
+        .as_str()
+        .unwrap_or_else(|| panic!("{value} is not a text"))
+}
+
+fn texts(value: &Value) -> Vec<&str> {
+    list(value).iter().map(text).collect()
 }

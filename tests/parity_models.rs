@@ -279,6 +279,8 @@ fn parity_of_site_paths_with_checkpoint_keys() {
         for (name, data) in case.model.named_tensors() {
             let values: Vec<f32> = data.iter::<f32>().collect();
             assert_eq!(values, file.floats(&name), "{}: {name}", case.fixture.name);
+            let shape = data.shape().to_vec();
+            assert_eq!(shape, file.shape(&name), "{}: {name}", case.fixture.name);
         }
         for name in file.names() {
             let path = name.rsplit_once('.').expect("a key has a module path").0;

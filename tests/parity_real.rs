@@ -1,17 +1,13 @@
 //! Real models against their recorded outputs.
 
-use std::path::PathBuf;
-
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use hybrid_data::{Tokenizer, pad};
-use hybrid_models::{EncoderBatch, Model, NoHooks, Pooling, Resolver};
+use hybrid_models::{EncoderBatch, GgufFile, Model, NoHooks, Pooling};
 
 use crate::fixtures::{self, Tensors, Tolerance};
 
-/// Real models whose fixtures are read by later work on this project.
-const LATER: [&str; 1] = ["smollm2_135m_q4_1_gguf"];
-
 const MINILM: &str = "sentence-transformers/all-MiniLM-L6-v2";
+const SMOLLM2: &str = "HuggingFaceTB/SmolLM2-135M-Instruct";
 
 fn ints(values: &[u32], shape: [usize; 2], device: &Device) -> Tensor<2, Int> {
     let values: Vec<i32> = values.iter().map(|value| *value as i32).collect();
@@ -31,28 +27,15 @@ fn parity_of_real_models() {
             .expect("meta.json names the fixture");
         match name {
             "minilm_l6_v2" => minilm(&fixture),
-            later if LATER.contains(&later) => {}
+            "smollm2_135m_q4_1_gguf" => smollm2_weights(&fixture),
             unknown => panic!("no test understands the real model {unknown:?}"),
-        }
-    }
-}
-
-/// The folder that `HYBRID_MINILM` names, or what the resolver finds.
-fn minilm_folder() -> PathBuf {
-    match std::env::var_os("HYBRID_MINILM") {
-        Some(folder) => folder.into(),
-        None => {
-            Resolver::from_environment()
-                .resolve(MINILM, &|line| eprintln!("{line}"))
-                .unwrap()
-                .folder
         }
     }
 }
 
 fn minilm(fixture: &fixtures::Fixture) {
     let device = fixtures::device();
-    let folder = minilm_folder();
+    let folder = fixtures::real_model("HYBRID_MINILM", MINILM);
     let model = Model::load_encoder(&folder, &device).unwrap();
     let max_length = fixture.meta["max_length"].as_u64().unwrap() as usize;
     let tokenizer = Tokenizer::from_file(&folder.join("tokenizer.json"), max_length).unwrap();
@@ -112,5 +95,36 @@ fn minilm(fixture: &fixtures::Fixture) {
             }
             unknown => panic!("unknown output {unknown:?}"),
         }
+    }
+}
+
+/// Configuration and dequantised weights of the real GGUF file.
+fn smollm2_weights(fixture: &fixtures::Fixture) {
+    let folder = fixtures::real_model("HYBRID_SMOLLM2", SMOLLM2);
+    let file = GgufFile::of_model(&folder).unwrap().expect("a GGUF file");
+    let config = file.config().unwrap();
+    for (key, value) in fixture.meta["config"].as_object().expect("a configuration") {
+        assert_eq!(config.get(key), Some(value), "{key}");
+    }
+    let theta = &config["rope_parameters"]["rope_theta"];
+    assert_eq!(theta, &fixture.meta["rope_theta"]);
+    let expected = Tensors::read(&fixture.folder.join("outputs.safetensors"));
+    let weights = file.weights().unwrap();
+    // What the file holds must be equal to the last bit.
+    let exact = Tolerance {
+        atol: 0.0,
+        rtol: 0.0,
+    };
+    for output in expected.names() {
+        let (name, n_rows) = match output.strip_prefix("dequantized_first4rows.") {
+            Some(name) => (name, 4),
+            None => (output, 1),
+        };
+        // Token ids and logits are for the tests of decoders.
+        if name.starts_with("input_ids.") || name.starts_with("logits.") {
+            continue;
+        }
+        let values = weights[name].dequantize_rows(0..n_rows);
+        exact.check(output, &values, expected.floats(output));
     }
 }

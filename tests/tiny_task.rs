@@ -1,14 +1,15 @@
-//! A whole task in a temporary folder: a tiny encoder of the fixtures with a tokenizer of its own,
-//! three labels that key words tell apart, and a recipe that runs in about a second.
+//! A whole task in a temporary folder: a tiny encoder with a tokenizer of its own, three labels that
+//! key words tell apart, and a recipe that runs in about a second.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
-use serde_json::{Value, json};
+use assert_cmd::assert::Assert;
+use serde_json::json;
 use tempfile::TempDir;
 
-use crate::fixtures;
+use crate::tiny_model;
 
 const LABELS: [(&str, [&str; 4]); 3] = [
     ("card_lost", ["card", "lost", "stolen", "wallet"]),
@@ -66,31 +67,35 @@ impl TinyTask {
     }
 
     fn write_model(&self) {
-        let source =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/adapters/bert/model");
-        let model = self.file("model");
-        std::fs::create_dir(&model).unwrap();
-        for name in ["config.json", "model.safetensors"] {
-            std::fs::copy(source.join(name), model.join(name)).unwrap();
-        }
-        let config = fixtures::json(&model.join("config.json"));
-        let size = config["vocab_size"].as_u64().unwrap() as usize;
-        std::fs::write(model.join("tokenizer.json"), tokenizer(size).to_string()).unwrap();
+        let labels = LABELS.iter().flat_map(|(_, words)| words.iter().copied());
+        let others = FILLERS.into_iter().chain(["new", "customer", ":", "about"]);
+        let words: Vec<&str> = labels.chain(others).collect();
+        tiny_model::write(&self.file("model"), &words);
     }
 
-    fn write_data(&self, name: &str, per_label: usize, offset: usize) {
+    /// Labelled rows in JSONL; another offset gives other rows.
+    pub(crate) fn write_data(&self, name: &str, per_label: usize, offset: usize) {
         let mut text = String::new();
-        for index in 0..per_label {
-            for (place, (label, words)) in LABELS.iter().enumerate() {
-                let n = offset + index * 7 + place;
-                let (first, second) = (words[n % 4], words[(n / 4 + 1) % 4]);
-                let (a, b) = (FILLERS[n % 8], FILLERS[(n / 3 + 2) % 8]);
-                let line = json!({"text": format!("{a} {first} {b} {second}"), "label": label});
-                writeln!(text, "{line}").unwrap();
-            }
+        for (sentence, label) in rows(per_label, offset) {
+            let line = json!({"text": sentence, "label": label});
+            writeln!(text, "{line}").unwrap();
         }
         std::fs::write(self.file(name), text).unwrap();
     }
+}
+
+/// Sentences with their labels.
+pub(crate) fn rows(per_label: usize, offset: usize) -> Vec<(String, &'static str)> {
+    let mut rows = Vec::new();
+    for index in 0..per_label {
+        for (place, (label, words)) in LABELS.iter().enumerate() {
+            let n = offset + index * 7 + place;
+            let (first, second) = (words[n % 4], words[(n / 4 + 1) % 4]);
+            let (a, b) = (FILLERS[n % 8], FILLERS[(n / 3 + 2) % 8]);
+            rows.push((format!("{a} {first} {b} {second}"), *label));
+        }
+    }
+    rows
 }
 
 /// The built `hybrid` command, on the device under test.
@@ -98,54 +103,14 @@ pub(crate) fn hybrid() -> Command {
     Command::new(assert_cmd::cargo::cargo_bin!("hybrid"))
 }
 
-/// A WordPiece tokenizer over the task's words with `size` entries.
-fn tokenizer(size: usize) -> Value {
-    let mut words: Vec<String> = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-        .map(str::to_owned)
-        .into();
-    words.extend(
-        LABELS
-            .iter()
-            .flat_map(|(_, words)| words.iter().map(|word| (*word).to_owned())),
-    );
-    words.extend(FILLERS.iter().map(|word| (*word).to_owned()));
-    words.extend(["new", "customer", ":", "about"].map(str::to_owned));
-    assert!(
-        words.len() <= size,
-        "the fixture's vocabulary is too small for this task"
-    );
-    let vocabulary: serde_json::Map<String, Value> = words
-        .into_iter()
-        .enumerate()
-        .map(|(id, word)| (word, json!(id)))
-        .collect();
-    let special = |id: usize, content: &str| {
-        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-               "normalized": false, "special": true})
-    };
-    json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": [special(0, "[PAD]"), special(1, "[UNK]"), special(2, "[CLS]"), special(3, "[SEP]"),
-                         special(4, "[MASK]")],
-        "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
-                       "strip_accents": null, "lowercase": true},
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
-                       {"SpecialToken": {"id": "[SEP]", "type_id": 0}}],
-            "pair": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
-                     {"SpecialToken": {"id": "[SEP]", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}},
-                     {"SpecialToken": {"id": "[SEP]", "type_id": 1}}],
-            "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [2], "tokens": ["[CLS]"]},
-                               "[SEP]": {"id": "[SEP]", "ids": [3], "tokens": ["[SEP]"]}}
-        },
-        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
-        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
-                  "max_input_chars_per_word": 100, "vocab": vocabulary}
-    })
+/// What a command said on standard error.
+pub(crate) fn messages(assert: &Assert) -> String {
+    String::from_utf8_lossy(&assert.get_output().stderr).into_owned()
+}
+
+/// What a command printed on standard output.
+pub(crate) fn printed(assert: &Assert) -> String {
+    String::from_utf8(assert.get_output().stdout.clone()).unwrap()
 }
 
 const RECIPE: &str = r#"name = "tiny"

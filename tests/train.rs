@@ -1,70 +1,12 @@
 //! The hybrid loop through the command line: equal runs, kills, resumption, artifacts.
 
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::fixtures::json;
+use crate::run_comparison::assert_equal_runs;
 use crate::tiny_task::{TinyTask, hybrid};
-
-/// The report without what a clock or the memory decided.
-fn timeless(report: &Path) -> Value {
-    let mut report = json(report);
-    strip(&mut report);
-    report
-}
-
-fn strip(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            for key in ["wall_s", "train_s", "prompt_s", "peak_rss_mb"] {
-                fields.remove(key);
-            }
-            fields.values_mut().for_each(strip);
-        }
-        Value::Array(items) => items.iter_mut().for_each(strip),
-        _ => {}
-    }
-}
-
-/// The places in which two reports differ.
-fn differing(place: &str, a: &Value, b: &Value, found: &mut Vec<String>) {
-    match (a, b) {
-        (Value::Object(a), Value::Object(b)) if a.keys().eq(b.keys()) => {
-            a.iter().for_each(|(key, value)| {
-                differing(&format!("{place}.{key}"), value, &b[key], found)
-            });
-        }
-        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
-            let pairs = a.iter().zip(b).enumerate();
-            pairs.for_each(|(index, (a, b))| differing(&format!("{place}.{index}"), a, b, found));
-        }
-        _ if a == b => {}
-        _ => found.push(format!("{place}: {a} and {b}")),
-    }
-}
-
-fn assert_equal_runs(task: &TinyTask, a: &str, b: &str) {
-    let report = |run: &str| timeless(&task.file(run).join("report.json"));
-    let mut differences = Vec::new();
-    differing("report", &report(a), &report(b), &mut differences);
-    assert!(differences.is_empty(), "{differences:#?}");
-    let files = [
-        "artifact.json",
-        "prompt.toml",
-        "head.safetensors",
-        "adapter/adapter_model.safetensors",
-    ];
-    for file in files {
-        let read = |run: &str| std::fs::read(task.file(run).join("artifact").join(file));
-        assert_eq!(
-            read(a).unwrap(),
-            read(b).unwrap(),
-            "{file} differs between {a} and {b}"
-        );
-    }
-}
 
 #[test]
 fn two_runs_are_equal_and_every_file_is_there() {
@@ -161,19 +103,6 @@ fn a_finished_run_shows_its_report_and_changes_nothing() {
 }
 
 #[test]
-fn a_changed_recipe_is_not_resumed() {
-    let task = TinyTask::new();
-    task.train("a").assert().success();
-    let refused = task
-        .train("a")
-        .args(["--set", "stages.1.epochs=5"])
-        .assert()
-        .code(2);
-    let message = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
-    assert!(message.contains("stages.1.epochs: 4 -> 5"), "{message}");
-}
-
-#[test]
 fn eval_gives_the_accuracy_of_the_report() {
     let task = TinyTask::new();
     task.train("a").assert().success();
@@ -186,62 +115,4 @@ fn eval_gives_the_accuracy_of_the_report() {
         .success();
     let figures: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
     assert_eq!(figures["accuracy"], report["final"]["value"]);
-}
-
-#[test]
-fn predict_answers_each_line_and_keeps_what_came_before_a_fault() {
-    let task = TinyTask::new();
-    task.train("a").assert().success();
-    let lines = "my card is lost\n{\"text\": \"the fee is money\"}\n\n{\"query\": 1}\nnever read\n";
-    let output = hybrid()
-        .arg("predict")
-        .arg(task.file("a/artifact"))
-        .write_stdin(lines)
-        .assert()
-        .code(2);
-    let answers = String::from_utf8(output.get_output().stdout.clone()).unwrap();
-    let answers: Vec<Value> = answers
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    assert_eq!(answers.len(), 2);
-    assert_eq!(answers[0]["input"]["text"], "my card is lost");
-    let message = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
-    assert!(message.contains("standard input:4"), "{message}");
-
-    let output = hybrid()
-        .args(["predict", "--top-k", "2"])
-        .arg(task.file("a/artifact"))
-        .write_stdin("my card is lost\n")
-        .assert()
-        .success();
-    let answer: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
-    assert_eq!(answer["top"].as_array().unwrap().len(), 2);
-    assert_eq!(answer["label"], answers[0]["label"]);
-}
-
-#[test]
-fn a_merged_model_predicts_as_the_adapter_does() {
-    let task = TinyTask::new();
-    task.train("a").assert().success();
-    hybrid()
-        .arg("merge")
-        .arg(task.file("a/artifact"))
-        .arg("--out")
-        .arg(task.file("merged"))
-        .assert()
-        .success();
-    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
-        assert!(
-            task.file("merged").join(file).is_file(),
-            "{file} is missing"
-        );
-    }
-    hybrid()
-        .arg("merge")
-        .arg(task.file("a/artifact"))
-        .arg("--out")
-        .arg(task.file("merged"))
-        .assert()
-        .code(2);
 }

@@ -12,7 +12,7 @@ use crate::config::AdapterConfig;
 use crate::ia3::Ia3;
 use crate::layer_norm::LayerNormTuning;
 use crate::lora::Lora;
-use crate::method::{Base, Building, Method};
+use crate::method::{Base, Building, Method, Pass};
 use crate::unfreeze::{Unfreeze, unfrozen_sites};
 use crate::{AdapterError, compose, named_tensors};
 
@@ -213,40 +213,83 @@ fn lowest_layer(methods: &[&dyn Method], base: &dyn Base) -> Option<usize> {
 }
 
 /// The function of a linear site under the first methods of a stack.
-fn through(stack: &[AnyMethod], base: &Linear, x: Tensor<3>) -> Tensor<3> {
+fn through(stack: &[AnyMethod], base: &Linear, x: Tensor<3>, pass: Pass) -> Tensor<3> {
     match stack.split_last() {
-        Some((outer, inner)) => outer
-            .as_method()
-            .linear(base.site, x, &|x| through(inner, base, x)),
+        Some((outer, inner)) => {
+            let inner = |x| through(inner, base, x, pass);
+            outer.as_method().linear(base.site, x, pass, &inner)
+        }
         None => base.forward(x),
     }
 }
 
-impl Hooks for Adapters {
+/// A stack in one forward.
+struct Acting<'a> {
+    adapters: &'a Adapters,
+    pass: Pass,
+}
+
+impl Adapters {
+    /// The hooks of one forward that trains: dropout draws from `seed`. The stack itself, as hooks,
+    /// drops nothing.
+    pub fn training(&self, seed: u64) -> impl Hooks {
+        Acting {
+            adapters: self,
+            pass: Pass::Training { seed },
+        }
+    }
+
+    fn inference(&self) -> Acting<'_> {
+        Acting {
+            adapters: self,
+            pass: Pass::Inference,
+        }
+    }
+}
+
+impl Hooks for Acting<'_> {
     fn linear(&self, base: &Linear, x: Tensor<3>) -> Tensor<3> {
-        match self.replaced_linear(base) {
-            Some(replaced) => through(&self.stack, &replaced, x),
-            None => through(&self.stack, base, x),
+        let stack = &self.adapters.stack;
+        match self.adapters.replaced_linear(base) {
+            Some(replaced) => through(stack, &replaced, x, self.pass),
+            None => through(stack, base, x, self.pass),
         }
     }
 
     fn norm(&self, base: &LayerNorm, x: Tensor<3>) -> Tensor<3> {
-        match self.replaced_norm(base) {
+        match self.adapters.replaced_norm(base) {
             Some(replaced) => replaced.forward(x),
             None => base.forward(x),
         }
     }
 
     fn embedding(&self, base: &Embedding, ids: Tensor<2, Int>) -> Tensor<3> {
-        match self.replaced_embedding(base) {
+        match self.adapters.replaced_embedding(base) {
             Some(replaced) => replaced.forward(ids),
             None => base.forward(ids),
         }
     }
 
     fn block(&self, site: SiteId, x: Tensor<3>) -> Tensor<3> {
-        self.stack
-            .iter()
-            .fold(x, |x, method| method.as_method().block(site, x))
+        let stack = self.adapters.stack.iter();
+        stack.fold(x, |x, method| method.as_method().block(site, x))
+    }
+}
+
+impl Hooks for Adapters {
+    fn linear(&self, base: &Linear, x: Tensor<3>) -> Tensor<3> {
+        self.inference().linear(base, x)
+    }
+
+    fn norm(&self, base: &LayerNorm, x: Tensor<3>) -> Tensor<3> {
+        self.inference().norm(base, x)
+    }
+
+    fn embedding(&self, base: &Embedding, ids: Tensor<2, Int>) -> Tensor<3> {
+        self.inference().embedding(base, ids)
+    }
+
+    fn block(&self, site: SiteId, x: Tensor<3>) -> Tensor<3> {
+        self.inference().block(site, x)
     }
 }

@@ -165,7 +165,11 @@ impl ClassifierHead {
     }
 }
 
-fn unit_rows(rows: Tensor<2>) -> Tensor<2> {
+/// Each row scaled to unit length; a zero row stays zero.
+///
+/// # Shapes
+/// - `rows`: `[rows, d]` → the same
+pub fn unit_rows(rows: Tensor<2>) -> Tensor<2> {
     let norms = rows
         .clone()
         .powi_scalar(2)

@@ -9,7 +9,7 @@ use hybrid_models::{Linear, Site, SiteId, SiteKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::method::{Building, Inner, Method};
+use crate::method::{Building, Inner, Method, Pass};
 use crate::site_map::SiteMap;
 use crate::targets::{Selection, Selector, Targets};
 use crate::{AdapterError, frozen};
@@ -154,7 +154,7 @@ impl Method for Ia3 {
         self.scales.sites().collect()
     }
 
-    fn linear(&self, site: SiteId, x: Tensor<3>, inner: Inner<'_>) -> Tensor<3> {
+    fn linear(&self, site: SiteId, x: Tensor<3>, _pass: Pass, inner: Inner<'_>) -> Tensor<3> {
         let Some(scale) = self.scales.get(site) else {
             return inner(x);
         };

@@ -35,7 +35,7 @@ pub use bitfit::BitfitConfig;
 pub use bottleneck::{Activation, BottleneckConfig, Placement};
 pub use config::AdapterConfig;
 pub use error::AdapterError;
-pub use head::{ClassifierHead, HeadConfig, head_from_tensors, head_to_tensors};
+pub use head::{ClassifierHead, HeadConfig, head_from_tensors, head_to_tensors, unit_rows};
 pub use ia3::Ia3Config;
 pub use layer_norm::LayerNormConfig;
 pub use lora::{BiasMode, LoraConfig};

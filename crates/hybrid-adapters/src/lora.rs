@@ -5,14 +5,15 @@
 //! never formed while training, so backward forms no gradient of the size of `W` either.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Distribution, Tensor, TensorData};
+use burn::tensor::{Bool, Tensor, TensorData};
 use hybrid_models::{LayerNorm, Linear, Site, SiteId, SiteKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bias::{self, Biases};
-use crate::method::{Building, Inner, Method};
+use crate::method::{Building, Inner, Method, Pass};
 use crate::pattern_map::PatternMap;
+use crate::random::HostRandom;
 use crate::site_map::SiteMap;
 use crate::targets::{Selection, Selector, Targets};
 use crate::{AdapterError, frozen};
@@ -232,17 +233,21 @@ impl Factors {
     ///
     /// # Shapes
     /// - `x`: `[batch, seq, d_in]` → `[batch, seq, d_out]`
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, site: SiteId, pass: Pass) -> Tensor<3> {
         let [batch, seq, d_in] = x.dims();
         let (a, b) = (self.lora_a.val(), self.lora_b.val());
         let [_, d_out] = b.dims();
         let rows = x.reshape([batch * seq, d_in]);
-        let (rows, scale) = match self.dropout > 0.0 && a.is_require_grad() {
-            true => (
-                drop_out(rows, self.dropout),
+        let (rows, scale) = match pass {
+            Pass::Training { seed } if self.dropout > 0.0 => (
+                drop_out(
+                    rows,
+                    self.dropout,
+                    HostRandom::new(seed, site.index() as u64),
+                ),
                 self.scale / (1.0 - self.dropout),
             ),
-            false => (rows, self.scale),
+            _ => (rows, self.scale),
         };
         let narrow = rows.matmul(a).mul_scalar(scale);
         narrow.matmul(b).reshape([batch, seq, d_out])
@@ -250,13 +255,12 @@ impl Factors {
 }
 
 /// Sets a share of the values to zero (Srivastava et al. 2014); scaling up the rest is left to the
-/// caller. Not Burn's layer: that one lets input pass that has no gradient, which the lowest
-/// adapted site always gets.
-fn drop_out(rows: Tensor<2>, share: f64) -> Tensor<2> {
+/// caller. The mask is drawn on the host: every device, and every thread that works on a piece of a
+/// batch, drops the same values under the same seed.
+fn drop_out(rows: Tensor<2>, share: f64, mut random: HostRandom) -> Tensor<2> {
     let device = rows.device().without_autodiff();
-    let dropped =
-        Tensor::<2>::random(rows.dims(), Distribution::Default, &device).lower_elem(share);
-    rows.mask_fill(dropped, 0.0)
+    let dropped = random.chances(rows.dims(), share);
+    rows.mask_fill(Tensor::<2, Bool>::from_data(dropped, &device), 0.0)
 }
 
 impl Method for Lora {
@@ -280,9 +284,9 @@ impl Method for Lora {
         bias::replace_norm(&self.biases, base)
     }
 
-    fn linear(&self, site: SiteId, x: Tensor<3>, inner: Inner<'_>) -> Tensor<3> {
+    fn linear(&self, site: SiteId, x: Tensor<3>, pass: Pass, inner: Inner<'_>) -> Tensor<3> {
         match self.factors.get(site) {
-            Some(factors) => inner(x.clone()) + factors.forward(x),
+            Some(factors) => inner(x.clone()) + factors.forward(x, site, pass),
             None => inner(x),
         }
     }
@@ -303,13 +307,13 @@ impl Method for Lora {
 
 #[cfg(test)]
 mod tests {
-    use burn::module::{Module, Param};
+    use burn::module::Param;
     use burn::optim::GradientsParams;
     use burn::tensor::{Device, Tensor, TensorData};
     use hybrid_models::{SiteKind, SiteTable};
 
     use super::{Factors, Lora};
-    use crate::method::Method;
+    use crate::method::{Method, Pass};
     use crate::site_map::SiteMap;
 
     fn lora(d_in: usize, d_out: usize, rank: usize, device: &Device) -> (Lora, SiteTable) {
@@ -357,7 +361,7 @@ mod tests {
         let x = Tensor::<3>::ones([1, 2, d], &device)
             .autodiff()
             .require_grad();
-        let y = lora.linear(site, x.clone(), &|x| x);
+        let y = lora.linear(site, x.clone(), Pass::Inference, &|x| x);
         let mut gradients = y.sum().backward();
         let dx = x.grad(&gradients).unwrap();
         assert_eq!(dx.dims(), [1, 2, d]);
@@ -382,7 +386,9 @@ mod tests {
         let site = sites.find("wide").unwrap().id;
         let factors = lora.factors.get(site).unwrap().clone();
         let x = Tensor::<3>::from_data([[[1.0, -2.0, 0.5, 3.0], [0.1, 0.2, 0.3, 0.4]]], &device);
-        let side = lora.linear(site, x.clone(), &|x| x.slice([0..1, 0..2, 0..3]));
+        let side = lora.linear(site, x.clone(), Pass::Inference, &|x| {
+            x.slice([0..1, 0..2, 0..3])
+        });
         let dense = factors
             .lora_a
             .val()
@@ -402,24 +408,27 @@ mod tests {
     }
 
     #[test]
-    fn off_the_autodiff_context_nothing_is_dropped() {
+    fn only_passes_that_train_drop_and_the_seed_says_what() {
         let device = Device::flex();
-        let (mut lora, sites) = lora(4, 3, 2, &device.clone().autodiff());
+        let (mut lora, sites) = lora(4, 3, 2, &device);
         lora.factors = SiteMap::build(sites.iter(), |site| {
             Ok::<_, ()>(Factors {
-                dropout: 0.9,
+                dropout: 0.6,
                 ..lora.factors.get(site.id).unwrap().clone()
             })
         })
         .unwrap();
         let site = sites.find("wide").unwrap().id;
-        let run = |lora: &Lora| {
+        let run = |pass| {
             let x = Tensor::<3>::ones([1, 8, 4], &device);
-            let y = lora.linear(site, x, &|x| x.slice([0..1, 0..8, 0..3]) * 0.0);
+            let y = lora.linear(site, x, pass, &|x| x.slice([0..1, 0..8, 0..3]) * 0.0);
             y.into_data().iter::<f32>().collect::<Vec<f32>>()
         };
-        let expected = run(&lora.valid());
-        assert!(expected.chunks(3).all(|row| row == &expected[..3]));
-        assert_ne!(run(&lora), expected);
+        let whole = run(Pass::Inference);
+        assert!(whole.chunks(3).all(|row| row == &whole[..3]));
+        let dropped = run(Pass::Training { seed: 1 });
+        assert_ne!(dropped, whole);
+        assert_eq!(dropped, run(Pass::Training { seed: 1 }));
+        assert_ne!(dropped, run(Pass::Training { seed: 2 }));
     }
 }

@@ -104,6 +104,18 @@ impl Building<'_> {
 /// The rest of a linear site's function, inside of a method.
 pub(crate) type Inner<'a> = &'a dyn Fn(Tensor<3>) -> Tensor<3>;
 
+/// What a forward is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Pass {
+    /// Nothing is dropped.
+    Inference,
+    /// Dropout draws its masks from this seed.
+    Training {
+        /// The seed of all masks of this forward.
+        seed: u64,
+    },
+}
+
 /// A method in place: which sites it touches and what it does there.
 ///
 /// Replacing a layer comes first, whatever the order of the stack; then each method in turn wraps
@@ -136,7 +148,7 @@ pub(crate) trait Method {
     }
 
     /// Wraps a linear site.
-    fn linear(&self, _site: SiteId, x: Tensor<3>, inner: Inner<'_>) -> Tensor<3> {
+    fn linear(&self, _site: SiteId, x: Tensor<3>, _pass: Pass, inner: Inner<'_>) -> Tensor<3> {
         inner(x)
     }
 

@@ -35,6 +35,19 @@ impl HostRandom {
         })
     }
 
+    /// A mask that is true at each place with chance `share`, to the nearest 65,536th.
+    pub(crate) fn chances<const D: usize>(&mut self, shape: [usize; D], share: f64) -> TensorData {
+        let bound = (share * 65_536.0).round() as u32;
+        let n: usize = shape.iter().product();
+        let mut mask = Vec::with_capacity(n.next_multiple_of(4));
+        while mask.len() < n {
+            let bits = self.0.next_u64();
+            mask.extend([0, 16, 32, 48].map(|shift| ((bits >> shift) as u32 & 0xffff) < bound));
+        }
+        mask.truncate(n);
+        TensorData::new(mask, shape)
+    }
+
     fn fill<const D: usize>(
         &mut self,
         shape: [usize; D],
@@ -84,6 +97,24 @@ mod tests {
             mean.abs() < 0.02 && (variance - 1.0 / 12.0).abs() < 0.01,
             "{mean} {variance}"
         );
+    }
+
+    #[test]
+    fn chances_hit_their_share() {
+        let mask: Vec<bool> = HostRandom::new(3, 1)
+            .chances([101, 101], 0.3)
+            .try_to_vec()
+            .unwrap();
+        let share = mask.iter().filter(|hit| **hit).count() as f64 / mask.len() as f64;
+        assert!(
+            mask.len() == 101 * 101 && (share - 0.3).abs() < 0.015,
+            "{share}"
+        );
+        let never: Vec<bool> = HostRandom::new(3, 1)
+            .chances([7], 0.0)
+            .try_to_vec()
+            .unwrap();
+        assert!(never.iter().all(|hit| !hit));
     }
 
     #[test]

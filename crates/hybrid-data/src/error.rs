@@ -35,13 +35,15 @@ pub enum DataError {
         path: PathBuf,
     },
     /// Bytes that are not UTF-8.
-    #[error("{}:{line}: invalid UTF-8", path.display())]
+    #[error("{}:{line}: invalid UTF-8{}", path.display(), in_field(field.as_deref()))]
     InvalidUtf8 {
         /// The file.
         path: PathBuf,
         /// The line.
         line: usize,
-        /// Where in the line.
+        /// The field; none where the line has no fields that can be told apart.
+        field: Option<String>,
+        /// Where in the line, or in the field of a CSV file.
         source: std::str::Utf8Error,
     },
     /// A line that is no JSON object.
@@ -51,7 +53,7 @@ pub enum DataError {
         path: PathBuf,
         /// The line.
         line: usize,
-        /// What is wrong with it.
+        /// What is wrong with it, with its line in the file.
         source: serde_json::Error,
     },
     /// A row that is no CSV.
@@ -145,6 +147,18 @@ pub enum DataError {
         /// What the tokenizer library said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A GGUF vocabulary that cannot be used.
+    #[error("{}: `{key}`: expected {expected}, found {found}", path.display())]
+    Vocabulary {
+        /// The file.
+        path: PathBuf,
+        /// The metadata key.
+        key: String,
+        /// What can be used.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
     /// No room for text beside the special tokens.
     #[error("a length of {max_length} tokens leaves no room beside {n_special} special tokens")]
     MaxLength {
@@ -159,6 +173,10 @@ pub enum DataError {
         /// What the tokenizer library said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+fn in_field(field: Option<&str>) -> String {
+    field.map_or_else(String::new, |field| format!(" in field `{field}`"))
 }
 
 /// The fields of a row in words.

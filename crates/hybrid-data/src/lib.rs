@@ -35,6 +35,6 @@ pub use error::DataError;
 pub use example::{Example, FieldMapping, Origin};
 pub use label_set::LabelSet;
 pub use seed::derive_seed;
-pub use source::{Cell, Row, RowDataset, examples_of, into_dataset, open, read_examples};
+pub use source::{Cell, Row, RowDataset, examples_of, files_of, into_dataset, open, read_examples};
 pub use split::{Fractions, Splits, k_shot, split};
-pub use tokenizer::{Encoding, Tokenizer};
+pub use tokenizer::{Encoding, SplitReading, Tokenizer, Vocabulary};

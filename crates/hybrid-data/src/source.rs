@@ -43,17 +43,24 @@ pub type RowDataset = ComposedDataset<Box<dyn Dataset<Row, DataError>>>;
 /// [`DataError::Read`] and [`DataError::Empty`] for missing and empty files,
 /// [`DataError::UnknownFormat`] for other extensions, and the format's own errors.
 pub fn open(path: &Path) -> Result<RowDataset, DataError> {
-    let metadata = std::fs::metadata(path).map_err(|source| unreadable(path, source))?;
-    let files = if metadata.is_dir() {
-        data_files(path)?
-    } else {
-        vec![path.to_owned()]
-    };
-    let datasets = files
+    let datasets = files_of(path)?
         .iter()
         .map(|file| open_file(file))
         .collect::<Result<_, _>>()?;
     Ok(ComposedDataset::new(datasets))
+}
+
+/// The files that [`open`] reads, in order: the file itself, or the data files of a folder.
+///
+/// # Errors
+/// [`DataError::Read`], or [`DataError::Empty`] for a folder without data files.
+pub fn files_of(path: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let metadata = std::fs::metadata(path).map_err(|source| unreadable(path, source))?;
+    if metadata.is_dir() {
+        data_files(path)
+    } else {
+        Ok(vec![path.to_owned()])
+    }
 }
 
 /// Reads all examples of a file or folder (see [`open`]).
@@ -152,10 +159,16 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>, DataError> {
     Ok(bytes)
 }
 
-fn utf8<'a>(bytes: &'a [u8], origin: &Origin) -> Result<&'a str, DataError> {
+/// Bytes as text; `field` names the field that they belong to.
+fn utf8<'a>(
+    bytes: &'a [u8],
+    origin: &Origin,
+    field: impl FnOnce() -> Option<String>,
+) -> Result<&'a str, DataError> {
     std::str::from_utf8(bytes).map_err(|source| DataError::InvalidUtf8 {
         path: origin.file.to_path_buf(),
         line: origin.line,
+        field: field(),
         source,
     })
 }

@@ -1,10 +1,15 @@
-//! Texts to token ids with a `tokenizer.json`.
+//! Texts to token ids with a `tokenizer.json` or a GGUF vocabulary.
+
+mod splitting;
+mod vocabulary;
 
 use std::path::Path;
 
 use tokenizers::{PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy};
 
 use crate::error::DataError;
+
+pub use vocabulary::{SplitReading, Vocabulary};
 
 /// The tokens of one text, or of a pair of texts, special tokens included.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +18,18 @@ pub struct Encoding {
     pub ids: Vec<u32>,
     /// 0 for tokens of the first text, 1 for those of the second.
     pub type_ids: Vec<u32>,
+}
+
+impl Encoding {
+    /// Number of tokens.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there is no token.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
 }
 
 /// A tokenizer in the Hugging Face format.
@@ -38,17 +55,30 @@ impl Tokenizer {
             path: path.to_owned(),
             source,
         })?;
+        let inner =
+            tokenizers::Tokenizer::from_bytes(bytes).map_err(|source| DataError::Tokenizer {
+                path: path.to_owned(),
+                source,
+            })?;
+        let pad_id = match inner.get_padding() {
+            Some(padding) => Some(padding.pad_id),
+            None => ["[PAD]", "<pad>"]
+                .iter()
+                .find_map(|token| inner.token_to_id(token)),
+        };
+        Self::new(path, inner, pad_id, max_length)
+    }
+
+    /// The library's tokenizer with this one's truncation; `path` is for messages.
+    fn new(
+        path: &Path,
+        mut inner: tokenizers::Tokenizer,
+        pad_id: Option<u32>,
+        max_length: usize,
+    ) -> Result<Self, DataError> {
         let unusable = |source| DataError::Tokenizer {
             path: path.to_owned(),
             source,
-        };
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(unusable)?;
-        let pad_id = match inner.get_padding() {
-            Some(padding) => padding.pad_id,
-            None => ["[PAD]", "<pad>"]
-                .iter()
-                .find_map(|token| inner.token_to_id(token))
-                .unwrap_or(0),
         };
         inner.with_padding(None);
         inner.with_truncation(None).map_err(unusable)?;
@@ -62,7 +92,7 @@ impl Tokenizer {
         inner.with_truncation(Some(truncation)).map_err(unusable)?;
         Ok(Self {
             inner,
-            pad_id,
+            pad_id: pad_id.unwrap_or(0),
             max_length,
         })
     }
@@ -75,6 +105,18 @@ impl Tokenizer {
     /// How many ids there are, added tokens included.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
+    }
+
+    /// One more than the largest id that an encoding or its padding can hold: the least vocabulary
+    /// that a model must have.
+    pub fn id_bound(&self) -> usize {
+        let ids = self.inner.get_vocab(true).into_values();
+        let special = self.inner.encode_fast("", true);
+        let special = special.map_or_else(|_| Vec::new(), |encoding| encoding.get_ids().to_vec());
+        ids.chain(special)
+            .chain([self.pad_id])
+            .max()
+            .map_or(0, |largest| largest as usize + 1)
     }
 
     /// Encodes texts, in parallel, in order.
@@ -186,6 +228,7 @@ mod tests {
         let file = tokenizer_file();
         let tokenizer = Tokenizer::from_file(file.path(), 5).unwrap();
         assert_eq!(tokenizer.pad_id(), 5);
+        assert_eq!(tokenizer.id_bound(), 6);
         let texts = ["my Card", "", "card card my card my"].map(str::to_owned);
         let encodings = tokenizer.encode(&texts).unwrap();
         let ids: Vec<&[u32]> = encodings

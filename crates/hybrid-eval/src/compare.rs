@@ -1,5 +1,7 @@
 //! Is one candidate really better than another on the same examples?
 
+use std::iter::Sum;
+
 use serde::{Deserialize, Serialize};
 
 use crate::EvalError;
@@ -12,7 +14,7 @@ const SLACK: f64 = 1e-12;
 /// Paired bootstrap over examples (Koehn 2004): each draw picks the same examples for both sides.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct PairedComparison {
-    /// Mean score of `a` minus mean score of `b`.
+    /// Mean score (or other figure) of `a` minus that of `b`.
     pub difference: f64,
     /// 95 % percentile interval of the difference.
     pub interval: [f64; 2],
@@ -58,15 +60,58 @@ impl PairedComparison {
         }
         let n = a.len() as f64;
         let difference = a.iter().sum::<f64>() / n - b.iter().sum::<f64>() / n;
-        let mut drawn = Vec::with_capacity(resamples.count());
-        resamples.for_each(|rows| {
+        Ok(Self::drawn(difference, resamples, |rows| {
             let mean = |scores: &[f64]| rows.iter().map(|row| scores[*row]).sum::<f64>() / n;
-            drawn.push(mean(a) - mean(b));
-        });
+            mean(a) - mean(b)
+        }))
+    }
+
+    /// Compares a figure that is no mean over rows but comes from the sum of what is counted in each,
+    /// such as BLEU. Each draw sums the counts of its rows anew.
+    ///
+    /// ```
+    /// use hybrid_eval::{PairedComparison, Resamples};
+    ///
+    /// let figure = |total: &u32| f64::from(*total).sqrt();
+    /// let resamples = Resamples::seeded(3, 100, 0)?;
+    /// let compared = PairedComparison::of_counts(&[9, 9, 7], &[3, 3, 3], figure, &resamples)?;
+    /// assert_eq!(compared.difference, 2.0);
+    /// # Ok::<(), hybrid_eval::EvalError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`EvalError::Empty`], or [`EvalError::Length`] if counts or resamples belong to another number
+    /// of rows.
+    pub fn of_counts<C>(
+        a: &[C],
+        b: &[C],
+        figure: impl Fn(&C) -> f64,
+        resamples: &Resamples,
+    ) -> Result<Self, EvalError>
+    where
+        C: for<'row> Sum<&'row C>,
+    {
+        check_rows("counts", a.len(), b.len())?;
+        check_rows("resamples", a.len(), resamples.n_examples())?;
+        let difference = figure(&a.iter().sum()) - figure(&b.iter().sum());
+        Ok(Self::drawn(difference, resamples, |rows| {
+            let figure = |counts: &[C]| figure(&rows.iter().map(|row| &counts[*row]).sum());
+            figure(a) - figure(b)
+        }))
+    }
+
+    /// Collects the difference of each draw.
+    fn drawn(
+        difference: f64,
+        resamples: &Resamples,
+        mut difference_of: impl FnMut(&[usize]) -> f64,
+    ) -> Self {
+        let mut drawn = Vec::with_capacity(resamples.count());
+        resamples.for_each(|rows| drawn.push(difference_of(rows)));
         let share = |holds: &dyn Fn(f64) -> bool| {
             drawn.iter().filter(|value| holds(**value)).count() as f64 / drawn.len() as f64
         };
-        Ok(Self {
+        Self {
             difference,
             win_rate: share(&|value| value > 0.0),
             tie_rate: share(&|value| value == 0.0),
@@ -74,7 +119,7 @@ impl PairedComparison {
             p_two_sided: share(&|value| (value - difference).abs() >= difference.abs() - SLACK),
             resamples: drawn.len(),
             interval: interval(drawn),
-        })
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! What can be wrong with outputs, or with writing what was concluded from them.
+//! What can be wrong with outputs, or with saying what was concluded from them.
 
 use std::path::PathBuf;
 
@@ -54,6 +54,18 @@ pub enum EvalError {
         /// The row, counted from 0.
         row: usize,
     },
+    /// A row of generated text has nothing to compare with.
+    #[error("references: row {row} has none")]
+    NoReference {
+        /// The row, counted from 0.
+        row: usize,
+    },
+    /// A figure needs values that differ.
+    #[error("{metric} is undefined: all values of a side are equal")]
+    Constant {
+        /// The figure.
+        metric: &'static str,
+    },
     /// A ranking figure needs examples of both kinds.
     #[error("{metric} is undefined: all examples are of one kind")]
     OneKind {
@@ -68,15 +80,13 @@ pub enum EvalError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A file cannot be written; nothing of it was left behind.
-    #[error("{path}: cannot be written: {source}")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
+    /// A report holds a value that JSON cannot express, such as a figure that is not finite.
+    #[error("the report cannot be told in JSON: {source}")]
+    NotJson {
+        /// The fault and its place.
+        source: serde_json::Error,
     },
-    /// A file is not a report, or a report holds a value that JSON cannot express.
+    /// A file is not a report.
     #[error("{path}: not a report: {source}")]
     Format {
         /// The file.

@@ -31,16 +31,26 @@ pub use cost::{Cost, peak_rss_mb};
 pub use error::EvalError;
 pub use flops::{EncoderSize, TrainingPass};
 pub use generalisation::{Generalisation, OutOfScope, SecondReport};
+pub use metrics::bleu::{Bleu, BleuCounts, BleuScore, Smoothing};
 pub use metrics::calibration::{Calibration, CalibrationBin};
+pub use metrics::chrf::{Chrf, ChrfCounts, OrderCounts};
 pub use metrics::classification::Classification;
 pub use metrics::confusion::{Averages, ClassFigures, ConfusedPair, ConfusionMatrix};
+pub use metrics::corpus::CorpusMetric;
+pub use metrics::correlation::{kendall_tau_b, pearson, spearman};
+pub use metrics::mteval::BleuTokenizer;
 pub use metrics::multilabel::Multilabel;
+pub use metrics::porter::porter_stem;
 pub use metrics::probability::{binary_brier, brier, log_loss, log_softmax, top_k_accuracy};
 pub use metrics::ranking::{average_precision, false_positive_rate_at, roc_auc};
-pub use report::atomic::write_atomic;
+pub use metrics::regression::{mean_absolute_error, mean_squared_error, r_squared};
+pub use metrics::rouge::{Rouge, RougeScore, RougeScores};
+pub use metrics::squad::{Squad, SquadRow, normalize_answer};
+pub use metrics::ter::{Ter, TerCounts};
 pub use report::card::{CardDetails, HeadDetails};
 pub use report::{
     AdapterSummary, CandidateReport, Comparison, ConfusionReport, CurvePoint, DataSummary, Final,
-    PromptSummary, Provenance, Report, RoundReport, StageReport, TargetReport, TrainingCurve,
+    PromptSummary, Provenance, Report, RoundReport, SharedTexts, StageReport, TargetReport,
+    TrainingCurve,
 };
 pub use resample::{Resamples, percentile};

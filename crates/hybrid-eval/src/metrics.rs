@@ -1,11 +1,23 @@
 //! Figures of quality, one family a file.
 
+pub(crate) mod bleu;
 pub(crate) mod calibration;
+pub(crate) mod chrf;
 pub(crate) mod classification;
 pub(crate) mod confusion;
+pub(crate) mod corpus;
+pub(crate) mod correlation;
+pub(crate) mod mteval;
 pub(crate) mod multilabel;
+mod ngrams;
+pub(crate) mod porter;
 pub(crate) mod probability;
 pub(crate) mod ranking;
+pub(crate) mod regression;
+pub(crate) mod rouge;
+pub(crate) mod squad;
+pub(crate) mod ter;
+mod words;
 
 use crate::EvalError;
 

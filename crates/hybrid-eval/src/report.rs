@@ -1,9 +1,8 @@
 //! The report of a run: what was tried, what won, what it cost and how far to trust it.
 //!
-//! One [`Report`] is written three ways: `report.json` for programs, `report.html` for people and
-//! a model card for whoever finds the artifact.
+//! One [`Report`] is told in three ways: `report.json` for programs, `report.html` for people and
+//! a model card for whoever finds the artifact. What is told is text; writing it is the caller's.
 
-pub(crate) mod atomic;
 pub(crate) mod card;
 mod format;
 mod html;
@@ -74,7 +73,7 @@ pub struct TargetReport {
     pub reached: bool,
 }
 
-/// Sizes of the three disjoint splits.
+/// Sizes of the three splits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DataSummary {
     /// What the data set is called or where it is.
@@ -87,6 +86,19 @@ pub struct DataSummary {
     pub select: usize,
     /// Examples of the final figure.
     pub report: usize,
+    /// Examples whose text stands in another split too.
+    pub shared_texts: SharedTexts,
+}
+
+/// How many examples have a text, with all its fields, that another split has as well.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedTexts {
+    /// Select examples with a text of fit.
+    pub select_in_fit: usize,
+    /// Report examples with a text of fit.
+    pub report_in_fit: usize,
+    /// Report examples with a text of select.
+    pub report_in_select: usize,
 }
 
 /// One pass over the stages.
@@ -247,12 +259,12 @@ pub struct Provenance {
 }
 
 impl Report {
-    /// Writes `report.json`, whole or not at all.
+    /// The text of `report.json`.
     ///
     /// # Errors
-    /// [`EvalError::Format`] if a figure is not finite, or [`EvalError::Write`].
-    pub fn write_json(&self, path: &Path) -> Result<(), EvalError> {
-        atomic::write_atomic(path, json::to_text(self, path)?.as_bytes())
+    /// [`EvalError::NotJson`] if a figure is not finite.
+    pub fn to_json(&self) -> Result<String, EvalError> {
+        json::to_text(self)
     }
 
     /// Reads a `report.json`.
@@ -270,20 +282,20 @@ impl Report {
         })
     }
 
-    /// Writes `report.html`, whole or not at all: one file without scripts that needs no network.
+    /// The text of `report.html`: one page without scripts that needs no network.
     ///
     /// # Errors
-    /// [`EvalError::Plot`], [`EvalError::Template`] or [`EvalError::Write`].
-    pub fn write_html(&self, path: &Path) -> Result<(), EvalError> {
-        atomic::write_atomic(path, html::render(self)?.as_bytes())
+    /// [`EvalError::Plot`] or [`EvalError::Template`].
+    pub fn to_html(&self) -> Result<String, EvalError> {
+        html::render(self)
     }
 
-    /// Writes the model card, whole or not at all: Markdown with the front matter of model hubs.
+    /// The model card: Markdown with the front matter of model hubs.
     ///
     /// # Errors
-    /// [`EvalError::Template`] or [`EvalError::Write`].
-    pub fn write_card(&self, details: &CardDetails, path: &Path) -> Result<(), EvalError> {
-        atomic::write_atomic(path, card::render(self, details)?.as_bytes())
+    /// [`EvalError::Template`].
+    pub fn to_card(&self, details: &CardDetails) -> Result<String, EvalError> {
+        card::render(self, details)
     }
 
     /// The report as JSON with every clock time and memory size set to null: what two runs of the

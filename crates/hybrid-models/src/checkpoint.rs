@@ -1,5 +1,6 @@
 //! Checkpoints: names and shapes at once, values when a layer takes them.
 
+mod gguf;
 mod pytorch_file;
 mod safetensors_file;
 mod shard_index;
@@ -7,11 +8,15 @@ mod stored_tensor;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::tensor::TensorData;
 
 use crate::ModelError;
-use stored_tensor::StoredTensor;
+use crate::quantized::QuantizedWeight;
+use stored_tensor::{StoredTensor, StoredValues};
+
+pub use gguf::{BlockFormat, GgufArray, GgufFile, GgufTensor, GgufValue};
 
 /// File names in the order of preference.
 const NAMES: [&str; 4] = [
@@ -21,6 +26,17 @@ const NAMES: [&str; 4] = [
     "pytorch_model.bin.index.json",
 ];
 
+/// What is looked for in a folder, for messages.
+const LOOKED_FOR: [&str; 5] = [NAMES[0], NAMES[1], NAMES[2], NAMES[3], "*.gguf"];
+
+/// The file of a folder to load, in the Hugging Face layout.
+fn hugging_face_file(folder: &Path) -> Option<PathBuf> {
+    NAMES
+        .iter()
+        .map(|name| folder.join(name))
+        .find(|path| path.is_file())
+}
+
 /// The tensors of a model folder that no layer has taken yet.
 #[derive(Debug)]
 pub(crate) struct Checkpoint {
@@ -29,19 +45,18 @@ pub(crate) struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens the checkpoint of a model folder without reading values.
+    /// Opens the checkpoint of a model folder, or a GGUF file, without reading values.
     ///
     /// # Errors
     /// [`ModelError`] when there is none or when it is truncated or corrupt.
     pub(crate) fn open(folder: &Path) -> Result<Self, ModelError> {
-        let Some(path) = NAMES
-            .iter()
-            .map(|name| folder.join(name))
-            .find(|path| path.is_file())
-        else {
+        if let Some(file) = GgufFile::of_model(folder)? {
+            return Self::of_gguf(&file);
+        }
+        let Some(path) = hugging_face_file(folder) else {
             return Err(ModelError::NoCheckpoint {
                 folder: folder.to_owned(),
-                looked_for: NAMES.to_vec(),
+                looked_for: LOOKED_FOR.to_vec(),
             });
         };
         let index = path
@@ -59,6 +74,22 @@ impl Checkpoint {
         Ok(Self { path, tensors })
     }
 
+    fn of_gguf(file: &GgufFile) -> Result<Self, ModelError> {
+        let path: Arc<Path> = file.path().into();
+        let tensors = file.weights()?.into_iter().map(|(name, weight)| {
+            let tensor = StoredTensor {
+                file: path.clone(),
+                shape: weight.shape().to_vec(),
+                values: StoredValues::Blocks(weight),
+            };
+            (name, tensor)
+        });
+        Ok(Self {
+            path: file.path().to_owned(),
+            tensors: tensors.collect(),
+        })
+    }
+
     /// Whether a tensor of this name is still there.
     pub(crate) fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
@@ -74,15 +105,42 @@ impl Checkpoint {
         name: &str,
         expected: &[usize],
     ) -> Result<TensorData, ModelError> {
-        let tensor = self
-            .tensors
+        self.remove(name, expected)?.read(name, expected)
+    }
+
+    /// Takes a tensor in its blocks if the checkpoint stores it so, else nothing: it is still there
+    /// to be [taken](Self::take) as float32. Mapped float32 values are smallest as they are.
+    ///
+    /// # Errors
+    /// [`ModelError::MissingTensor`], [`ModelError::WrongShape`].
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "for layers whose weights stay quantised")
+    )]
+    pub(crate) fn take_quantized(
+        &mut self,
+        name: &str,
+        expected: &[usize],
+    ) -> Result<Option<QuantizedWeight>, ModelError> {
+        let tensor = self.remove(name, expected)?;
+        tensor.check_shape(name, expected)?;
+        match tensor.values {
+            StoredValues::Blocks(weight) if weight.plain_floats().is_none() => Ok(Some(weight)),
+            _ => {
+                self.tensors.insert(name.to_owned(), tensor);
+                Ok(None)
+            }
+        }
+    }
+
+    fn remove(&mut self, name: &str, expected: &[usize]) -> Result<StoredTensor, ModelError> {
+        self.tensors
             .remove(name)
             .ok_or_else(|| ModelError::MissingTensor {
                 path: self.path.clone(),
                 name: name.to_owned(),
                 expected: expected.to_vec(),
-            })?;
-        tensor.read(name, expected)
+            })
     }
 
     /// Fails on a tensor that is left over, unless `expected` knows why it is.

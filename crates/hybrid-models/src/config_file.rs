@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::GgufFile;
 use crate::ModelError;
 use crate::blocks::Activation;
 
@@ -18,11 +19,17 @@ pub(crate) struct ConfigFile {
 }
 
 impl ConfigFile {
-    /// Reads the configuration of a model folder.
+    /// Reads the configuration of a model folder, or what a GGUF file says in its place.
     ///
     /// # Errors
-    /// [`ModelError::Read`] or [`ModelError::Json`].
+    /// [`ModelError::Read`] or [`ModelError::Json`]; for a GGUF file, an error of its header.
     pub(crate) fn read(folder: &Path) -> Result<Self, ModelError> {
+        if let Some(file) = GgufFile::of_model(folder)? {
+            return Ok(Self {
+                path: file.path().to_owned(),
+                keys: file.config()?,
+            });
+        }
         let path = folder.join("config.json");
         let text = std::fs::read(&path).map_err(|source| ModelError::Read {
             path: path.clone(),

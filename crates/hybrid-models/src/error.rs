@@ -121,6 +121,41 @@ pub enum ModelError {
         source: PytorchError,
     },
 
+    /// A GGUF header contradicts itself, its file or the format.
+    #[error("{path}: {place}: expected {expected}, found {found}")]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// Which part of the header: a field, a metadata key or a tensor.
+        place: String,
+        /// What the format or the rest of the file asks for.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+
+    /// A tensor of a GGUF file has a type that this crate does not read.
+    #[error("{path}: tensor `{name}`: unknown type {found}; known are {}", known.join(", "))]
+    GgufTensorType {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The type's number in ggml's list, with its name where it has one.
+        found: String,
+        /// The types that are read.
+        known: Vec<&'static str>,
+    },
+
+    /// A folder holds several GGUF files, so that it does not say which to load.
+    #[error("{folder}: name one of its GGUF files: {}", file_names(found))]
+    SeveralGguf {
+        /// The folder.
+        folder: PathBuf,
+        /// Its GGUF files.
+        found: Vec<PathBuf>,
+    },
+
     /// An index names a shard that is not a plain file name.
     #[error("{path}: shard name {found:?} is not a file name")]
     ShardName {
@@ -333,6 +368,12 @@ pub enum ModelError {
         /// Each place with the reason why it did not serve.
         attempts: Vec<Attempt>,
     },
+}
+
+fn file_names(paths: &[PathBuf]) -> String {
+    let names = paths.iter().filter_map(|path| path.file_name());
+    let names: Vec<_> = names.map(|name| name.to_string_lossy()).collect();
+    names.join(", ")
 }
 
 fn lines(attempts: &[Attempt]) -> String {

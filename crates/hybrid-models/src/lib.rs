@@ -16,6 +16,7 @@ mod site;
 mod checkpoint;
 mod config_file;
 mod loader;
+mod quantized;
 
 mod blocks;
 mod encoder;
@@ -32,6 +33,9 @@ mod model;
 
 mod resolve;
 
+mod whole_file;
+
+pub use checkpoint::{BlockFormat, GgufArray, GgufFile, GgufTensor, GgufValue};
 pub use device::open_device;
 pub use encoder::{Encoder, EncoderBatch};
 pub use error::ModelError;
@@ -40,5 +44,7 @@ pub use layers::{Embedding, Layer, LayerNorm, Linear, linear};
 pub use losses::{IGNORED, binary_cross_entropy, cross_entropy, mean_squared_error};
 pub use model::Model;
 pub use pooling::Pooling;
+pub use quantized::QuantizedWeight;
 pub use resolve::{Attempt, Resolved, Resolver, Source};
 pub use site::{Site, SiteId, SiteKind, SiteTable};
+pub use whole_file::{UNFINISHED, folder_of, sync_folder, write_whole};

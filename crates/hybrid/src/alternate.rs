@@ -40,12 +40,7 @@ fn winner(candidates: &[Candidate]) -> &Candidate {
 /// [`HybridError`]; every finished candidate is stored in the run folder.
 pub(crate) fn run(context: &mut Context<'_>, done: &[Event]) -> Result<Outcome, HybridError> {
     let criterion = Criterion::of(context.recipe);
-    let mut candidates = Vec::new();
-    for event in done {
-        if let Event::StageEnded { candidate, .. } = event {
-            candidates.push(Candidate::read(context.run, candidate)?);
-        }
-    }
+    let mut candidates = finished(context, done)?;
     if candidates.is_empty() {
         candidates.push(baseline(context, criterion)?);
     }
@@ -72,6 +67,29 @@ pub(crate) fn run(context: &mut Context<'_>, done: &[Event]) -> Result<Outcome, 
         let candidate = stage(context, config, &candidates, criterion)?;
         candidates.push(candidate);
     }
+}
+
+/// The candidates of the stages that have ended, in order. Where the files of one are gone, as a
+/// power cut may leave it, its stage and those after it count as not done.
+fn finished(context: &Context<'_>, done: &[Event]) -> Result<Vec<Candidate>, HybridError> {
+    let mut candidates: Vec<Candidate> = Vec::new();
+    for event in done {
+        let Event::StageEnded { candidate: id, .. } = event else {
+            continue;
+        };
+        // A stage that was run again for that reason ends for a second time.
+        if let Some(place) = candidates.iter().position(|earlier| earlier.id == *id) {
+            candidates.truncate(place);
+        }
+        let Some(candidate) = Candidate::read(context.run, id)? else {
+            context.progress.say(&format!(
+                "the files of {id} are gone; its stage is run again"
+            ));
+            break;
+        };
+        candidates.push(candidate);
+    }
+    Ok(candidates)
 }
 
 fn stop(
@@ -146,6 +164,7 @@ fn stage(
     criterion: Criterion,
 ) -> Result<Candidate, HybridError> {
     let parent = winner(candidates);
+    context.model.forget();
     let mut candidate = Candidate {
         id: format!("{}-{}", context.round, config.name()),
         stage: config.name().to_owned(),
@@ -174,13 +193,14 @@ fn stage(
             };
             candidate.adapter = Some(record);
             candidate.curve = trained.curve;
-            context.model.activate(Some(trained.trainable));
-            let scored = evaluate::score(
-                context.model,
-                &candidate.prompt,
-                &context.data.labels,
-                &context.data.select,
-            )?;
+            let scored = match trained.scored {
+                Some(scored) => scored,
+                None => {
+                    context.model.activate(Some(trained.trainable));
+                    let data = context.data;
+                    evaluate::score(context.model, &candidate.prompt, &data.labels, &data.select)?
+                }
+            };
             (scored, Some(trained.tensors), trained.spent, part)
         }
     };

@@ -15,7 +15,7 @@ use hybrid_adapters::{
     Adapters, ClassifierHead, Trainable, head_from_tensors, head_to_tensors, load_peft, peft_has,
     save_peft,
 };
-use hybrid_data::{LabelSet, Tokenizer};
+use hybrid_data::LabelSet;
 use hybrid_models::{Model, Pooling, Resolver, open_device};
 use hybrid_prompts::Prompt;
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::HybridError;
 use crate::candidate::AdapterRecord;
 use crate::local_model::LocalModel;
+use crate::open_model::open_model;
 use crate::recipe::DataConfig;
 use crate::run_folder::write_whole;
 use crate::tensors::{self, NamedTensors};
@@ -33,7 +34,7 @@ use crate::tensors::{self, NamedTensors};
 pub struct ArtifactDescription {
     /// Version of the layout.
     pub format: u32,
-    /// Folder or hub id of the base.
+    /// Folder or hub id of the base; `.` when the base lies in the artifact's own folder.
     pub base: String,
     /// Longest input in tokens.
     pub max_length: usize,
@@ -46,6 +47,9 @@ pub struct ArtifactDescription {
     /// Where the examples of the run were.
     pub data: DataConfig,
 }
+
+/// The base of an artifact that holds it.
+pub(crate) const OWN_FOLDER: &str = ".";
 
 const FORMAT: u32 = 1;
 const DESCRIPTION: &str = "artifact.json";
@@ -128,7 +132,7 @@ pub(crate) fn write(
 }
 
 /// Writes a classifier head into `folder`.
-pub(crate) fn write_head(folder: &Path, head: &ClassifierHead) -> Result<(), HybridError> {
+fn write_head(folder: &Path, head: &ClassifierHead) -> Result<(), HybridError> {
     let tensors = head_to_tensors(head).into_iter().collect();
     tensors::write(&folder.join(HEAD), &tensors, None)
 }
@@ -156,23 +160,26 @@ impl Artifact {
                 reason: error.to_string(),
             })?;
         let device = open_device(device)?;
-        let resolved = Resolver::from_environment().resolve(&description.base, say)?;
-        let base = Model::load_encoder(&resolved.folder, &device)?;
-        let tokenizer = Tokenizer::from_file(
-            &resolved.folder.join("tokenizer.json"),
+        let base_folder = match description.base.as_str() {
+            OWN_FOLDER => folder.to_owned(),
+            name => Resolver::from_environment().resolve(name, say)?.folder,
+        };
+        let mut model = open_model(
+            &base_folder,
             description.max_length,
+            description.pooling,
+            device,
         )?;
         let trainable = match &description.adapter {
-            Some(record) => Some(trainable(folder, record, &base, &device)?),
+            Some(record) => Some(trainable(folder, record, &model.base, &model.device)?),
             None => None,
         };
-        let mut model = LocalModel::new(base, tokenizer, device, description.pooling);
         model.activate(trainable);
         Ok(Self {
             description,
             prompt,
             model,
-            base_folder: resolved.folder,
+            base_folder,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Candidates: prompt + adapter + scores + lineage, each in a folder of its own.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use hybrid_adapters::{AdapterConfig, HeadConfig};
@@ -47,7 +48,7 @@ pub struct AdapterRecord {
     pub methods: Vec<AdapterConfig>,
     /// The classifier head.
     pub head: HeadConfig,
-    /// Number of trained values.
+    /// Number of values that the last adapter stage trained.
     pub trainable_parameters: usize,
 }
 
@@ -69,13 +70,6 @@ impl Candidate {
         criterion.standing(self.score(criterion.metric.name()), log_loss)
     }
 
-    /// Number of trained values.
-    pub(crate) fn cost_of_adapter(&self) -> u64 {
-        self.adapter
-            .as_ref()
-            .map_or(0, |adapter| adapter.trainable_parameters as u64)
-    }
-
     /// Stores the candidate, whole or not at all.
     ///
     /// # Errors
@@ -95,20 +89,25 @@ impl Candidate {
         })
     }
 
-    /// Reads a stored candidate.
+    /// Reads a stored candidate; none when not all of its files are there.
     ///
     /// # Errors
     /// [`HybridError::Read`] or [`HybridError::Format`].
-    pub(crate) fn read(run: &RunFolder, id: &str) -> Result<Self, HybridError> {
-        let path = run.candidate(id).join(DESCRIPTION);
-        let bytes = std::fs::read(&path).map_err(|source| HybridError::Read {
-            path: path.clone(),
-            source,
-        })?;
-        serde_json::from_slice(&bytes).map_err(|error| HybridError::Format {
-            path,
-            reason: error.to_string(),
-        })
+    pub(crate) fn read(run: &RunFolder, id: &str) -> Result<Option<Self>, HybridError> {
+        let folder = run.candidate(id);
+        let path = folder.join(DESCRIPTION);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(source) if source.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(HybridError::Read { path, source }),
+        };
+        let candidate: Self =
+            serde_json::from_slice(&bytes).map_err(|error| HybridError::Format {
+                path,
+                reason: error.to_string(),
+            })?;
+        let is_whole = candidate.adapter.is_none() || folder.join(TENSORS).is_file();
+        Ok(is_whole.then_some(candidate))
     }
 
     /// The values of a stored candidate's adapter.

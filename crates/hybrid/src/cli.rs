@@ -5,17 +5,25 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::error::describe;
 use crate::progress::Show;
 use crate::{HybridError, TrainOptions, interrupt};
 
 mod artifact_commands;
+mod output;
+mod predict;
 
 /// Hybrid fine-tuning: search the prompt, train a small adapter, alternate the two.
 #[derive(Debug, Parser)]
 #[command(
     name = "hybrid",
     version,
-    after_help = "Exit codes: 0 done, 1 failed or stopped, 2 the input must be changed."
+    after_help = "Examples:
+  hybrid train recipes/banking77.toml --out runs/banking77
+  hybrid eval runs/banking77/artifact --per-class
+  echo 'where is my card?' | hybrid predict runs/banking77/artifact
+  hybrid merge runs/banking77/artifact --out merged
+Exit codes: 0 done, 1 failed or stopped, 2 the input must be changed."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -34,18 +42,24 @@ The same command on an unfinished run folder goes on where it stopped.")]
     /// Score an artifact on labelled examples.
     #[command(after_help = "Examples:
   hybrid eval runs/banking77/artifact
+  hybrid eval runs/banking77/artifact --per-class
   hybrid eval runs/banking77/artifact --data more.jsonl --json")]
     Eval(artifact_commands::EvalArguments),
     /// Label texts: one text or one JSON object a line in, one JSON object a line out.
     #[command(after_help = "Examples:
   echo 'where is my card?' | hybrid predict runs/banking77/artifact
   hybrid predict runs/banking77/artifact questions.jsonl --top-k 3 > answers.jsonl")]
-    Predict(artifact_commands::PredictArguments),
+    Predict(predict::PredictArguments),
     /// Write the base with the adapter merged into its weights, as a Hugging Face folder.
     #[command(after_help = "Example:
-  hybrid merge runs/banking77/artifact --out merged")]
+  hybrid merge runs/banking77/artifact --out merged
+  hybrid predict merged questions.txt")]
     Merge(artifact_commands::MergeArguments),
     /// Print the JSON Schema of recipes, for editors.
+    #[command(after_help = "Example:
+  hybrid schema > recipe.schema.json
+A recipe whose first line is `#:schema ./recipe.schema.json` is then checked and completed while it
+is edited, where the editor knows TOML schemas (Taplo, Even Better TOML).")]
     Schema,
     /// Print shell completions.
     #[command(after_help = "Example:
@@ -115,13 +129,12 @@ pub fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {}", describe(&error));
             ExitCode::from(error.exit_code())
         }
     }
 }
 
-#[allow(clippy::print_stdout, reason = "the schema is this command's output")]
 fn run(cli: Cli) -> Result<(), HybridError> {
     match cli.command {
         Command::Train(arguments) => {
@@ -136,19 +149,16 @@ fn run(cli: Cli) -> Result<(), HybridError> {
             })
         }
         Command::Eval(arguments) => artifact_commands::eval(&arguments),
-        Command::Predict(arguments) => artifact_commands::predict(&arguments),
+        Command::Predict(arguments) => predict::predict(&arguments),
         Command::Merge(arguments) => artifact_commands::merge(&arguments),
         Command::Schema => {
-            println!(
-                "{}",
-                serde_json::to_string_pretty(&crate::recipe::schema())
-                    .expect("a schema is plain data")
-            );
-            Ok(())
+            let schema = serde_json::to_string_pretty(&crate::recipe::schema());
+            output::print(&schema.expect("a schema is plain data"))
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "hybrid", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "hybrid", &mut script);
+            output::print(String::from_utf8_lossy(&script).trim_end())
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Errors of this crate, and what they mean for the exit code.
 
+use std::error::Error;
 use std::path::PathBuf;
 
 use hybrid_adapters::AdapterError;
@@ -76,10 +77,10 @@ pub enum HybridError {
         /// The run folder.
         path: PathBuf,
     },
-    /// The run was begun with another recipe.
-    #[error("{path}: this run was begun with another recipe; changed: {}\n  \
-        go on with the old recipe, choose another --out, or start over with --fresh", changes.join("; "))]
-    RecipeChanged {
+    /// The run was begun with another recipe, device, data or base.
+    #[error("{path}: this run was begun otherwise; changed: {}\n  \
+        go on as it was begun, choose another --out, or start over with --fresh", changes.join("; "))]
+    Changed {
         /// The run folder.
         path: PathBuf,
         /// What differs: `key: old -> new`.
@@ -91,13 +92,24 @@ pub enum HybridError {
         /// The folder.
         path: PathBuf,
     },
-    /// The work cannot succeed as the recipe puts it.
-    #[error("{what}; {remedy}")]
-    Preflight {
-        /// What would go wrong.
-        what: String,
-        /// What to do about it.
-        remedy: String,
+    /// The folder to write holds something already.
+    #[error("{path}: the folder is not empty; choose another --out")]
+    Occupied {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A tokenizer that belongs to another model.
+    #[error(
+        "{path}: the tokenizer needs a vocabulary of {found} tokens, but the model has {expected}; \
+        use the tokenizer that belongs to the model"
+    )]
+    Vocabulary {
+        /// The model.
+        path: PathBuf,
+        /// Tokens of the model's vocabulary.
+        expected: usize,
+        /// One more than the tokenizer's largest token id.
+        found: usize,
     },
     /// The user stopped the run.
     #[error("stopped; all finished work is saved in {run}: the same command goes on from here")]
@@ -121,8 +133,69 @@ impl HybridError {
     /// 2 for input that must be changed, 1 for work that failed or was stopped.
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Optim(
+                OptimError::InvalidSetting { .. }
+                | OptimError::GroupPattern { .. }
+                | OptimError::EmptyGroup { .. },
+            )
+            | Self::Eval(EvalError::Read { .. } | EvalError::Format { .. }) => 2,
             Self::Optim(_) | Self::Eval(_) | Self::Interrupted { .. } => 1,
             _ => 2,
         }
+    }
+}
+
+/// An error with its causes, in one line where they have one each. A cause whose text an error
+/// above it repeats is not repeated.
+pub(crate) fn describe(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let reason = error.to_string();
+        if !text.contains(&reason) {
+            text = format!("{text}: {reason}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use hybrid_data::DataError;
+    use hybrid_eval::EvalError;
+
+    use super::{HybridError, describe};
+
+    fn absent() -> std::io::Error {
+        std::io::Error::new(std::io::ErrorKind::NotFound, "it went away")
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        let path = PathBuf::from("a.jsonl");
+        let error = HybridError::from(DataError::Read {
+            path: path.clone(),
+            source: absent(),
+        });
+        assert_eq!(describe(&error), "a.jsonl: cannot be read: it went away");
+        let error = HybridError::Read {
+            path,
+            source: absent(),
+        };
+        assert_eq!(describe(&error), "a.jsonl: cannot be read: it went away");
+    }
+
+    #[test]
+    fn a_report_that_cannot_be_read_is_the_users_to_mend() {
+        let unreadable = EvalError::Read {
+            path: PathBuf::from("report.json"),
+            source: absent(),
+        };
+        assert_eq!(HybridError::from(unreadable).exit_code(), 2);
+        let empty = EvalError::Empty { what: "targets" };
+        assert_eq!(HybridError::from(empty).exit_code(), 1);
     }
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::HybridError;
+use crate::inputs::Inputs;
 
 /// One line of the journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,8 +20,9 @@ pub enum Event {
     Started {
         /// Version of this program.
         version: String,
-        /// Device of this process.
-        device: String,
+        /// Device, data files and base of this process.
+        #[serde(flatten)]
+        inputs: Inputs,
     },
     /// A stage began, or began again after a kill.
     StageBegan {
@@ -59,6 +61,17 @@ pub enum Event {
         stage: String,
         /// Passes over fit so far.
         epoch: usize,
+        /// The deciding figure.
+        value: f64,
+        /// Mean negative log-probability of the right label, in nats.
+        log_loss: f64,
+    },
+    /// A state on the way from the stage's start to its best state was scored on select.
+    Interpolated {
+        /// Name of the stage.
+        stage: String,
+        /// Share of the way.
+        share: f64,
         /// The deciding figure.
         value: f64,
         /// Mean negative log-probability of the right label, in nats.
@@ -186,7 +199,10 @@ impl Journal {
         line.push(b'\n');
         self.file.write_all(&line).map_err(failed)?;
         match event {
-            Event::Trial { .. } | Event::Step { .. } | Event::Evaluated { .. } => Ok(()),
+            Event::Trial { .. }
+            | Event::Step { .. }
+            | Event::Evaluated { .. }
+            | Event::Interpolated { .. } => Ok(()),
             _ => self.file.sync_data().map_err(failed),
         }
     }

@@ -1,8 +1,11 @@
 //! A base in this process: texts to vectors and to class probabilities.
 
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use hybrid_adapters::Trainable;
+use hybrid_adapters::{Trainable, unit_rows};
 use hybrid_data::{BatchLimits, BatchOrder, Encoding, PaddedBatch, Tokenizer, length_buckets, pad};
 use hybrid_eval::EncoderSize;
 use hybrid_models::{EncoderBatch, Hooks, Model, NoHooks, Pooling};
@@ -10,14 +13,17 @@ use hybrid_prompts::PromptModel;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::HybridError;
+use crate::{HybridError, interrupt, parallel};
 
 /// Rows and padded tokens of one inference batch. Fixed, so that the same texts give the same
 /// bytes in a run and in a later `eval`.
-const INFERENCE: BatchLimits = BatchLimits {
+pub(crate) const INFERENCE: BatchLimits = BatchLimits {
     max_rows: 64,
     max_tokens: 2048,
 };
+
+/// Most values that are kept of texts read before.
+const MAX_KEPT: usize = 16 << 20;
 
 /// A base on a device with, perhaps, a trained adapter and head.
 pub struct LocalModel {
@@ -27,8 +33,27 @@ pub struct LocalModel {
     /// How texts are pooled when they are compared with label words.
     pub(crate) pooling: Pooling,
     active: Option<Trainable>,
+    kept: Kept,
+    /// The run that ends when the user asks to stop.
+    run: Option<PathBuf>,
     tokens: u64,
     flops: f64,
+}
+
+/// What is read off a text's pooled vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Reading {
+    /// The vector at unit length.
+    Unit(Pooling),
+    /// The active head's log-probabilities.
+    LogProbabilities(Pooling),
+}
+
+/// Readings of texts under the active adapter and head.
+#[derive(Debug, Default)]
+struct Kept {
+    readings: HashMap<Reading, HashMap<String, Vec<f32>>>,
+    n_values: usize,
 }
 
 impl LocalModel {
@@ -40,6 +65,8 @@ impl LocalModel {
             device,
             pooling,
             active: None,
+            kept: Kept::default(),
+            run: None,
             tokens: 0,
             flops: 0.0,
         }
@@ -48,6 +75,26 @@ impl LocalModel {
     /// Runs with these adapters and head from now on, or with the bare base.
     pub fn activate(&mut self, trainable: Option<Trainable>) {
         self.active = trainable;
+        self.forget();
+    }
+
+    /// Drops what was kept of texts: what comes now counts its own work.
+    pub(crate) fn forget(&mut self) {
+        self.kept = Kept::default();
+    }
+
+    /// From now on, when the user asks to stop, reading ends with an error that names this run.
+    pub(crate) fn work_for(&mut self, run: &Path) {
+        self.run = Some(run.to_owned());
+    }
+
+    /// # Errors
+    /// [`HybridError::Interrupted`] when the user asked to stop the run.
+    pub(crate) fn check_interrupt(&self) -> Result<(), HybridError> {
+        match &self.run {
+            Some(run) if interrupt::asked() => Err(HybridError::Interrupted { run: run.clone() }),
+            _ => Ok(()),
+        }
     }
 
     /// Tokens read by the base so far, padding not counted.
@@ -90,7 +137,7 @@ impl LocalModel {
     pub(crate) fn count_tokens<'a>(&mut self, encodings: impl IntoIterator<Item = &'a Encoding>) {
         self.tokens += encodings
             .into_iter()
-            .map(|encoding| encoding.ids.len() as u64)
+            .map(|encoding| encoding.len() as u64)
             .sum::<u64>();
     }
 
@@ -103,13 +150,13 @@ impl LocalModel {
     ///
     /// # Errors
     /// [`HybridError::Data`] when the tokenizer refuses a text, [`HybridError::Model`] when the
-    /// base has no such pooling.
+    /// base has no such pooling, [`HybridError::Interrupted`].
     pub(crate) fn embed_pooled(
         &mut self,
         texts: &[String],
         pooling: Pooling,
     ) -> Result<Vec<Vec<f32>>, HybridError> {
-        self.pooled(texts, pooling, |_, pooled| unit_rows(pooled))
+        self.read(texts, Reading::Unit(pooling))
     }
 
     /// The padded batch of some rows, in which each token but the first is hidden with chance
@@ -131,31 +178,55 @@ impl LocalModel {
         to_encoder_batch(&padded, &self.device)
     }
 
-    /// Runs `read` on the pooled vectors of all texts, batch by batch in order of length, and puts
-    /// the rows it returns into the order of the texts.
-    fn pooled(
+    /// A reading of each text. A text that was read before, since the last
+    /// [`activate`](Self::activate) or [`forget`](Self::forget), is not read again.
+    fn read(&mut self, texts: &[String], reading: Reading) -> Result<Vec<Vec<f32>>, HybridError> {
+        let known = self.kept.readings.remove(&reading).unwrap_or_default();
+        let mut new: Vec<String> = Vec::new();
+        let mut places = HashMap::new();
+        for text in texts.iter().filter(|text| !known.contains_key(*text)) {
+            places.entry(text.as_str()).or_insert_with(|| {
+                new.push(text.clone());
+                new.len() - 1
+            });
+        }
+        let read = self.read_new(&new, reading)?;
+        let rows = texts.iter().map(|text| match places.get(text.as_str()) {
+            Some(place) => read[*place].clone(),
+            None => known[text].clone(),
+        });
+        let rows = rows.collect();
+        let mut known = known;
+        for (text, row) in new.into_iter().zip(read) {
+            if self.kept.n_values + row.len() > MAX_KEPT {
+                break;
+            }
+            self.kept.n_values += row.len();
+            known.insert(text, row);
+        }
+        self.kept.readings.insert(reading, known);
+        Ok(rows)
+    }
+
+    /// Reads texts batch by batch in order of length.
+    fn read_new(
         &mut self,
         texts: &[String],
-        pooling: Pooling,
-        read: impl Fn(&Option<Trainable>, Tensor<2>) -> Tensor<2>,
+        reading: Reading,
     ) -> Result<Vec<Vec<f32>>, HybridError> {
         let encodings = self.encode(texts)?;
-        let lengths: Vec<usize> = encodings
-            .iter()
-            .map(|encoding| encoding.ids.len())
-            .collect();
+        let lengths: Vec<usize> = encodings.iter().map(Encoding::len).collect();
+        let batches = length_buckets(&lengths, INFERENCE, BatchOrder::Sorted);
+        let model = &*self;
+        let read = parallel::try_map(&batches, self.threads(), |rows| {
+            model.check_interrupt()?;
+            model.read_batch(&model.batch(&encodings, rows), reading)
+        })?;
         let mut rows_out = vec![Vec::new(); texts.len()];
-        let (size, mut flops) = (self.size(), 0.0);
-        for rows in length_buckets(&lengths, INFERENCE, BatchOrder::Sorted) {
-            let batch = self.batch(&encodings, &rows);
-            let hooks: &dyn Hooks = match &self.active {
-                Some(trainable) => &trainable.adapters,
-                None => &NoHooks,
-            };
-            let hidden = self.base.encoder.forward(&batch, hooks);
-            let pooled = self.base.pool(hidden, &batch, pooling, hooks)?;
-            let values = host_rows(read(&self.active, pooled));
-            flops += size.forward_flops(rows.len(), batch.input_ids.dims()[1]);
+        let mut flops = 0.0;
+        for (rows, values) in batches.iter().zip(read) {
+            let longest = rows.iter().map(|row| lengths[*row]).max().unwrap_or(0);
+            flops += self.size().forward_flops(rows.len(), longest);
             for (row, value) in rows.iter().zip(values) {
                 rows_out[*row] = value;
             }
@@ -163,6 +234,30 @@ impl LocalModel {
         self.count_tokens(&encodings);
         self.count_flops(flops);
         Ok(rows_out)
+    }
+
+    fn read_batch(
+        &self,
+        batch: &EncoderBatch,
+        reading: Reading,
+    ) -> Result<Vec<Vec<f32>>, HybridError> {
+        let hooks: &dyn Hooks = match &self.active {
+            Some(trainable) => &trainable.adapters,
+            None => &NoHooks,
+        };
+        let hidden = self.base.encoder.forward(batch, hooks);
+        let (Reading::Unit(pooling) | Reading::LogProbabilities(pooling)) = reading;
+        let pooled = self.base.pool(hidden, batch, pooling, hooks)?;
+        let head = self.active.as_ref().and_then(|active| active.head.as_ref());
+        Ok(host_rows(match (reading, head) {
+            (Reading::LogProbabilities(_), Some(head)) => log_softmax(head.forward(pooled), 1),
+            _ => unit_rows(pooled),
+        }))
+    }
+
+    /// How many batches are computed at once.
+    pub(crate) fn threads(&self) -> usize {
+        parallel::threads(&self.device)
     }
 }
 
@@ -176,34 +271,14 @@ impl PromptModel for LocalModel {
 
     /// Log-probabilities of the labels when a head is active.
     fn classify(&mut self, texts: &[String]) -> Result<Option<Vec<Vec<f32>>>, HybridError> {
-        let Some(pooling) = self
-            .active
-            .as_ref()
-            .and_then(|active| active.head.as_ref())
-            .map(|head| head.pooling())
-        else {
-            return Ok(None);
-        };
-        let read = |active: &Option<Trainable>, pooled| {
-            let head = active
-                .as_ref()
-                .and_then(|active| active.head.as_ref())
-                .expect("checked above");
-            log_softmax(head.forward(pooled), 1)
-        };
-        self.pooled(texts, pooling, read).map(Some)
+        let head = self.active.as_ref().and_then(|active| active.head.as_ref());
+        match head.map(|head| head.pooling()) {
+            Some(pooling) => self
+                .read(texts, Reading::LogProbabilities(pooling))
+                .map(Some),
+            None => Ok(None),
+        }
     }
-}
-
-/// `[rows, d]` scaled to unit length row by row.
-pub(crate) fn unit_rows(x: Tensor<2>) -> Tensor<2> {
-    let norm = x
-        .clone()
-        .powf_scalar(2.0)
-        .sum_dim(1)
-        .sqrt()
-        .clamp_min(1e-12);
-    x / norm
 }
 
 /// The rows of `[rows, d]` on the host.

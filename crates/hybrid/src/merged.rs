@@ -1,56 +1,147 @@
-//! The base with an adapter merged into its weights, as a Hugging Face folder.
+//! The base with an adapter merged into its weights, as a Hugging Face folder and artifact in one.
 
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
+
+use hybrid_adapters::{Adapters, Trainable};
+use serde_json::Value;
 
 use crate::HybridError;
-use crate::artifact::Artifact;
-use crate::run_folder::write_folder_whole;
+use crate::artifact::{self, Artifact, ArtifactDescription, OWN_FOLDER};
+use crate::candidate::AdapterRecord;
+use crate::run_folder::{write_folder_whole, write_whole};
 use crate::tensors::{self, NamedTensors};
 
-/// Files of the base that a merged model needs as they are.
-const COPIED: [&str; 5] = [
+/// Files of the base that a merged model needs as they are: configuration, tokenizer files of every
+/// kind, and what sentence-transformers reads.
+const COPIED: [&str; 15] = [
     "config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+    MODULES,
 ];
 
-/// Writes the merged model: the base's files with changed weights, and the classifier head beside
-/// them as `head.safetensors`.
+/// Lists the modules of a sentence-transformers model; all but the first have a folder.
+const MODULES: &str = "modules.json";
+
+/// Writes the merged model: the base's files with changed weights, and beside them an artifact
+/// whose base it is, with the head and without adapters.
 ///
 /// # Errors
-/// [`HybridError::Adapter`] for a method that cannot be merged, [`HybridError::Write`].
+/// [`HybridError::Adapter`] for a method that cannot be merged, [`HybridError::Read`],
+/// [`HybridError::Write`].
 pub(crate) fn write(artifact: &Artifact, out: &Path) -> Result<(), HybridError> {
-    let trainable = artifact.model.active();
-    let weights: NamedTensors = match trainable {
-        Some(trainable) => trainable
-            .adapters
-            .merge(&artifact.model.base)?
-            .named_tensors(),
-        None => artifact.model.base.named_tensors(),
+    let model = &artifact.model;
+    let weights: NamedTensors = match model.active() {
+        Some(trainable) => trainable.adapters.merge(&model.base)?.named_tensors(),
+        None => model.base.named_tensors(),
     }
     .into_iter()
     .collect();
+    let head = match model.active() {
+        Some(trainable) => Some(Trainable {
+            adapters: Adapters::init(&[], &model.base, 0, &model.device)?,
+            head: trainable.head.clone(),
+        }),
+        None => None,
+    };
+    let record = |record: &AdapterRecord| AdapterRecord {
+        methods: Vec::new(),
+        ..record.clone()
+    };
+    let description = ArtifactDescription {
+        base: OWN_FOLDER.to_owned(),
+        adapter: artifact.description.adapter.as_ref().map(record),
+        ..artifact.description.clone()
+    };
     write_folder_whole(out, |folder| {
         for name in COPIED {
-            let source = artifact.base_folder.join(name);
-            if source.is_file() {
-                let failed = |source| HybridError::Write {
-                    path: folder.join(name),
-                    source,
-                };
-                std::fs::copy(&source, folder.join(name)).map_err(failed)?;
-            }
+            copy(&artifact.base_folder, Path::new(name), folder)?;
+        }
+        for module in module_folders(&artifact.base_folder)? {
+            copy_folder(&artifact.base_folder, &module, folder)?;
         }
         tensors::write(
             &folder.join("model.safetensors"),
             &weights,
             Some(("format", "pt".to_owned())),
         )?;
-        match trainable.and_then(|trainable| trainable.head.as_ref()) {
-            Some(head) => crate::artifact::write_head(folder, head),
-            None => Ok(()),
+        artifact::write(
+            folder,
+            &description,
+            &artifact.prompt,
+            head.as_ref(),
+            &model.base,
+        )
+    })
+}
+
+/// The folders that `modules.json` names, where it is there.
+fn module_folders(base: &Path) -> Result<Vec<PathBuf>, HybridError> {
+    let path = base.join(MODULES);
+    if !path.is_file() {
+        return Ok(Vec::new());
+    }
+    let format = |reason: String| HybridError::Format {
+        path: path.clone(),
+        reason,
+    };
+    let modules: Vec<Value> =
+        serde_json::from_slice(&read(&path)?).map_err(|error| format(error.to_string()))?;
+    let mut folders = Vec::new();
+    for module in &modules {
+        let Some(folder) = module["path"].as_str().filter(|path| !path.is_empty()) else {
+            continue;
+        };
+        let folder = PathBuf::from(folder);
+        // A name that leads elsewhere would be written elsewhere too.
+        let mut parts = folder.components();
+        if !parts.all(|part| matches!(part, Component::Normal(_))) {
+            return Err(format(format!("{} is no folder inside", folder.display())));
         }
+        folders.push(folder);
+    }
+    Ok(folders)
+}
+
+fn copy_folder(base: &Path, module: &Path, out: &Path) -> Result<(), HybridError> {
+    let Ok(entries) = std::fs::read_dir(base.join(module)) else {
+        // A module without settings may have no folder.
+        return Ok(());
+    };
+    let folder = out.join(module);
+    std::fs::create_dir_all(&folder).map_err(|source| HybridError::Write {
+        path: folder,
+        source,
+    })?;
+    for entry in entries.flatten() {
+        copy(base, &module.join(entry.file_name()), out)?;
+    }
+    Ok(())
+}
+
+/// Copies a file, if it is there.
+fn copy(base: &Path, name: &Path, out: &Path) -> Result<(), HybridError> {
+    let source = base.join(name);
+    match source.is_file() {
+        true => write_whole(&out.join(name), &read(&source)?),
+        false => Ok(()),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, HybridError> {
+    std::fs::read(path).map_err(|source| HybridError::Read {
+        path: path.to_owned(),
+        source,
     })
 }

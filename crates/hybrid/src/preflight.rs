@@ -1,124 +1,125 @@
-//! What would make a run pointless, found before it begins.
+//! What would make a run fail or pointless, found before it begins: all faults at once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use hybrid_adapters::Adapters;
-use hybrid_prompts::Template;
+use burn::tensor::Tensor;
+use hybrid_models::{EncoderBatch, NoHooks, Pooling};
 
 use crate::HybridError;
+use crate::error::describe;
 use crate::local_model::LocalModel;
-use crate::recipe::{AdapterStage, Recipe, StageConfig};
-use crate::stage::prompt::space;
-use crate::task::TaskData;
+use crate::recipe::{AdapterStage, Fault, Places, RecipeFile, StageConfig};
+use crate::task::{TaskData, shared_files};
 
-/// Refuses a run that cannot succeed, with the remedy.
+mod adapter_stage;
+mod prompt_stage;
+
+/// Refuses a run that cannot succeed.
 ///
 /// # Errors
-/// [`HybridError`] of the crate whose rule is broken, or [`HybridError::Preflight`].
+/// [`HybridError::Recipe`] with every fault and its place in the recipe.
 pub(crate) fn check(
-    recipe: &Recipe,
+    file: &RecipeFile,
     data: &TaskData,
     model: &LocalModel,
 ) -> Result<(), HybridError> {
+    let RecipeFile { recipe, places } = file;
+    let mut faults = Faults {
+        places,
+        found: Vec::new(),
+    };
     let positions = model.base.encoder.max_positions();
     if recipe.base.max_length > positions {
-        return Err(HybridError::Preflight {
-            what: format!(
-                "base.max_length is {} but the base reads at most {positions} tokens",
+        faults.add(
+            "base.max_length",
+            format!(
+                "{} is more than the {positions} tokens that the base reads",
                 recipe.base.max_length
             ),
-            remedy: format!("set base.max_length to {positions} or less"),
-        });
+        );
     }
-    for (name, split) in [
-        ("fit", &data.fit),
-        ("select", &data.select),
-        ("report", &data.report),
+    faults.check_pooling("base.pooling", model, recipe.base.pooling);
+    for (key, message) in shared_files(&recipe.data)? {
+        faults.add(&format!("data.{key}"), message);
+    }
+    for (key, split) in [
+        ("data.fit", &data.fit),
+        ("data.select", &data.select),
+        ("data.report", &data.report),
     ] {
         if split.examples.is_empty() {
-            return Err(HybridError::Preflight {
-                what: format!("the {name} split is empty"),
-                remedy: "give it examples, or change data.select_fraction or data.shots".to_owned(),
-            });
+            faults.add(
+                key,
+                "no example is left for this split; see data.select_fraction and data.shots",
+            );
         }
     }
     if data.labels.len() < 2 {
-        return Err(HybridError::Preflight {
-            what: "the fit examples have one label only".to_owned(),
-            remedy: "a classification needs two".to_owned(),
-        });
+        faults.add(
+            "data.fit",
+            "its examples have one label only; a classification needs two",
+        );
     }
     let mut earlier: Option<&AdapterStage> = None;
-    for stage in &recipe.stages {
+    for (index, stage) in recipe.stages.iter().enumerate() {
+        let key = format!("stages.{index}");
         match stage {
             StageConfig::Prompt(config) => {
-                let space = space(recipe, data, config)?;
-                let fields: BTreeSet<String> = recipe.data.fields.keys().cloned().collect();
-                for prompt in space.prompts() {
-                    room_for_input(&prompt.template, &fields, recipe, model)?;
-                    words_differ(&prompt.label_words)?;
-                }
+                prompt_stage::check(&mut faults, &key, config, recipe, data, model);
             }
             StageConfig::Adapter(config) => {
-                Adapters::init(&config.methods, &model.base, 0, &model.device)?;
-                if config.methods.is_empty() {
-                    continue;
-                }
+                adapter_stage::check(&mut faults, &key, config, data, model);
                 match earlier {
-                    Some(earlier) if earlier.methods != config.methods => {
-                        return Err(HybridError::Preflight {
-                            what: format!(
-                                "the stages `{}` and `{}` train different methods",
-                                earlier.name, config.name
-                            ),
-                            remedy: "give both the same `methods`, stacked in one list".to_owned(),
-                        });
-                    }
+                    _ if config.methods.is_empty() => {}
+                    Some(earlier) if earlier.methods != config.methods => faults.add(
+                        &format!("{key}.methods"),
+                        format!(
+                            "other methods than those of the stage `{}`; give both the same, \
+                            stacked in one list",
+                            earlier.name
+                        ),
+                    ),
                     _ => earlier = Some(config),
                 }
             }
         }
     }
-    Ok(())
-}
-
-/// Refuses a template whose own text leaves no token for the input.
-fn room_for_input(
-    template: &str,
-    fields: &BTreeSet<String>,
-    recipe: &Recipe,
-    model: &LocalModel,
-) -> Result<(), HybridError> {
-    let empty = fields
-        .iter()
-        .map(|field| (field.clone(), String::new()))
-        .collect();
-    let bare = Template::parse(template)?.render(&empty)?;
-    let used = model.encode(&[bare])?[0].ids.len();
-    if used >= recipe.base.max_length {
-        return Err(HybridError::Preflight {
-            what: format!(
-                "the template {template:?} alone fills all {} tokens",
-                recipe.base.max_length
-            ),
-            remedy: "shorten it or raise base.max_length".to_owned(),
-        });
+    match faults.found.is_empty() {
+        true => Ok(()),
+        false => Err(HybridError::Recipe(places.refuse(faults.found).into())),
     }
-    Ok(())
 }
 
-/// Refuses two labels with the same words: nothing could tell them apart.
-fn words_differ(words: &BTreeMap<String, Vec<String>>) -> Result<(), HybridError> {
-    let mut seen: BTreeMap<&[String], &str> = BTreeMap::new();
-    for (label, words) in words {
-        if let Some(other) = seen.insert(words, label) {
-            return Err(HybridError::Preflight {
-                what: format!(
-                    "the labels {other:?} and {label:?} have the same label words {words:?}"
-                ),
-                remedy: "give them words of their own under label_words".to_owned(),
-            });
+/// The faults so far.
+struct Faults<'p> {
+    places: &'p Places,
+    found: Vec<Fault>,
+}
+
+impl Faults<'_> {
+    fn add(&mut self, key: &str, message: impl Into<String>) {
+        self.found.push(self.places.fault(key, message));
+    }
+
+    /// The value, or the error as a fault.
+    fn expect<T, E: std::error::Error>(&mut self, key: &str, result: Result<T, E>) -> Option<T> {
+        result.map_err(|error| self.add(key, describe(&error))).ok()
+    }
+
+    /// Pools one token to see whether the base can.
+    fn check_pooling(&mut self, key: &str, model: &LocalModel, pooling: Pooling) {
+        let device = &model.device;
+        let batch = EncoderBatch {
+            input_ids: Tensor::zeros([1, 1], device),
+            attention_mask: Tensor::ones([1, 1], device),
+            token_type_ids: None,
+        };
+        let hidden = Tensor::zeros([1, 1, model.base.encoder.d_model()], device);
+        if let Err(error) = model.base.pool(hidden, &batch, pooling, &NoHooks) {
+            self.add(key, format!("{error}; choose `mean` or `cls`"));
         }
     }
-    Ok(())
 }
+
+/// Label words by label.
+type LabelWords = BTreeMap<String, Vec<String>>;

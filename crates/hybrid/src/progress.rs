@@ -1,9 +1,11 @@
 //! What a person or a script sees while a run works.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::journal::Event;
 
@@ -14,7 +16,7 @@ pub enum Show {
     Auto,
     /// Nothing but errors.
     Quiet,
-    /// Each journal event as a JSON line on standard output.
+    /// Each journal event as a JSON line on standard output, and the final figures as the last.
     Json,
 }
 
@@ -102,13 +104,20 @@ impl Progress {
     }
 
     /// An event was journaled.
-    #[allow(clippy::print_stdout, reason = "events are this mode's output")]
     pub(crate) fn event(&self, event: &Event) {
+        self.json_line(event);
+    }
+
+    /// The run is finished: its figures and files.
+    pub(crate) fn result(&self, result: &Value) {
+        self.json_line(result);
+    }
+
+    fn json_line(&self, value: &impl Serialize) {
         if self.show == Show::Json {
-            println!(
-                "{}",
-                serde_json::to_string(event).expect("events are plain data")
-            );
+            let line = serde_json::to_string(value).expect("events are plain data");
+            // A run does not end because nobody listens any more.
+            let _ = writeln!(std::io::stdout(), "{line}");
         }
     }
 }

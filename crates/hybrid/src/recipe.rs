@@ -5,10 +5,11 @@
 
 mod check;
 mod load;
+mod places;
 mod set;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hybrid_adapters::AdapterConfig;
 use hybrid_models::Pooling;
@@ -19,12 +20,21 @@ use serde::{Deserialize, Serialize};
 
 pub use check::{Fault, RecipeFaults};
 pub use load::{RecipeError, load, load_resolved, schema};
+pub(crate) use load::{RecipeFile, load_file};
+pub(crate) use places::Places;
+
+/// What a recipe or stage may be called: its name becomes the name of a folder.
+pub(crate) const NAME_PATTERN: &str = r"^[\p{L}\p{N}_](\.?[\p{L}\p{N}_ -])*$";
+/// The pattern in words.
+pub(crate) const NAME_RULE: &str =
+    "letters, digits, `_`, and within them spaces, `-` and single dots";
 
 /// A run, described.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
     /// What this run is called; names the run folder when none is given.
+    #[schemars(regex(pattern = NAME_PATTERN))]
     pub name: String,
     /// What the model has to do.
     pub task: Task,
@@ -113,6 +123,21 @@ pub struct DataConfig {
     /// Column of the label.
     #[serde(default = "default_label")]
     pub label: String,
+}
+
+impl DataConfig {
+    /// The keys of all files or folders of examples with their paths, relative to the folder.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        [
+            ("fit", Some(&self.fit)),
+            ("select", self.select.as_ref()),
+            ("report", Some(&self.report)),
+            ("out_of_scope", self.out_of_scope.as_ref()),
+            ("second_report", self.second_report.as_ref()),
+        ]
+        .into_iter()
+        .filter_map(|(key, file)| Some((key, file?.as_path())))
+    }
 }
 
 fn default_fields() -> BTreeMap<String, String> {
@@ -219,6 +244,7 @@ impl StageConfig {
 pub struct PromptStage {
     /// What the stage is called in journal and report.
     #[serde(default = "default_prompt_name")]
+    #[schemars(regex(pattern = NAME_PATTERN))]
     pub name: String,
     /// Templates to try, e.g. `customer question: {{ text }}`. Left out: a built-in list.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -253,6 +279,7 @@ fn default_shortlist() -> usize {
 pub struct AdapterStage {
     /// What the stage is called in journal and report.
     #[serde(default = "default_adapter_name")]
+    #[schemars(regex(pattern = NAME_PATTERN))]
     pub name: String,
     /// Adapters in stacking order. Empty trains the head alone; adapters that an earlier stage
     /// trained stay active and frozen.
@@ -287,11 +314,21 @@ pub struct AdapterStage {
     #[serde(default)]
     #[schemars(range(min = 0.0, max = 0.9))]
     pub label_smoothing: f64,
-    /// Chance that a token of a training example is hidden from attention and pooling; the first
-    /// token is always seen.
+    /// Taken off the right label's logit while training: the right label must win by this much
+    /// (additive margin softmax, Wang et al. 2018).
+    #[serde(default)]
+    #[schemars(range(min = 0.0))]
+    pub margin: f64,
+    /// Chance that a token of a training example is hidden from attention and pooling in the trained
+    /// layers; the first token is always seen.
     #[serde(default)]
     #[schemars(range(min = 0.0, max = 0.9))]
     pub token_dropout: f64,
+    /// At the end, states on the way from the start to the best state are tried too, each at this
+    /// share of the way; the best on select wins (weight-space ensembling, Wortsman et al. 2022).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(inner(range(min = 0.0, max = 1.0)))]
+    pub interpolate: Vec<f64>,
     /// Also train on the label words, as examples of their labels.
     #[serde(default)]
     pub train_on_label_words: bool,

@@ -2,20 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
-use hybrid_data::Tokenizer;
 use hybrid_eval::Report;
-use hybrid_models::{Model, Resolver, open_device};
+use hybrid_models::{Resolver, open_device};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::HybridError;
 use crate::alternate::{self, Outcome};
 use crate::artifact::{self, ArtifactDescription};
+use crate::inputs::Inputs;
 use crate::journal::{Event, Journal};
-use crate::local_model::LocalModel;
+use crate::open_model::open_model;
 use crate::preflight;
 use crate::progress::{Progress, Show};
 use crate::recipe::{self, Recipe};
-use crate::run_folder::{RunFolder, is_occupied, write_folder_whole, write_whole};
+use crate::run_folder::{Content, RunFolder, content_of, write_folder_whole, write_whole};
 use crate::stage::{Context, Spent};
 use crate::summary;
 use crate::task::TaskData;
@@ -45,18 +46,14 @@ pub struct TrainOptions {
 /// [`HybridError`]; what was finished before an error is in the run folder.
 pub fn train(options: &TrainOptions) -> Result<(), HybridError> {
     let mut progress = Progress::new(options.show);
-    let recipe = recipe::load(&options.recipe, &options.settings)?;
+    let file = recipe::load_file(&options.recipe, &options.settings)?;
+    let recipe = &file.recipe;
     let out = options
         .out
         .clone()
         .unwrap_or_else(|| Path::new("runs").join(&recipe.name));
-    if !options.fresh && is_finished(&out, &recipe)? {
-        let report = out.join("report.html");
-        progress.say(&format!(
-            "this run is finished: {} (start over with --fresh)",
-            report.display()
-        ));
-        return show_report(&out, &progress);
+    if is_finished(&out, recipe, options.fresh)? {
+        return show_finished(&out, &progress);
     }
 
     let device = open_device(&options.device)?;
@@ -67,23 +64,29 @@ pub fn train(options: &TrainOptions) -> Result<(), HybridError> {
         "base {} from {}",
         recipe.base.model, resolved.source
     ));
-    let base = Model::load_encoder(&resolved.folder, &device)?;
-    let tokenizer = Tokenizer::from_file(
-        &resolved.folder.join("tokenizer.json"),
+    let mut model = open_model(
+        &resolved.folder,
         recipe.base.max_length,
+        recipe.base.pooling,
+        device,
     )?;
-    let mut model = LocalModel::new(base, tokenizer, device, recipe.base.pooling);
-    preflight::check(&recipe, &data, &model)?;
+    preflight::check(&file, &data, &model)?;
+    let inputs = Inputs::of(&recipe.data, &resolved.folder, &options.device)?;
 
     let run = RunFolder::open(&out)?;
+    // Before the lock was ours another process may have begun a run here, or finished one.
+    if is_finished(&out, recipe, options.fresh)? {
+        return show_finished(&out, &progress);
+    }
+    model.work_for(run.path());
     if options.fresh {
         run.clear()?;
     }
-    let text = toml::to_string_pretty(&recipe).expect("recipes are plain data");
-    write_whole(&run.recipe(), text.as_bytes())?;
+    run.write_recipe(recipe)?;
     let (mut journal, done) = Journal::open(&run.journal())?;
+    same_inputs(&out, &done, &inputs)?;
     let mut context = Context {
-        recipe: &recipe,
+        recipe,
         run: &run,
         data: &data,
         model: &mut model,
@@ -94,41 +97,55 @@ pub fn train(options: &TrainOptions) -> Result<(), HybridError> {
     };
     context.happened(Event::Started {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        device: options.device.clone(),
+        inputs,
     })?;
     let outcome = alternate::run(&mut context, &done)?;
     finish(&mut context, &outcome, &options.device)?;
     show_report(&out, &progress)
 }
 
-/// Whether the folder holds a finished run of this recipe.
-fn is_finished(out: &Path, recipe: &Recipe) -> Result<bool, HybridError> {
-    let stored = out.join("recipe.toml");
-    if !stored.exists() {
-        return if is_occupied(out) {
-            Err(HybridError::NotARun {
+/// Whether the folder holds a finished run of this recipe that is to be kept.
+fn is_finished(out: &Path, recipe: &Recipe, fresh: bool) -> Result<bool, HybridError> {
+    match content_of(out) {
+        Content::Nothing => return Ok(false),
+        Content::Foreign => {
+            return Err(HybridError::NotARun {
                 path: out.to_owned(),
-            })
-        } else {
-            Ok(false)
-        };
+            });
+        }
+        Content::Run if fresh => return Ok(false),
+        Content::Run => {}
     }
-    let old = recipe::load_resolved(&stored)?;
-    let plain = |recipe: &Recipe| serde_json::to_value(recipe).expect("recipes are plain data");
-    let mut changes = Vec::new();
-    differences("", &plain(&old), &plain(recipe), &mut changes);
-    if !changes.is_empty() {
-        return Err(HybridError::RecipeChanged {
-            path: out.to_owned(),
-            changes,
-        });
-    }
-    Ok(out.join("report.json").exists()
-        && out.join("report.html").exists()
-        && out.join("README.md").exists())
+    let old = recipe::load_resolved(&out.join("recipe.toml"))?;
+    refuse_changes(out, &old, recipe)?;
+    Ok(["report.json", "report.html", "README.md"]
+        .iter()
+        .all(|name| out.join(name).is_file()))
 }
 
-/// The keys in which two recipes differ: `key: old -> new`.
+/// Refuses to go on with a run that was begun with other inputs.
+fn same_inputs(out: &Path, done: &[Event], inputs: &Inputs) -> Result<(), HybridError> {
+    let begun = done.iter().find_map(|event| match event {
+        Event::Started { inputs, .. } => Some(inputs),
+        _ => None,
+    });
+    begun.map_or(Ok(()), |begun| refuse_changes(out, begun, inputs))
+}
+
+fn refuse_changes<T: Serialize>(out: &Path, old: &T, new: &T) -> Result<(), HybridError> {
+    let plain = |value: &T| serde_json::to_value(value).expect("recipes and inputs are plain data");
+    let mut changes = Vec::new();
+    differences("", &plain(old), &plain(new), &mut changes);
+    if changes.is_empty() {
+        return Ok(());
+    }
+    Err(HybridError::Changed {
+        path: out.to_owned(),
+        changes,
+    })
+}
+
+/// The keys in which two values differ: `key: old -> new`.
 fn differences(key: &str, old: &Value, new: &Value, changes: &mut Vec<String>) {
     let below = |name: &str| {
         if key.is_empty() {
@@ -162,7 +179,7 @@ fn finish(context: &mut Context<'_>, outcome: &Outcome, device: &str) -> Result<
     let winner = outcome.winner();
     alternate::activate(context, winner)?;
     let report = summary::report(context, outcome, device)?;
-    let details = summary::card_details(context, winner);
+    let card = report.to_card(&summary::card_details(context, winner))?;
     let recipe = context.recipe;
     let description = ArtifactDescription::new(
         recipe.base.model.clone(),
@@ -180,20 +197,28 @@ fn finish(context: &mut Context<'_>, outcome: &Outcome, device: &str) -> Result<
             context.model.active(),
             &context.model.base,
         )?;
-        Ok(report.write_card(&details, &folder.join("README.md"))?)
+        write_whole(&folder.join("README.md"), card.as_bytes())
     })?;
-    report.write_card(&details, &context.run.card())?;
-    report.write_html(&context.run.report_html())?;
+    write_whole(&context.run.card(), card.as_bytes())?;
+    write_whole(&context.run.report_html(), report.to_html()?.as_bytes())?;
     context.run.clear_checkpoint()?;
     // Last, because its presence says that the run is finished.
-    report.write_json(&context.run.report_json())?;
+    write_whole(&context.run.report_json(), report.to_json()?.as_bytes())?;
     context.happened(Event::Finished)
 }
 
+fn show_finished(out: &Path, progress: &Progress) -> Result<(), HybridError> {
+    progress.say(&format!(
+        "this run is finished: {} (start over with --fresh)",
+        out.join("report.html").display()
+    ));
+    show_report(out, progress)
+}
+
 fn show_report(out: &Path, progress: &Progress) -> Result<(), HybridError> {
-    let path = out.join("report.json");
-    let report = Report::read_json(&path)?;
+    let report = Report::read_json(&out.join("report.json"))?;
     progress.say(&summary::in_words(&report, out));
+    progress.result(&summary::in_json(&report, out));
     Ok(())
 }
 

@@ -1,10 +1,24 @@
-//! The folder of a run: what lies where, and writes that are whole or absent.
+//! The folder of a run: what lies where, and how to tell it from other folders.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use hybrid_models::{UNFINISHED, folder_of, sync_folder};
+
 use crate::HybridError;
+use crate::recipe::Recipe;
+
+/// What lies at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Nothing but what a run hides there.
+    Nothing,
+    /// A run, perhaps one that was broken off or half removed.
+    Run,
+    /// Something else, which is not touched.
+    Foreign,
+}
 
 /// The folder of a run, locked for this process.
 #[derive(Debug)]
@@ -12,6 +26,34 @@ pub(crate) struct RunFolder {
     path: PathBuf,
     /// Held open: the operating system frees the lock when the process ends, however it ends.
     _lock: File,
+}
+
+/// First line of a run's recipe: tells it from a recipe that somebody keeps in a folder.
+const MARK: &str = "# The resolved recipe of a run, written by `hybrid train`.\n";
+
+const LOCK: &str = ".lock";
+const RECIPE: &str = "recipe.toml";
+const JOURNAL: &str = "journal.jsonl";
+const CANDIDATES: &str = "candidates";
+
+/// What lies at `path`.
+///
+/// A run is told by its recipe's first line beside its lock or journal, so that a recipe that was
+/// copied out of a run makes no run of the folder it is put into.
+pub(crate) fn content_of(path: &Path) -> Content {
+    let hidden = |entry: &std::fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b".");
+    let occupied =
+        std::fs::read_dir(path).is_ok_and(|entries| entries.flatten().any(|entry| !hidden(&entry)));
+    let marked =
+        std::fs::read(path.join(RECIPE)).is_ok_and(|recipe| recipe.starts_with(MARK.as_bytes()));
+    let has = |name: &str| path.join(name).is_file();
+    if marked && (has(LOCK) || has(JOURNAL)) {
+        Content::Run
+    } else if occupied {
+        Content::Foreign
+    } else {
+        Content::Nothing
+    }
 }
 
 impl RunFolder {
@@ -26,10 +68,10 @@ impl RunFolder {
             source,
         };
         std::fs::create_dir_all(path).map_err(failed)?;
-        let lock = File::create(path.join(".lock")).map_err(failed)?;
+        let lock = File::create(path.join(LOCK)).map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => {
-                for folder in [path, &path.join("candidates")] {
+                for folder in [path, &path.join(CANDIDATES)] {
                     remove_unfinished(folder)?;
                 }
                 Ok(Self {
@@ -49,19 +91,14 @@ impl RunFolder {
         &self.path
     }
 
-    /// The resolved recipe.
-    pub(crate) fn recipe(&self) -> PathBuf {
-        self.path.join("recipe.toml")
-    }
-
     /// What happened.
     pub(crate) fn journal(&self) -> PathBuf {
-        self.path.join("journal.jsonl")
+        self.path.join(JOURNAL)
     }
 
     /// One folder a candidate.
     pub(crate) fn candidate(&self, id: &str) -> PathBuf {
-        self.path.join("candidates").join(id)
+        self.path.join(CANDIDATES).join(id)
     }
 
     /// State of the stage that is being trained.
@@ -74,7 +111,7 @@ impl RunFolder {
         self.path.join("artifact")
     }
 
-    /// The report as data.
+    /// The report as data; its presence says that the run is finished.
     pub(crate) fn report_json(&self) -> PathBuf {
         self.path.join("report.json")
     }
@@ -89,23 +126,39 @@ impl RunFolder {
         self.path.join("README.md")
     }
 
-    /// Removes all that a run has written, and nothing else, keeping the lock.
+    /// Writes the resolved recipe, which makes the folder a run's.
+    ///
+    /// # Errors
+    /// [`HybridError::Write`].
+    pub(crate) fn write_recipe(&self, recipe: &Recipe) -> Result<(), HybridError> {
+        let text = toml::to_string_pretty(recipe).expect("recipes are plain data");
+        write_whole(
+            &self.path.join(RECIPE),
+            format!("{MARK}\n{text}").as_bytes(),
+        )
+    }
+
+    /// Removes all that a run has written, and nothing else, keeping the lock and the recipe. The
+    /// report goes first, so that a half-cleared run does not look finished, and the recipe stays
+    /// until another replaces it, so that it does not look foreign.
     ///
     /// # Errors
     /// [`HybridError::Write`].
     pub(crate) fn clear(&self) -> Result<(), HybridError> {
-        for folder in [self.path.join("candidates"), self.artifact()] {
-            remove(&folder, |path| std::fs::remove_dir_all(path))?;
-        }
-        for file in [
-            self.checkpoint(),
-            self.recipe(),
+        remove(&self.report_json())?;
+        sync_folder(&self.path).map_err(|source| HybridError::Write {
+            path: self.path.clone(),
+            source,
+        })?;
+        for path in [
             self.journal(),
-            self.report_json(),
+            self.checkpoint(),
+            self.path.join(CANDIDATES),
+            self.artifact(),
             self.report_html(),
             self.card(),
         ] {
-            remove(&file, |path| std::fs::remove_file(path))?;
+            remove(&path)?;
         }
         Ok(())
     }
@@ -115,18 +168,8 @@ impl RunFolder {
     /// # Errors
     /// [`HybridError::Write`].
     pub(crate) fn clear_checkpoint(&self) -> Result<(), HybridError> {
-        remove(&self.checkpoint(), |path| std::fs::remove_file(path))
+        remove(&self.checkpoint())
     }
-}
-
-/// Begins the name of every file and folder that is not whole yet.
-const UNFINISHED: &str = ".fresh-";
-
-/// Whether a folder holds anything but what a run hides there.
-pub(crate) fn is_occupied(path: &Path) -> bool {
-    let hidden = |entry: std::fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b".");
-    std::fs::read_dir(path)
-        .is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| !hidden(entry))))
 }
 
 /// Removes what a killed process was writing.
@@ -135,24 +178,22 @@ fn remove_unfinished(folder: &Path) -> Result<(), HybridError> {
         return Ok(());
     };
     for entry in entries.flatten() {
-        if entry
-            .file_name()
-            .as_encoded_bytes()
-            .starts_with(UNFINISHED.as_bytes())
-        {
-            let path = entry.path();
-            match path.is_dir() {
-                true => remove(&path, |path| std::fs::remove_dir_all(path))?,
-                false => remove(&path, |path| std::fs::remove_file(path))?,
-            }
+        let name = entry.file_name();
+        if name.as_encoded_bytes().starts_with(UNFINISHED.as_bytes()) {
+            remove(&entry.path())?;
         }
     }
     Ok(())
 }
 
-fn remove(path: &Path, how: impl Fn(&Path) -> std::io::Result<()>) -> Result<(), HybridError> {
-    match how(path) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(HybridError::Write {
+/// Removes a file or a folder, if it is there.
+fn remove(path: &Path) -> Result<(), HybridError> {
+    let removed = match path.is_dir() {
+        true => std::fs::remove_dir_all(path),
+        false => std::fs::remove_file(path),
+    };
+    match removed {
+        Err(source) if source.kind() != ErrorKind::NotFound => Err(HybridError::Write {
             path: path.to_owned(),
             source,
         }),
@@ -160,24 +201,15 @@ fn remove(path: &Path, how: impl Fn(&Path) -> std::io::Result<()>) -> Result<(),
     }
 }
 
-/// Writes a file so that it is there whole or not at all, also after a kill or on a full disk.
+/// Writes a file so that it is there whole or not at all: see [`hybrid_models::write_whole`].
 ///
 /// # Errors
 /// [`HybridError::Write`].
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), HybridError> {
-    let failed = |source| HybridError::Write {
+    hybrid_models::write_whole(path, bytes).map_err(|source| HybridError::Write {
         path: path.to_owned(),
         source,
-    };
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .prefix(UNFINISHED)
-        .tempfile_in(folder)
-        .map_err(failed)?;
-    file.write_all(bytes).map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
+    })
 }
 
 /// Fills a folder so that it is there whole or not at all; an older one is replaced.
@@ -192,22 +224,24 @@ pub(crate) fn write_folder_whole(
         path: path.to_owned(),
         source,
     };
-    let parent = path.parent().unwrap_or(Path::new("."));
+    let parent = folder_of(path);
     std::fs::create_dir_all(parent).map_err(failed)?;
     let fresh = tempfile::Builder::new()
         .prefix(UNFINISHED)
         .tempdir_in(parent)
         .map_err(failed)?;
     fill(fresh.path())?;
-    remove(path, |path| std::fs::remove_dir_all(path))?;
-    let fresh = fresh.keep();
-    std::fs::rename(&fresh, path).map_err(failed)?;
-    Ok(())
+    sync_folder(fresh.path()).map_err(failed)?;
+    remove(path)?;
+    std::fs::rename(fresh.path(), path).map_err(failed)?;
+    // Under its new name it is no longer temporary.
+    let _ = fresh.keep();
+    sync_folder(parent).map_err(failed)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{RunFolder, write_folder_whole};
+    use super::{Content, MARK, RunFolder, content_of, write_folder_whole};
     use crate::HybridError;
 
     #[test]
@@ -220,6 +254,44 @@ mod tests {
         ));
         drop(first);
         RunFolder::open(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn a_recipe_alone_makes_no_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let write =
+            |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        assert_eq!(content_of(&folder.path().join("absent")), Content::Nothing);
+        assert_eq!(content_of(folder.path()), Content::Nothing);
+        write(".lock", "");
+        assert_eq!(content_of(folder.path()), Content::Nothing);
+        write("recipe.toml", "name = \"mine\"");
+        assert_eq!(content_of(folder.path()), Content::Foreign);
+        write("recipe.toml", &format!("{MARK}name = \"mine\""));
+        assert_eq!(content_of(folder.path()), Content::Run);
+        std::fs::remove_file(folder.path().join(".lock")).unwrap();
+        assert_eq!(content_of(folder.path()), Content::Foreign);
+        write("journal.jsonl", "");
+        assert_eq!(content_of(folder.path()), Content::Run);
+    }
+
+    #[test]
+    fn a_cleared_run_keeps_its_recipe_and_what_others_put_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::open(folder.path()).unwrap();
+        for file in [run.report_json(), run.journal(), run.card()] {
+            std::fs::write(file, "").unwrap();
+        }
+        std::fs::create_dir_all(run.candidate("baseline")).unwrap();
+        std::fs::write(folder.path().join("recipe.toml"), MARK).unwrap();
+        std::fs::write(folder.path().join("notes.txt"), "mine").unwrap();
+        run.clear().unwrap();
+        let mut left: Vec<_> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, [".lock", "notes.txt", "recipe.toml"]);
     }
 
     #[test]

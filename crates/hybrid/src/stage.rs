@@ -2,6 +2,7 @@
 
 pub(crate) mod adapter;
 pub(crate) mod checkpoint;
+mod pass;
 pub(crate) mod prefix;
 pub(crate) mod prompt;
 mod training;
@@ -10,7 +11,6 @@ use std::time::Instant;
 
 use crate::HybridError;
 use crate::candidate::Candidate;
-use crate::interrupt;
 use crate::journal::{Event, Journal, StopReason};
 use crate::local_model::LocalModel;
 use crate::progress::Progress;
@@ -41,16 +41,6 @@ impl Context<'_> {
     /// The seed of an event within this round.
     pub(crate) fn seed(&self, event: &str) -> u64 {
         hybrid_data::derive_seed(self.recipe.seed, &format!("{}/{event}", self.round))
-    }
-
-    /// An error when the user asked to stop.
-    pub(crate) fn check_interrupt(&self) -> Result<(), HybridError> {
-        if interrupt::asked() {
-            return Err(HybridError::Interrupted {
-                run: self.run.path().to_owned(),
-            });
-        }
-        Ok(())
     }
 }
 

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use hybrid_adapters::peft_has;
+use hybrid_adapters::{Trainable, peft_has};
 use hybrid_eval::{
     AdapterSummary, CandidateReport, CardDetails, Comparison, ConfusionReport, Cost, DataSummary,
     Final, Generalisation, HeadDetails, OutOfScope, PairedComparison, PromptSummary, Provenance,
     Report, Resamples, RoundReport, StageReport, TargetReport, TrainingCurve, peak_rss_mb,
 };
 use hybrid_models::Pooling;
+use serde_json::{Value, json};
 
 use crate::HybridError;
 use crate::alternate::Outcome;
@@ -66,7 +67,9 @@ pub(crate) fn report(
         flops: spent.flops,
         ..Cost::default()
     };
-    cost.trainable_parameters = winner.cost_of_adapter();
+    // Adapters under a head that was trained alone were trained by an earlier stage.
+    let trained = context.model.active().map_or(0, Trainable::n_parameters);
+    cost.trainable_parameters = trained as u64;
     cost.total_parameters = context.model.base.n_parameters() as u64 + cost.trainable_parameters;
     cost.peak_rss_mb = peak_rss_mb();
     Ok(Report {
@@ -89,6 +92,7 @@ pub(crate) fn report(
             fit: data.fit.examples.len(),
             select: data.select.examples.len(),
             report: data.report.examples.len(),
+            shared_texts: data.shared_texts(),
         },
         rounds: rounds(&outcome.candidates),
         candidates: outcome.candidates.iter().map(candidate_report).collect(),
@@ -291,4 +295,19 @@ pub(crate) fn in_words(report: &Report, out: &Path) -> String {
         out.join("report.html").display(),
         out.join("artifact").display(),
     )
+}
+
+/// A finished run in one JSON line: its final figures and where all else lies.
+pub(crate) fn in_json(report: &Report, out: &Path) -> Value {
+    let path = |name: &str| out.join(name).to_string_lossy().into_owned();
+    json!({
+        "event": "report",
+        "final": report.final_result,
+        "stopped": report.stopped,
+        "cost": report.cost,
+        "report_json": path("report.json"),
+        "report_html": path("report.html"),
+        "card": path("README.md"),
+        "artifact": path("artifact"),
+    })
 }

@@ -1,10 +1,12 @@
-//! The examples of a run: fit, select and report, disjoint, with their labels.
+//! The examples of a run: fit, select and report with their labels, each from rows of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use hybrid_data::{
-    Example, FieldMapping, Fractions, LabelSet, Splits, k_shot, read_examples, split,
+    Example, FieldMapping, Fractions, LabelSet, Splits, files_of, k_shot, read_examples, split,
 };
+use hybrid_eval::SharedTexts;
 
 use crate::HybridError;
 use crate::recipe::DataConfig;
@@ -23,7 +25,7 @@ impl Split {
     }
 }
 
-/// The three disjoint splits: train on fit, choose on select, show report once at the end.
+/// The three splits: train on fit, choose on select, show report once at the end.
 #[derive(Debug, Clone)]
 pub(crate) struct TaskData {
     pub(crate) labels: LabelSet,
@@ -90,5 +92,111 @@ impl TaskData {
             },
             labels,
         })
+    }
+
+    /// How many examples have a text that another split has as well.
+    pub(crate) fn shared_texts(&self) -> SharedTexts {
+        let shared = |split: &Split, other: &Split| {
+            let texts: BTreeSet<_> = other.fields().collect();
+            split.fields().filter(|text| texts.contains(text)).count()
+        };
+        SharedTexts {
+            select_in_fit: shared(&self.select, &self.fit),
+            report_in_fit: shared(&self.report, &self.fit),
+            report_in_select: shared(&self.report, &self.select),
+        }
+    }
+}
+
+/// Files that two labelled splits would both read: the later split's key, and what is wrong.
+///
+/// # Errors
+/// [`HybridError::Data`] for a file that is not there.
+pub(crate) fn shared_files(
+    config: &DataConfig,
+) -> Result<Vec<(&'static str, String)>, HybridError> {
+    let mut readers: BTreeMap<PathBuf, &str> = BTreeMap::new();
+    let mut shared = Vec::new();
+    for (key, file) in config.files().filter(|(key, _)| *key != "out_of_scope") {
+        for file in files_of(&config.folder.join(file))? {
+            // One file may have many names.
+            let file = file.canonicalize().unwrap_or(file);
+            if let Some(other) = readers.get(&file) {
+                let message = format!(
+                    "{} is read by data.{other} already; each split needs rows of its own",
+                    file.display()
+                );
+                shared.push((key, message));
+            } else {
+                readers.insert(file, key);
+            }
+        }
+    }
+    Ok(shared)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{TaskData, shared_files};
+    use crate::recipe::DataConfig;
+
+    fn config(folder: &Path, rest: &str) -> DataConfig {
+        toml::from_str(&format!("folder = {folder:?}\nfit = \"fit.jsonl\"\n{rest}")).unwrap()
+    }
+
+    fn write(folder: &Path, name: &str, texts: &[&str]) {
+        let row = |text: &&str| format!("{{\"text\": \"{text}\", \"label\": \"a\"}}\n");
+        let rows: String = texts.iter().map(row).collect();
+        std::fs::write(folder.join(name), rows).unwrap();
+    }
+
+    #[test]
+    fn a_file_serves_one_split_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        write(folder, "fit.jsonl", &["one"]);
+        std::fs::create_dir(folder.join("more")).unwrap();
+        write(folder, "more/report.jsonl", &["two"]);
+        let keys = |rest: &str| -> Vec<&str> {
+            let shared = shared_files(&config(folder, rest)).unwrap();
+            shared.into_iter().map(|(key, _)| key).collect()
+        };
+        assert_eq!(keys("select_fraction = 0.2\nreport = \"more\""), [""; 0]);
+        assert_eq!(
+            keys("select = \"more/../fit.jsonl\"\nreport = \"more\""),
+            ["select"]
+        );
+        assert_eq!(
+            keys("select = \"more\"\nreport = \"more/report.jsonl\"\nout_of_scope = \"fit.jsonl\""),
+            ["report"]
+        );
+    }
+
+    #[test]
+    fn equal_texts_are_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        write(folder, "fit.jsonl", &["one", "two"]);
+        write(folder, "select.jsonl", &["two", "three"]);
+        write(
+            folder,
+            "report.jsonl",
+            &["one", "two", "two", "three", "four"],
+        );
+        let config = config(
+            folder,
+            "select = \"select.jsonl\"\nreport = \"report.jsonl\"",
+        );
+        let shared = TaskData::read(&config, 0).unwrap().shared_texts();
+        assert_eq!(
+            (
+                shared.select_in_fit,
+                shared.report_in_fit,
+                shared.report_in_select
+            ),
+            (1, 3, 3)
+        );
     }
 }

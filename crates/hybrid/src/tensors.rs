@@ -50,6 +50,24 @@ pub(crate) fn write(
     write_whole(path, &bytes)
 }
 
+/// `from + share (to - from)`, tensor by tensor, of two states of one module.
+pub(crate) fn interpolated(from: &NamedTensors, to: &NamedTensors, share: f64) -> NamedTensors {
+    let between = |a: &TensorData, b: &TensorData| {
+        let values: Vec<f32> = a
+            .iter::<f32>()
+            .zip(b.iter::<f32>())
+            .map(|(a, b)| (f64::from(a) + share * (f64::from(b) - f64::from(a))) as f32)
+            .collect();
+        TensorData::new(values, b.shape().clone())
+    };
+    to.iter()
+        .map(|(name, b)| {
+            let data = from.get(name).map_or_else(|| b.clone(), |a| between(a, b));
+            (name.clone(), data)
+        })
+        .collect()
+}
+
 /// Reads what [`write`] wrote; the text is empty when there is none under `key`.
 ///
 /// # Errors
@@ -137,6 +155,18 @@ mod tests {
         assert_eq!(back, tensors);
         assert_eq!(text, "{}");
         assert_eq!(under(&back, "best/").into_keys().collect::<Vec<_>>(), ["a"]);
+    }
+
+    #[test]
+    fn interpolation_goes_from_one_state_to_the_other() {
+        let state =
+            |values: [f32; 2]| NamedTensors::from([("w".to_owned(), TensorData::from(values))]);
+        let (a, b) = (state([1.0, -2.0]), state([3.0, 2.0]));
+        let at = |share| super::interpolated(&a, &b, share);
+        assert_eq!(
+            (at(0.0), at(1.0), at(0.25)),
+            (a.clone(), b.clone(), state([1.5, -1.0]))
+        );
     }
 
     #[test]

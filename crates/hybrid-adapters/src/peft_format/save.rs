@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::TensorData;
-use hybrid_models::{Layer, Model, Pooling};
+use hybrid_models::{Layer, Model, Pooling, write_whole};
 
 use super::config_text::config_text;
 use super::keys::torch_tensors;
@@ -86,7 +86,8 @@ pub fn save_peft(
     })?;
     tensor_file::write(&folder.join(TENSORS), &tensors)?;
     let text = config_text(adapters, model, base_name, &prefix, &whole);
-    tensor_file::write_whole(&folder.join(CONFIG), text.as_bytes())
+    let path = folder.join(CONFIG);
+    write_whole(&path, text.as_bytes()).map_err(|source| AdapterError::Write { path, source })
 }
 
 /// Whether a head over a bare encoder is the one that Transformers puts there.

@@ -1,10 +1,10 @@
 //! Safetensors files of adapters.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write;
 use std::path::Path;
 
 use burn::tensor::{DType, TensorData};
+use hybrid_models::write_whole;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
@@ -69,7 +69,7 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, TensorData>, Adap
     Ok(tensors)
 }
 
-/// Writes tensors as float32; the same tensors give the same bytes.
+/// Writes tensors as float32, whole or not at all; the same tensors give the same bytes.
 ///
 /// # Errors
 /// [`AdapterError::Write`].
@@ -99,29 +99,7 @@ pub(super) fn write(
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let bytes = safetensors::serialize(views, Some(metadata))
         .map_err(|error| failed(std::io::Error::other(error)))?;
-    write_whole(path, &bytes)
-}
-
-/// Writes a file whole or not at all.
-///
-/// # Errors
-/// [`AdapterError::Write`].
-pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), AdapterError> {
-    let partial = path.with_extension("partial");
-    let written = std::fs::File::create(&partial).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()
-    });
-    written
-        .and_then(|()| std::fs::rename(&partial, path))
-        .map_err(|source| {
-            // What matters is the first error; the partial file may not even exist.
-            let _ = std::fs::remove_file(&partial);
-            AdapterError::Write {
-                path: path.to_owned(),
-                source,
-            }
-        })
+    write_whole(path, &bytes).map_err(failed)
 }
 
 #[cfg(test)]

@@ -37,9 +37,14 @@ impl CsvFile {
             line: 1,
         };
         let header = reader.byte_headers().map_err(broken)?;
+        let name = |(index, name)| {
+            let column = || Some(format!("column {}", index + 1));
+            Ok(utf8(name, &origin, column)?.to_owned())
+        };
         let header = header
             .iter()
-            .map(|name| Ok(utf8(name, &origin)?.to_owned()))
+            .enumerate()
+            .map(name)
             .collect::<Result<_, _>>()?;
         let mut records = Vec::new();
         for record in reader.byte_records() {
@@ -69,10 +74,10 @@ impl Dataset<Row, DataError> for CsvFile {
             file: Arc::clone(&self.file),
             line: *line,
         };
-        let cells =
-            self.header.iter().zip(record).map(|(name, value)| {
-                Ok((name.clone(), Cell::Text(utf8(value, &origin)?.to_owned())))
-            });
+        let cells = self.header.iter().zip(record).map(|(name, value)| {
+            let value = utf8(value, &origin, || Some(name.clone()))?;
+            Ok((name.clone(), Cell::Text(value.to_owned())))
+        });
         Ok(Row {
             cells: cells.collect::<Result<_, _>>()?,
             origin,

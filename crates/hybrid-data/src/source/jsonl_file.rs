@@ -46,13 +46,16 @@ impl Dataset<Row, DataError> for JsonlFile {
             file: Arc::clone(&self.file),
             line: *line,
         };
-        let text = utf8(&self.bytes[range.clone()], &origin)?;
-        let object: Map<String, Value> =
-            serde_json::from_str(text).map_err(|source| DataError::Json {
-                path: self.file.to_path_buf(),
-                line: *line,
-                source,
-            })?;
+        let bytes = &self.bytes[range.clone()];
+        let text = utf8(bytes, &origin, || faulty_field(bytes))?;
+        let object = parse(text).map_err(|source| DataError::Json {
+            path: self.file.to_path_buf(),
+            line: *line,
+            // Parsed once more where it stands, so that the fault names the file's line.
+            source: parse(&("\n".repeat(line - 1) + text))
+                .err()
+                .unwrap_or(source),
+        })?;
         let cells = object.into_iter().map(|(name, value)| (name, cell(value)));
         Ok(Row {
             cells: cells.collect(),
@@ -63,6 +66,31 @@ impl Dataset<Row, DataError> for JsonlFile {
     fn len(&self) -> usize {
         self.lines.len()
     }
+}
+
+fn parse(text: &str) -> serde_json::Result<Map<String, Value>> {
+    serde_json::from_str(text)
+}
+
+/// The field that holds bytes which are no UTF-8, if the line is an object apart from them.
+fn faulty_field(line: &[u8]) -> Option<String> {
+    // A private character that the line does not have stands for them.
+    let is_free = |mark: &char| {
+        let mut chunks = line.utf8_chunks();
+        !chunks.any(|chunk| chunk.valid().contains(*mark))
+    };
+    let mark = ('\u{e000}'..='\u{f8ff}').find(is_free)?;
+    let mut text = String::new();
+    for chunk in line.utf8_chunks() {
+        text.push_str(chunk.valid());
+        if !chunk.invalid().is_empty() {
+            text.push(mark);
+        }
+    }
+    let holds_mark =
+        |(name, value): &(String, Value)| name.contains(mark) || value.to_string().contains(mark);
+    let (name, _) = parse(&text).ok()?.into_iter().find(holds_mark)?;
+    Some(name.replace(mark, "\u{fffd}"))
 }
 
 fn cell(value: Value) -> Cell {

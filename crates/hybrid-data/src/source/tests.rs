@@ -18,6 +18,8 @@ fn file(name: &str, bytes: impl AsRef<[u8]>) -> (tempfile::TempDir, PathBuf) {
     (folder, path)
 }
 
+const GOOD: &str = "{\"query\": \"a\", \"intent\": \"x\"}";
+
 fn mapping() -> FieldMapping {
     FieldMapping::new([("text", "query")], Some("intent"))
 }
@@ -94,7 +96,6 @@ fn a_mapping_without_label_reads_unlabelled_rows() {
 
 #[test]
 fn faults_of_rows_name_file_line_and_field() {
-    let good = "{\"query\": \"a\", \"intent\": \"x\"}\n";
     let cases = [
         (
             "{\"intent\": \"x\", \"text\": \"a\"}",
@@ -118,7 +119,7 @@ fn faults_of_rows_name_file_line_and_field() {
     ];
     for (row, expected) in cases {
         assert_eq!(
-            message("rows.jsonl", format!("{good}{row}\n")),
+            message("rows.jsonl", format!("{GOOD}\n{row}\n")),
             expected,
             "{row}"
         );
@@ -138,17 +139,43 @@ fn faults_of_rows_name_file_line_and_field() {
 }
 
 #[test]
-fn invalid_utf8_names_its_line() {
+fn a_line_that_is_no_json_is_counted_in_the_file() {
+    use std::error::Error;
+    let error = read(
+        "rows.jsonl",
+        "{}\n\n{\"query\": nothing}\n".replace("{}", GOOD),
+    )
+    .unwrap_err();
+    let source = error.source().unwrap().to_string();
+    assert!(source.contains("line 3 column "), "{source}");
+}
+
+#[test]
+fn invalid_utf8_names_its_line_and_field() {
     let bytes =
         b"{\"query\": \"a\", \"intent\": \"x\"}\n{\"query\": \"\xff\", \"intent\": \"x\"}\n";
-    assert_eq!(message("rows.jsonl", bytes), "rows.jsonl:2: invalid UTF-8");
+    assert_eq!(
+        message("rows.jsonl", bytes),
+        "rows.jsonl:2: invalid UTF-8 in field `query`"
+    );
+    assert_eq!(
+        message(
+            "rows.jsonl",
+            b"{\"a\": \"\xee\x80\x80\", \"b\": [\"x\xff\"]}\n"
+        ),
+        "rows.jsonl:1: invalid UTF-8 in field `b`"
+    );
+    assert_eq!(
+        message("rows.jsonl", b"{\"a\": \xff\n"),
+        "rows.jsonl:1: invalid UTF-8"
+    );
     assert_eq!(
         message("rows.csv", b"query,intent\na,x\n\xc3,x\n"),
-        "rows.csv:3: invalid UTF-8"
+        "rows.csv:3: invalid UTF-8 in field `query`"
     );
     assert_eq!(
         message("rows.csv", b"query,\xc3\na,x\n"),
-        "rows.csv:1: invalid UTF-8"
+        "rows.csv:1: invalid UTF-8 in field `column 2`"
     );
 }
 

@@ -198,6 +198,7 @@ fn quoted(value: Value) -> Result<String, minijinja::Error> {
 #[cfg(test)]
 mod tests {
     use super::{CardDetails, HeadDetails, cell, code, render};
+    use crate::SharedTexts;
     use crate::report::sample::sample;
 
     fn details() -> CardDetails {
@@ -265,6 +266,19 @@ mod tests {
         )
         .unwrap();
         assert!(!card.contains("peft"), "{card}");
+    }
+
+    #[test]
+    fn texts_that_splits_share_are_counted() {
+        let card = render(&sample(), &details()).unwrap();
+        assert!(
+            card.contains("report examples 5 have a text that was trained on"),
+            "{card}"
+        );
+        let mut report = sample();
+        report.data.shared_texts = SharedTexts::default();
+        let card = render(&report, &details()).unwrap();
+        assert!(card.contains("No text stands in two of them."), "{card}");
     }
 
     #[test]

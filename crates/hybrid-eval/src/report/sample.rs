@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     AdapterSummary, CandidateReport, Classification, Comparison, ConfusionReport, Cost, CurvePoint,
     DataSummary, Final, Generalisation, OutOfScope, PairedComparison, PromptSummary, Provenance,
-    Report, Resamples, RoundReport, StageReport, TargetReport, TrainingCurve,
+    Report, Resamples, RoundReport, SharedTexts, StageReport, TargetReport, TrainingCurve,
 };
 
 const LABELS: [&str; 11] = [
@@ -78,6 +78,7 @@ pub(crate) fn sample_of(n_labels: usize, rounds: usize) -> Report {
             fit: 10 * n_labels,
             select: 3 * n_labels,
             report: targets.len(),
+            shared_texts: SharedTexts { select_in_fit: 2, report_in_fit: 5, report_in_select: 0 },
         },
         rounds: (1..=rounds).map(|round| round_report(round, &candidates)).collect(),
         final_result: Final {

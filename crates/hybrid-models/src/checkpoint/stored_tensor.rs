@@ -9,6 +9,7 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 
 use crate::ModelError;
+use crate::quantized::QuantizedWeight;
 
 /// A tensor that has not been read.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub(crate) enum StoredValues {
     Mapped { dtype: Dtype, bytes: bytes::Bytes },
     /// An entry of a PyTorch archive.
     Pytorch(PytorchTensor),
+    /// Blocks of a mapped GGUF file.
+    Blocks(QuantizedWeight),
 }
 
 impl std::fmt::Debug for StoredValues {
@@ -33,6 +36,7 @@ impl std::fmt::Debug for StoredValues {
                 write!(formatter, "Mapped({dtype:?}, {} bytes)", bytes.len())
             }
             Self::Pytorch(tensor) => write!(formatter, "Pytorch({:?})", tensor.dtype()),
+            Self::Blocks(weight) => write!(formatter, "Blocks({weight:?})"),
         }
     }
 }
@@ -46,16 +50,21 @@ enum FloatType {
 }
 
 impl StoredTensor {
+    pub(super) fn check_shape(&self, name: &str, expected: &[usize]) -> Result<(), ModelError> {
+        if self.shape == expected {
+            return Ok(());
+        }
+        Err(ModelError::WrongShape {
+            path: self.file.to_path_buf(),
+            name: name.to_owned(),
+            expected: expected.to_vec(),
+            found: self.shape.clone(),
+        })
+    }
+
     /// The values as float32. Mapped float32 values are not copied: the tensor shares the mapping.
     pub(super) fn read(self, name: &str, expected: &[usize]) -> Result<TensorData, ModelError> {
-        if self.shape != expected {
-            return Err(ModelError::WrongShape {
-                path: self.file.to_path_buf(),
-                name: name.to_owned(),
-                expected: expected.to_vec(),
-                found: self.shape,
-            });
-        }
+        self.check_shape(name, expected)?;
         let path = self.file;
         let wrong_dtype = |found: String| ModelError::WrongDtype {
             path: path.to_path_buf(),
@@ -71,13 +80,18 @@ impl StoredTensor {
                     Dtype::BF16 => FloatType::Bf16,
                     other => return Err(wrong_dtype(format!("{other:?}"))),
                 };
-                let aligned = bytes.as_ptr().align_offset(align_of::<f32>()) == 0;
-                if matches!(float, FloatType::F32) && aligned && cfg!(target_endian = "little") {
-                    let shared = Bytes::from_shared(bytes, AllocationProperty::File);
-                    return Ok(TensorData::from_bytes(shared, self.shape, DType::F32));
+                if matches!(float, FloatType::F32) && can_share(&bytes) {
+                    return Ok(share(bytes, self.shape));
                 }
                 Ok(TensorData::new(to_f32(float, &bytes), self.shape))
             }
+            StoredValues::Blocks(weight) => match weight.plain_floats() {
+                Some(bytes) if can_share(bytes) => Ok(share(bytes.clone(), self.shape)),
+                _ => Ok(TensorData::new(
+                    weight.dequantize_rows(0..weight.n_rows()),
+                    self.shape,
+                )),
+            },
             StoredValues::Pytorch(tensor) => {
                 let float = match tensor.dtype() {
                     PytorchDtype::F64 => FloatType::F64,
@@ -97,6 +111,16 @@ impl StoredTensor {
             }
         }
     }
+}
+
+/// Whether mapped float32 values can be used where they are.
+fn can_share(bytes: &bytes::Bytes) -> bool {
+    bytes.as_ptr().align_offset(align_of::<f32>()) == 0 && cfg!(target_endian = "little")
+}
+
+fn share(bytes: bytes::Bytes, shape: Vec<usize>) -> TensorData {
+    let shared = Bytes::from_shared(bytes, AllocationProperty::File);
+    TensorData::from_bytes(shared, shape, DType::F32)
 }
 
 fn to_f32(float: FloatType, bytes: &[u8]) -> Vec<f32> {

@@ -34,12 +34,15 @@ fn has_gguf(folder: &Path) -> bool {
     let Ok(entries) = std::fs::read_dir(folder) else {
         return false;
     };
-    entries.flatten().any(|entry| {
-        entry
-            .path()
+    entries.flatten().any(|entry| is_gguf_file(&entry.path()))
+}
+
+/// Whether a path is a GGUF file, which is a whole model by itself.
+pub(crate) fn is_gguf_file(path: &Path) -> bool {
+    path.is_file()
+        && path
             .extension()
             .is_some_and(|extension| extension == "gguf")
-    })
 }
 
 /// The first shard that an index names and the folder lacks. An index that cannot be read is left to
@@ -61,7 +64,7 @@ fn missing_shard(folder: &Path, index: &str) -> Option<String> {
 mod tests {
     use std::fs::write;
 
-    use super::missing_file;
+    use super::{is_gguf_file, missing_file};
 
     #[test]
     fn a_model_is_a_configuration_and_weights() {
@@ -94,7 +97,9 @@ mod tests {
     #[test]
     fn a_gguf_file_is_whole_by_itself() {
         let folder = tempfile::tempdir().unwrap();
-        write(folder.path().join("tiny.gguf"), "").unwrap();
+        let file = folder.path().join("tiny.gguf");
+        write(&file, "").unwrap();
         assert_eq!(missing_file(folder.path()), None);
+        assert!(is_gguf_file(&file) && !is_gguf_file(folder.path()));
     }
 }

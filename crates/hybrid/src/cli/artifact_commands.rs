@@ -1,26 +1,18 @@
-//! `eval`, `predict` and `merge`: what can be done with an artifact.
-#![allow(
-    clippy::print_stdout,
-    reason = "the results are these commands' output"
-)]
+//! `eval` and `merge`: what else can be done with an artifact.
 
-use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::fmt::Write;
+use std::path::PathBuf;
 
 use hybrid_data::{FieldMapping, read_examples};
-use serde_json::{Map, Value, json};
+use hybrid_eval::ConfusionReport;
+use serde_json::json;
 
+use super::{DeviceArgument, output};
 use crate::HybridError;
 use crate::artifact::Artifact;
 use crate::evaluate;
 use crate::merged;
 use crate::task::Split;
-
-use super::DeviceArgument;
-
-/// Lines that are read, classified and written together.
-const CHUNK: usize = 256;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct EvalArguments {
@@ -29,22 +21,12 @@ pub(super) struct EvalArguments {
     /// Labelled examples; the run's own report split when left out.
     #[arg(long)]
     data: Option<PathBuf>,
-    /// Print all figures as JSON.
+    /// Show precision, recall and F1 of each label too.
+    #[arg(long)]
+    per_class: bool,
+    /// Print all figures as JSON, those of each label and the confusion matrix included.
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    device: DeviceArgument,
-}
-
-#[derive(Debug, clap::Args)]
-pub(super) struct PredictArguments {
-    /// The artifact folder.
-    artifact: PathBuf,
-    /// File of texts or JSON objects, one a line; standard input when left out.
-    input: Option<PathBuf>,
-    /// How many labels to print for each line, most probable first.
-    #[arg(long, default_value_t = 1)]
-    top_k: usize,
     #[command(flatten)]
     device: DeviceArgument,
 }
@@ -85,141 +67,53 @@ pub(super) fn eval(arguments: &EvalArguments) -> Result<(), HybridError> {
         &split,
     )?
     .figures;
+    let names = artifact.description.labels.names().to_vec();
+    let confusion = ConfusionReport::of(names, &figures.confusion)?;
     if arguments.json {
         let mut fields = json!(figures.by_name());
         fields["examples"] = split.targets.len().into();
-        println!("{fields:#}");
-    } else {
-        println!("examples  {}", split.targets.len());
-        println!("accuracy  {}", figures.accuracy);
-        println!("macro F1  {}", figures.macro_average.f1);
-        println!("MCC       {}", figures.mcc);
+        fields["confusion"] = json!(confusion);
+        return output::print(&format!("{fields:#}"));
     }
-    Ok(())
+    let mut text = format!(
+        "examples  {}\naccuracy  {}\nmacro F1  {}\nMCC       {}",
+        split.targets.len(),
+        figures.accuracy,
+        figures.macro_average.f1,
+        figures.mcc
+    );
+    if arguments.per_class {
+        text.push_str("\n\n");
+        text.push_str(&class_table(&confusion));
+    }
+    output::print(&text)
 }
 
-pub(super) fn predict(arguments: &PredictArguments) -> Result<(), HybridError> {
-    let mut artifact = Artifact::load(&arguments.artifact, &arguments.device.device, &say)?;
-    let origin = arguments
-        .input
-        .as_ref()
-        .map_or("standard input".to_owned(), |path| {
-            path.display().to_string()
-        });
-    let reader: Box<dyn BufRead> = match &arguments.input {
-        Some(path) => {
-            let failed = |source| HybridError::Read {
-                path: path.clone(),
-                source,
-            };
-            Box::new(BufReader::new(std::fs::File::open(path).map_err(failed)?))
-        }
-        None => Box::new(std::io::stdin().lock()),
-    };
-    let mut lines = reader.lines().enumerate();
-    let mut failed = None;
-    while failed.is_none() {
-        let mut inputs = Vec::new();
-        for (index, line) in lines.by_ref().take(CHUNK) {
-            let line = line.map_err(|error| error.to_string());
-            match line.and_then(|line| fields(&line, &artifact)) {
-                Ok(Some(fields)) => inputs.push(fields),
-                Ok(None) => {}
-                Err(reason) => {
-                    failed = Some(HybridError::Input {
-                        origin: origin.clone(),
-                        line: index + 1,
-                        reason,
-                    });
-                    break;
-                }
-            }
-        }
-        if inputs.is_empty() && failed.is_none() {
-            return Ok(());
-        }
-        // What came before a faulty line is answered before the fault is reported.
-        answer(&mut artifact, &inputs, arguments.top_k)?;
+/// One line a label.
+fn class_table(confusion: &ConfusionReport) -> String {
+    let widths = confusion.labels.iter().map(|label| label.chars().count());
+    let width = widths.max().unwrap_or(0).max("label".len());
+    let mut table = format!(
+        "{:width$}  precision  recall      F1  examples  predicted",
+        "label"
+    );
+    for (label, class) in confusion.labels.iter().zip(&confusion.per_class) {
+        // Writing into a string cannot fail.
+        let _ = write!(
+            table,
+            "\n{label:width$}  {:9.4}  {:6.4}  {:6.4}  {:8}  {:9}",
+            class.precision, class.recall, class.f1, class.support, class.predicted
+        );
     }
-    failed.map_or(Ok(()), Err)
-}
-
-/// The template's fields on one line; nothing for an empty line.
-fn fields(line: &str, artifact: &Artifact) -> Result<Option<BTreeMap<String, String>>, String> {
-    let line = line.trim();
-    if line.is_empty() {
-        return Ok(None);
-    }
-    let names = &artifact.description.data.fields;
-    if !line.starts_with('{') {
-        if names.len() != 1 {
-            let wanted: Vec<&str> = names.keys().map(String::as_str).collect();
-            return Err(format!(
-                "expected a JSON object with the fields {}",
-                wanted.join(", ")
-            ));
-        }
-        return Ok(names
-            .keys()
-            .next()
-            .map(|name| BTreeMap::from([(name.clone(), line.to_owned())])));
-    }
-    let object: Map<String, Value> =
-        serde_json::from_str(line).map_err(|error| error.to_string())?;
-    let field = |(name, column): (&String, &String)| match object.get(column) {
-        Some(Value::String(text)) => Ok((name.clone(), text.clone())),
-        Some(other) => Err(format!(
-            "field `{column}`: expected a string, found {other}"
-        )),
-        None => Err(format!("field `{column}` is missing")),
-    };
-    names.iter().map(field).collect::<Result<_, _>>().map(Some)
-}
-
-fn answer(
-    artifact: &mut Artifact,
-    inputs: &[BTreeMap<String, String>],
-    top_k: usize,
-) -> Result<(), HybridError> {
-    let labels = &artifact.description.labels;
-    let rows = evaluate::probabilities(&mut artifact.model, &artifact.prompt, labels, inputs)?;
-    let mut out = std::io::stdout().lock();
-    for (fields, row) in inputs.iter().zip(rows) {
-        let mut order: Vec<usize> = (0..row.len()).collect();
-        order.sort_by(|a, b| row[*b].total_cmp(&row[*a]).then(a.cmp(b)));
-        let mut line = json!({
-            "label": labels.names()[order[0]],
-            "probability": row[order[0]],
-            "input": fields,
-        });
-        if top_k > 1 {
-            let top: Vec<Value> = order
-                .iter()
-                .take(top_k)
-                .map(|index| json!({"label": labels.names()[*index], "probability": row[*index]}))
-                .collect();
-            line["top"] = Value::Array(top);
-        }
-        let failed = |source| HybridError::Write {
-            path: PathBuf::from("standard output"),
-            source,
-        };
-        writeln!(out, "{line}").map_err(failed)?;
-    }
-    Ok(())
+    table
 }
 
 pub(super) fn merge(arguments: &MergeArguments) -> Result<(), HybridError> {
     let artifact = Artifact::load(&arguments.artifact, &arguments.device.device, &say)?;
-    let out: &Path = &arguments.out;
-    let occupied = std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some());
-    if occupied {
-        return Err(HybridError::Preflight {
-            what: format!("{}: the folder is not empty", out.display()),
-            remedy: "choose another --out".to_owned(),
-        });
+    let out = &arguments.out;
+    if std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(HybridError::Occupied { path: out.clone() });
     }
     merged::write(&artifact, out)?;
-    println!("{}", out.display());
-    Ok(())
+    output::print(&out.display().to_string())
 }

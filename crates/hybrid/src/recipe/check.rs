@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use jsonschema::error::ValidationErrorKind;
 use jsonschema::{ValidationError, Validator};
 use serde_json::Value;
-use toml::de::{DeTable, DeValue};
+
+use super::places::Places;
+use super::{NAME_PATTERN, NAME_RULE};
 
 /// One fault of a recipe.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,28 +51,18 @@ impl fmt::Display for RecipeFaults {
 
 impl std::error::Error for RecipeFaults {}
 
-/// Holds `value` against the schema; `document` gives the lines.
-pub(super) fn check(
-    validator: &Validator,
-    value: &Value,
-    source: &str,
-    document: &DeTable<'_>,
-) -> Vec<Fault> {
+/// Holds `value` against the schema.
+pub(super) fn check(validator: &Validator, value: &Value, places: &Places) -> Vec<Fault> {
     let mut found = Vec::new();
     for error in validator.iter_errors(value) {
         collect(&error, &mut found);
     }
-    let mut faults: Vec<Fault> = found
+    found
         .into_iter()
-        .map(|(pointer, message)| Fault {
-            line: line_of(source, document, &pointer),
-            key: pointer.trim_start_matches('/').replace('/', "."),
-            message,
+        .map(|(pointer, message)| {
+            places.fault(&pointer.trim_start_matches('/').replace('/', "."), message)
         })
-        .collect();
-    faults.sort();
-    faults.dedup();
-    faults
+        .collect()
 }
 
 /// Unfolds an error into (JSON pointer, message) pairs.
@@ -92,6 +84,10 @@ fn collect(error: &ValidationError<'_>, found: &mut Vec<(String, String)>) {
         ValidationErrorKind::Required { property } => {
             let key = property.as_str().unwrap_or_default();
             found.push((pointer, format!("the key `{key}` is missing")));
+        }
+        ValidationErrorKind::Pattern { pattern } if pattern == NAME_PATTERN => {
+            let message = format!("expected {NAME_RULE}, found {}", error.instance());
+            found.push((pointer, message));
         }
         _ => found.push((pointer, error.to_string())),
     }
@@ -146,38 +142,4 @@ fn no_variant(context: &[Vec<ValidationError<'_>>]) -> String {
         .collect();
     options.dedup();
     format!("fits none of the choices: {}", options.join(", "))
-}
-
-/// Line of the value (or of the nearest enclosing table) that a JSON pointer names.
-fn line_of(source: &str, document: &DeTable<'_>, pointer: &str) -> Option<usize> {
-    let mut offset = None;
-    let mut segments = pointer.split('/').skip(1);
-    let mut value = match segments.next() {
-        None => return Some(1),
-        Some(key) => {
-            let (name, value) = document.get_key_value(key)?;
-            offset = Some(name.span().start).or(offset);
-            value
-        }
-    };
-    for segment in segments {
-        let (start, next) = match value.get_ref() {
-            DeValue::Table(table) => match table.get_key_value(segment) {
-                Some((name, next)) => (name.span().start, next),
-                None => break,
-            },
-            DeValue::Array(array) => match segment
-                .parse::<usize>()
-                .ok()
-                .and_then(|index| array.get(index))
-            {
-                Some(next) => (next.span().start, next),
-                None => break,
-            },
-            _ => break,
-        };
-        offset = Some(start);
-        value = next;
-    }
-    offset.map(|offset| source[..offset].matches('\n').count() + 1)
 }

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use toml::de::DeTable;
 
+use super::Recipe;
 use super::check::{Fault, RecipeFaults, check};
+use super::places::Places;
 use super::set::set;
-use super::{Recipe, StageConfig};
 
 /// Why a recipe cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -34,33 +34,63 @@ pub enum RecipeError {
     Faults(#[from] RecipeFaults),
 }
 
+/// A recipe and where its keys stand.
+#[derive(Debug, Clone)]
+pub(crate) struct RecipeFile {
+    pub(crate) recipe: Recipe,
+    pub(crate) places: Places,
+}
+
 /// The JSON Schema of a recipe, for editors.
 pub fn schema() -> Value {
     schemars::schema_for!(Recipe).to_value()
 }
 
 /// Reads a recipe and applies `--set` pairs to it. `data.folder` becomes absolute: in the file it
-/// is relative to the file, in a `--set` to the current folder.
+/// is relative to the file, in a `--set` to the current folder. So does the path of a base that is
+/// there, beside the file or in the current folder.
 ///
 /// # Errors
 /// [`RecipeError`]; all faults of the file are reported together.
 pub fn load(path: &Path, settings: &[(String, String)]) -> Result<Recipe, RecipeError> {
+    Ok(load_file(path, settings)?.recipe)
+}
+
+/// As [`load`], with the places of the keys.
+pub(crate) fn load_file(
+    path: &Path,
+    settings: &[(String, String)],
+) -> Result<RecipeFile, RecipeError> {
+    let mut file = read(path, settings)?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    let set_folder = settings.iter().any(|(key, _)| key == "data.folder");
-    let mut recipe = read(path, settings)?;
-    let root = if set_folder { Path::new("") } else { folder };
-    recipe.data.folder = absolute(&root.join(&recipe.data.folder));
-    if Path::new(&recipe.base.model).is_relative()
-        && folder
-            .join(&recipe.base.model)
-            .join("config.json")
-            .is_file()
-    {
-        recipe.base.model = absolute(&folder.join(&recipe.base.model))
-            .to_string_lossy()
-            .into_owned();
+    let root = |key: &str| match settings.iter().any(|(set, _)| set == key) {
+        true => Path::new(""),
+        false => folder,
+    };
+    let data = &mut file.recipe.data;
+    data.folder = absolute(&root("data.folder").join(&data.folder));
+    let model = &mut file.recipe.base.model;
+    let found = [root("base.model"), Path::new("")]
+        .map(|root| root.join(&*model))
+        .into_iter()
+        .find(|path| holds_model(path));
+    if let Some(path) = found {
+        *model = absolute(&path).to_string_lossy().into_owned();
     }
-    Ok(recipe)
+    Ok(file)
+}
+
+/// Whether a model lies at a path; any other name may be a hub id.
+fn holds_model(path: &Path) -> bool {
+    let is_gguf = |path: &Path| {
+        path.extension()
+            .is_some_and(|extension| extension == "gguf")
+    };
+    let holds_gguf = || {
+        std::fs::read_dir(path)
+            .is_ok_and(|entries| entries.flatten().any(|entry| is_gguf(&entry.path())))
+    };
+    path.join("config.json").is_file() || path.is_file() && is_gguf(path) || holds_gguf()
 }
 
 /// Reads a recipe that a run has stored: its paths are absolute already.
@@ -68,7 +98,7 @@ pub fn load(path: &Path, settings: &[(String, String)]) -> Result<Recipe, Recipe
 /// # Errors
 /// [`RecipeError`].
 pub fn load_resolved(path: &Path) -> Result<Recipe, RecipeError> {
-    read(path, &[])
+    Ok(read(path, &[])?.recipe)
 }
 
 fn absolute(path: &Path) -> PathBuf {
@@ -77,7 +107,7 @@ fn absolute(path: &Path) -> PathBuf {
         .unwrap_or_else(|_| path.to_owned())
 }
 
-fn read(path: &Path, settings: &[(String, String)]) -> Result<Recipe, RecipeError> {
+fn read(path: &Path, settings: &[(String, String)]) -> Result<RecipeFile, RecipeError> {
     let source = std::fs::read_to_string(path).map_err(|source| RecipeError::Read {
         path: path.to_owned(),
         source,
@@ -86,14 +116,8 @@ fn read(path: &Path, settings: &[(String, String)]) -> Result<Recipe, RecipeErro
         path: path.to_owned(),
         source,
     };
-    let document = DeTable::parse(&source).map_err(syntax)?;
     let mut value: Value = toml::from_str(&source).map_err(syntax)?;
-    let refuse = |faults| {
-        RecipeError::Faults(RecipeFaults {
-            path: path.to_owned(),
-            faults,
-        })
-    };
+    let places = Places::new(path, source, settings);
 
     let mut faults = Vec::new();
     for (key, text) in settings {
@@ -108,55 +132,157 @@ fn read(path: &Path, settings: &[(String, String)]) -> Result<Recipe, RecipeErro
     let schema = schema();
     let validator =
         jsonschema::validator_for(&schema).expect("the derived schema is a valid schema");
-    faults.extend(check(&validator, &value, &source, document.get_ref()));
-    for fault in &mut faults {
-        let is_set = |(key, _): &(String, String)| {
-            fault.key == *key || fault.key.starts_with(&format!("{key}."))
-        };
-        if settings.iter().any(is_set) {
-            fault.line = None;
-        }
-    }
+    faults.extend(check(&validator, &value, &places));
     if !faults.is_empty() {
-        return Err(refuse(faults));
+        return Err(places.refuse(faults).into());
     }
-    let recipe: Recipe = serde_json::from_value(value).map_err(|error| {
-        refuse(vec![Fault {
-            line: Some(1),
-            key: "recipe".to_owned(),
-            message: error.to_string(),
-        }])
-    })?;
-    let faults = contradictions(&recipe);
-    if faults.is_empty() {
-        Ok(recipe)
-    } else {
-        Err(refuse(faults))
+    let recipe: Recipe = serde_json::from_value(value)
+        .map_err(|error| places.refuse(vec![places.fault("", error.to_string())]))?;
+    let faults = contradictions(&recipe, &places);
+    if !faults.is_empty() {
+        return Err(places.refuse(faults).into());
     }
+    Ok(RecipeFile { recipe, places })
 }
 
 /// Faults that no schema can see.
-fn contradictions(recipe: &Recipe) -> Vec<Fault> {
+fn contradictions(recipe: &Recipe, places: &Places) -> Vec<Fault> {
     let mut faults = Vec::new();
-    let mut fault = |key: &str, message: &str| {
-        faults.push(Fault {
-            line: Some(1),
-            key: key.to_owned(),
-            message: message.to_owned(),
-        });
-    };
     match (&recipe.data.select, recipe.data.select_fraction) {
-        (None, None) => fault("data", "one of `select` and `select_fraction` is needed"),
-        (Some(_), Some(_)) => fault("data", "`select` and `select_fraction` exclude each other"),
+        (None, None) => {
+            faults.push(places.fault("data", "one of `select` and `select_fraction` is needed"));
+        }
+        (Some(_), Some(_)) => {
+            let message = "`select` and `select_fraction` exclude each other";
+            faults.push(places.fault("data.select_fraction", message));
+        }
         _ => {}
     }
     if recipe.data.fields.is_empty() {
-        fault("data.fields", "at least one field is needed");
+        faults.push(places.fault("data.fields", "at least one field is needed"));
     }
-    let mut names: Vec<&str> = recipe.stages.iter().map(StageConfig::name).collect();
-    names.sort_unstable();
-    if names.windows(2).any(|pair| pair[0] == pair[1]) {
-        fault("stages", "two stages have the same `name`");
+    for (index, stage) in recipe.stages.iter().enumerate() {
+        let name = stage.name();
+        if let Some(first) = recipe.stages[..index]
+            .iter()
+            .position(|earlier| earlier.name() == name)
+        {
+            let message = format!("the stages {first} and {index} are both called `{name}`");
+            faults.push(places.fault(&format!("stages.{index}.name"), message));
+        }
     }
     faults
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use hybrid_adapters::AdapterConfig;
+
+    use super::{RecipeError, load, load_file};
+    use crate::recipe::StageConfig;
+
+    const RECIPE: &str = r#"name = "a"
+task = "text_classification"
+
+[base]
+model = "model"
+
+[data]
+folder = "."
+fit = "fit.jsonl"
+select = "select.jsonl"
+report = "report.jsonl"
+
+[[stages]]
+kind = "adapter"
+epochs = 1
+batch_size = 4
+optimizer = { kind = "sgd", lr = 0.1 }
+methods = [{ method = "lora", rank_pattern = { query = 4, "layer.0" = 2, attention = 3 } }]
+"#;
+
+    fn written(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("recipe.toml");
+        std::fs::write(&path, text).unwrap();
+        (folder, path)
+    }
+
+    fn faults(text: &str) -> String {
+        let (_folder, path) = written(text);
+        match load(&path, &[]).unwrap_err() {
+            RecipeError::Faults(faults) => faults.to_string(),
+            other => panic!("{other}"),
+        }
+    }
+
+    /// The first pattern that matches decides, so the order is part of the recipe.
+    #[test]
+    fn patterns_keep_the_order_of_the_file() {
+        let (_folder, path) = written(RECIPE);
+        let recipe = load(&path, &[]).unwrap();
+        let again = toml::to_string_pretty(&recipe).unwrap();
+        std::fs::write(&path, again).unwrap();
+        for recipe in [recipe, load(&path, &[]).unwrap()] {
+            let StageConfig::Adapter(stage) = &recipe.stages[0] else {
+                panic!("an adapter stage was written");
+            };
+            let AdapterConfig::Lora(lora) = &stage.methods[0] else {
+                panic!("LoRA was written");
+            };
+            let patterns = serde_json::to_string(&lora.rank_pattern).unwrap();
+            assert_eq!(patterns, r#"{"query":4,"layer.0":2,"attention":3}"#);
+        }
+    }
+
+    #[test]
+    fn contradictions_have_their_own_lines() {
+        let prompt = "\n[[stages]]\nkind = \"prompt\"\nname = \"adapter\"\n";
+        let text = RECIPE.replace("report = ", "select_fraction = 0.2\nreport = ") + prompt;
+        let faults = faults(&text);
+        assert!(
+            faults.contains("recipe.toml:11: data.select_fraction"),
+            "{faults}"
+        );
+        assert!(faults.contains("recipe.toml:23: stages.1.name"), "{faults}");
+    }
+
+    #[test]
+    fn names_that_lead_out_of_their_folder_are_refused() {
+        for name in [
+            "", "..", ".", "a/b", "a\\\\b", "../a", "a..b", ".hidden", "a\\n",
+        ] {
+            let faults = faults(&RECIPE.replace("\"a\"", &format!("\"{name}\"")));
+            assert!(
+                faults.contains("recipe.toml:1: name: expected"),
+                "{name}: {faults}"
+            );
+            let stage = format!("epochs = 1\nname = \"{name}\"");
+            let faults = self::faults(&RECIPE.replace("epochs = 1", &stage));
+            assert!(
+                faults.contains("recipe.toml:16: stages.0.name"),
+                "{name}: {faults}"
+            );
+        }
+        for name in ["banking77", "prompt-2", "v1.5", "größe 2", "a_b"] {
+            let (_folder, path) = written(&RECIPE.replace("\"a\"", &format!("\"{name}\"")));
+            assert_eq!(load(&path, &[]).unwrap().name, name);
+        }
+    }
+
+    #[test]
+    fn a_base_that_is_there_becomes_absolute() {
+        let (folder, path) = written(RECIPE);
+        let model =
+            |settings: &[(String, String)]| load_file(&path, settings).unwrap().recipe.base.model;
+        assert_eq!(model(&[]), "model", "it may be a hub id");
+        std::fs::create_dir(folder.path().join("model")).unwrap();
+        std::fs::write(folder.path().join("model/config.json"), "{}").unwrap();
+        let absolute = folder.path().join("model").canonicalize().unwrap();
+        assert_eq!(Path::new(&model(&[])), absolute);
+        let set = ("base.model".to_owned(), "src".to_owned());
+        assert_eq!(model(&[set]), "src", "no model lies in the current folder");
+    }
 }

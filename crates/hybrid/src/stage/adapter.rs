@@ -2,11 +2,12 @@
 
 use hybrid_adapters::{Adapters, ClassifierHead, HeadConfig, Trainable};
 use hybrid_data::Encoding;
-use hybrid_prompts::Prompt;
+use hybrid_prompts::{Prompt, SIMILARITY_SCALE};
 
 use super::checkpoint::Checkpoint;
-use super::prefix::PrefixCache;
-use super::training::{Input, Trained, Training};
+use super::pass::Input;
+use super::prefix::Prefix;
+use super::training::{Start, Trained, Training};
 use super::{Context, Spent, StageMeter};
 use crate::HybridError;
 use crate::candidate::{AdapterRecord, Candidate};
@@ -35,17 +36,27 @@ pub(crate) fn train(
     let mut meter = StageMeter::new(context.model, carried);
     let head = head_config(config);
     let start = start(context, config, &head, parent)?;
-    let record = AdapterRecord {
-        methods: start.adapters.configs().to_vec(),
-        head,
-        trainable_parameters: start.n_parameters(),
-    };
     let n_layers = context.model.base.encoder.n_layers();
-    let lowest_layer = match config.methods.is_empty() {
-        true => n_layers,
-        false => start.adapters.lowest_layer().unwrap_or(n_layers),
+    let head_alone = config.methods.is_empty();
+    let trained_head = start.trainable.head.as_ref();
+    let (lowest_layer, trainable_parameters) = match head_alone {
+        true => (
+            n_layers,
+            trained_head.map_or(0, ClassifierHead::n_parameters),
+        ),
+        false => (
+            start.trainable.adapters.lowest_layer().unwrap_or(n_layers),
+            start.trainable.n_parameters(),
+        ),
     };
-    let prefix = PrefixCache::build(context.model, &encodings, lowest_layer, &start.adapters);
+    let record = AdapterRecord {
+        methods: start.trainable.adapters.configs().to_vec(),
+        head,
+        trainable_parameters,
+    };
+    // Hidden tokens change what is pooled.
+    let pooling = Some(record.head.pooling).filter(|_| head_alone && config.token_dropout == 0.0);
+    let prefix = Prefix::plan(context.model, &encodings, lowest_layer, pooling);
     if checkpoint.is_some() {
         meter.recount(context.model);
     }
@@ -56,7 +67,7 @@ pub(crate) fn train(
         prefix,
     };
     let mut training = Training::new(context, config, input, start, checkpoint, meter)?;
-    training.run(context, &parent.prompt, criterion)?;
+    training.run(context, parent, criterion)?;
     Ok((record, training.finish(context.model)?))
 }
 
@@ -93,7 +104,7 @@ fn start(
     config: &AdapterStage,
     head: &HeadConfig,
     parent: &Candidate,
-) -> Result<Trainable, HybridError> {
+) -> Result<Start, HybridError> {
     let device = context.model.device.clone();
     let seed = context.seed(&format!("{}/init", config.name));
     let trained = match &parent.adapter {
@@ -114,27 +125,43 @@ fn start(
     if methods == earlier {
         adapters = adapters.load_named_tensors(&tensors::under(&trained, "adapters."))?;
     }
+    // Every method starts as the identity, so only a dropped one changes the function.
+    let goes_on = methods == earlier || earlier.is_empty();
     if parent.adapter.as_ref().is_some_and(|old| old.head == *head) {
         let d_model = context.model.base.encoder.d_model();
-        let fresh = ClassifierHead::init(
-            head.clone(),
-            d_model,
-            context.data.labels.len(),
-            seed,
-            &device,
-        );
+        let n_labels = context.data.labels.len();
+        let fresh = ClassifierHead::init(head.clone(), d_model, n_labels, seed, &device);
         let head = fresh.load_named_tensors(&tensors::under(&trained, "head."))?;
-        return Ok(Trainable {
-            adapters,
-            head: Some(head),
+        return Ok(Start {
+            trainable: Trainable {
+                adapters,
+                head: Some(head),
+            },
+            as_parent: goes_on,
         });
     }
-    context.model.activate(None);
-    let head = initial_head(context, config.head.init, head, &parent.prompt, seed)?;
-    Ok(Trainable {
-        adapters,
-        head: Some(head),
+    context.model.activate(Some(Trainable {
+        adapters: adapters.clone(),
+        head: None,
+    }));
+    let init = config.head.init;
+    let as_parent = goes_on && parent.adapter.is_none() && is_prompt(context, init, head);
+    let head = initial_head(context, init, head, &parent.prompt, seed)?;
+    Ok(Start {
+        trainable: Trainable {
+            adapters,
+            head: Some(head),
+        },
+        as_parent,
     })
+}
+
+/// Whether a fresh head scores as the prompt does that it starts from.
+fn is_prompt(context: &Context<'_>, init: HeadInit, head: &HeadConfig) -> bool {
+    init == HeadInit::LabelWords
+        && head.normalize
+        && head.pooling == context.model.pooling
+        && head.scale == f64::from(SIMILARITY_SCALE)
 }
 
 fn initial_head(

@@ -19,6 +19,12 @@ pub(crate) struct Progressed {
     /// Updates of the running pass that are complete.
     pub(crate) batch: usize,
     pub(crate) curve: Vec<CurvePoint>,
+    /// Passes that were complete when select was last scored.
+    pub(crate) evaluated: usize,
+    /// Whether the budget is spent.
+    pub(crate) spent: bool,
+    /// Whether the training is over.
+    pub(crate) ended: bool,
     /// The best state so far.
     pub(crate) best: Option<Best>,
     pub(crate) stopping: Option<EarlyStopping>,

@@ -1,107 +1,212 @@
-//! Activations under the lowest adapted layer, computed once.
+//! Everything under the lowest trained layer, computed once.
 //!
-//! Everything under that layer is a pure function of the input (base and earlier adapters are frozen
-//! and dropout is off), so its output is kept on the host and reused in every epoch.
+//! It is a pure function of the input (base and earlier adapters are frozen, nothing is dropped), so
+//! it is kept on the host and reused in every epoch. It is computed when a row is first needed, in
+//! chunks that do not depend on who needs them: a resumed run finds the same bytes.
+
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{Tensor, TensorData};
-use hybrid_data::{BatchLimits, BatchOrder, Encoding, length_buckets};
+use hybrid_data::{BatchOrder, Encoding, length_buckets};
 use hybrid_eval::EncoderSize;
-use hybrid_models::{EncoderBatch, Hooks};
+use hybrid_models::{EncoderBatch, Hooks, Pooling};
 
-use crate::local_model::{LocalModel, host_rows};
+use crate::HybridError;
+use crate::local_model::{INFERENCE, LocalModel, host_rows};
 
-/// Bytes that cached activations may take.
+/// Bytes that kept values may take.
 const MAX_BYTES: usize = 256 << 20;
 
-/// The hidden states of every row after the first `layers` layers.
-pub(crate) struct PrefixCache {
+/// The frozen lower part of a training, over the rows that are trained on.
+pub(crate) struct Prefix {
+    /// Layers that are frozen, from the lowest.
     layers: usize,
-    d_model: usize,
-    /// One row: `[seq, d_model]`, its padding left out.
-    rows: Vec<Vec<f32>>,
+    kept: Option<Kept>,
 }
 
-impl PrefixCache {
-    /// Runs the first `layers` layers over all rows, unless that saves nothing or takes too much
-    /// memory. `frozen` are adapters that act there and are not trained.
-    pub(crate) fn build(
+/// Values that are kept.
+struct Kept {
+    /// Pooled vectors instead of hidden states: all layers are frozen, and so is the pooling.
+    pooling: Option<Pooling>,
+    d_model: usize,
+    chunks: Vec<Chunk>,
+    /// Chunk and place within it, by row.
+    places: Vec<(usize, usize)>,
+}
+
+/// Rows that are computed together.
+struct Chunk {
+    rows: Vec<usize>,
+    /// By row `[seq, d_model]`, its padding left out, or `[1, d_model]` when pooled.
+    values: Mutex<Option<Arc<Vec<Vec<f32>>>>>,
+}
+
+/// What the trained part goes on from.
+pub(crate) enum Lower {
+    /// The hidden states under the lowest trained layer, `[batch, seq, d_model]`.
+    Hidden(Tensor<3>),
+    /// Pooled vectors, `[batch, d_model]`.
+    Pooled(Tensor<2>),
+}
+
+impl Prefix {
+    /// Plans the first `layers` layers over all rows. Nothing is kept when that saves nothing or
+    /// takes too much memory. With `pooling`, and when all layers are frozen, pooled vectors are
+    /// kept.
+    ///
+    /// Counts the work of all rows, which is done once however often a run is resumed.
+    pub(crate) fn plan(
         model: &mut LocalModel,
         encodings: &[Encoding],
         layers: usize,
-        frozen: &dyn Hooks,
-    ) -> Option<Self> {
+        pooling: Option<Pooling>,
+    ) -> Self {
         let d_model = model.base.encoder.d_model();
-        let tokens: usize = encodings.iter().map(|encoding| encoding.ids.len()).sum();
-        if layers == 0 || tokens * d_model * size_of::<f32>() > MAX_BYTES {
-            return None;
-        }
-        let lengths: Vec<usize> = encodings
-            .iter()
-            .map(|encoding| encoding.ids.len())
-            .collect();
-        let mut rows = vec![Vec::new(); encodings.len()];
-        let (size, mut flops) = (
-            EncoderSize {
-                n_layers: layers,
-                ..model.size()
-            },
-            0.0,
-        );
-        let limits = BatchLimits {
-            max_rows: 64,
-            max_tokens: 2048,
+        let pooling = pooling.filter(|_| layers == model.base.encoder.n_layers());
+        let lengths: Vec<usize> = encodings.iter().map(Encoding::len).collect();
+        let vectors = match pooling {
+            Some(_) => encodings.len(),
+            None => lengths.iter().sum(),
         };
-        for indices in length_buckets(&lengths, limits, BatchOrder::Sorted) {
-            let batch = model.batch(encodings, &indices);
-            let encoder = &model.base.encoder;
-            let bias = encoder.attention_bias(&batch);
-            let mut hidden = encoder.embed(&batch, frozen);
-            for index in 0..layers {
-                hidden = encoder.layer(index, hidden, &bias, frozen);
+        if layers == 0 || vectors * d_model * size_of::<f32>() > MAX_BYTES {
+            return Self { layers, kept: None };
+        }
+        let size = EncoderSize {
+            n_layers: layers,
+            ..model.size()
+        };
+        let mut places = vec![(0, 0); encodings.len()];
+        let mut chunks = Vec::new();
+        for rows in length_buckets(&lengths, INFERENCE, BatchOrder::Sorted) {
+            let longest = rows.iter().map(|row| lengths[*row]).max().unwrap_or(0);
+            model.count_flops(size.forward_flops(rows.len(), longest));
+            for (place, row) in rows.iter().enumerate() {
+                places[*row] = (chunks.len(), place);
             }
-            let [n_rows, seq, _] = hidden.dims();
-            flops += size.forward_flops(n_rows, seq);
-            let values = host_rows(hidden.reshape([n_rows, seq * d_model]));
-            for (row, mut value) in indices.into_iter().zip(values) {
-                value.truncate(lengths[row] * d_model);
-                rows[row] = value;
-            }
+            chunks.push(Chunk {
+                rows,
+                values: Mutex::new(None),
+            });
         }
         model.count_tokens(encodings);
-        model.count_flops(flops);
-        Some(Self {
+        Self {
             layers,
-            d_model,
-            rows,
+            kept: Some(Kept {
+                pooling,
+                d_model,
+                chunks,
+                places,
+            }),
+        }
+    }
+
+    /// Whether values are kept.
+    pub(crate) fn keeps(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// The lower part of some rows; `frozen` are adapters that act there and are not trained.
+    ///
+    /// # Errors
+    /// [`HybridError::Model`] when the base has no such pooling.
+    pub(crate) fn lower(
+        &self,
+        model: &LocalModel,
+        encodings: &[Encoding],
+        rows: &[usize],
+        frozen: &dyn Hooks,
+    ) -> Result<Lower, HybridError> {
+        let Some(kept) = &self.kept else {
+            let batch = model.batch(encodings, rows);
+            return Ok(Lower::Hidden(first_layers(
+                model,
+                &batch,
+                self.layers,
+                frozen,
+            )));
+        };
+        let longest = rows.iter().map(|row| encodings[*row].len()).max();
+        let seq = kept.pooling.map_or(longest.unwrap_or(0), |_| 1);
+        let mut values = vec![0.0; rows.len() * seq * kept.d_model];
+        for (slot, row) in values.chunks_mut(seq * kept.d_model).zip(rows) {
+            let (chunk, place) = kept.places[*row];
+            let chunk = self.chunk(kept, chunk, model, encodings, frozen)?;
+            slot[..chunk[place].len()].copy_from_slice(&chunk[place]);
+        }
+        let tensor = |shape: &[usize]| TensorData::new(values, shape);
+        Ok(match kept.pooling {
+            Some(_) => Lower::Pooled(Tensor::from_data(
+                tensor(&[rows.len(), kept.d_model]),
+                &model.device,
+            )),
+            None => Lower::Hidden(Tensor::from_data(
+                tensor(&[rows.len(), seq, kept.d_model]),
+                &model.device,
+            )),
         })
     }
 
-    /// The last hidden states of some rows, from the cached layer upward.
+    /// The values of a chunk, computed by whoever comes first.
+    fn chunk(
+        &self,
+        kept: &Kept,
+        index: usize,
+        model: &LocalModel,
+        encodings: &[Encoding],
+        frozen: &dyn Hooks,
+    ) -> Result<Arc<Vec<Vec<f32>>>, HybridError> {
+        let chunk = &kept.chunks[index];
+        let mut values = chunk.values.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(values) = &*values {
+            return Ok(values.clone());
+        }
+        model.check_interrupt()?;
+        let batch = model.batch(encodings, &chunk.rows);
+        let hidden = first_layers(model, &batch, self.layers, frozen);
+        let computed = match kept.pooling {
+            Some(pooling) => host_rows(model.base.pool(hidden, &batch, pooling, frozen)?),
+            None => {
+                let [n_rows, seq, d_model] = hidden.dims();
+                let mut computed = host_rows(hidden.reshape([n_rows, seq * d_model]));
+                for (row, value) in chunk.rows.iter().zip(&mut computed) {
+                    value.truncate(encodings[*row].len() * d_model);
+                    value.shrink_to_fit();
+                }
+                computed
+            }
+        };
+        Ok(values.insert(Arc::new(computed)).clone())
+    }
+
+    /// The last hidden states of rows whose lower part is `hidden`.
     ///
     /// # Shapes
-    /// - `batch`: the padded rows, `[batch, seq]` → `[batch, seq, d_model]`
-    pub(crate) fn forward(
+    /// - `hidden`: `[batch, seq, d_model]`, `batch`: `[batch, seq]` → `[batch, seq, d_model]`
+    pub(crate) fn upper(
         &self,
         model: &LocalModel,
-        rows: &[usize],
+        hidden: Tensor<3>,
         batch: &EncoderBatch,
         hooks: &dyn Hooks,
     ) -> Tensor<3> {
-        let [size, seq] = batch.input_ids.dims();
-        let mut values = vec![0.0; size * seq * self.d_model];
-        for (slot, row) in values.chunks_mut(seq * self.d_model).zip(rows) {
-            let row = &self.rows[*row];
-            slot[..row.len()].copy_from_slice(row);
-        }
-        let mut hidden = Tensor::from_data(
-            TensorData::new(values, [size, seq, self.d_model]),
-            &model.device,
-        );
         let encoder = &model.base.encoder;
         let bias = encoder.attention_bias(batch);
-        for index in self.layers..encoder.n_layers() {
-            hidden = encoder.layer(index, hidden, &bias, hooks);
-        }
-        hidden
+        (self.layers..encoder.n_layers()).fold(hidden, |hidden, index| {
+            encoder.layer(index, hidden, &bias, hooks)
+        })
     }
+}
+
+fn first_layers(
+    model: &LocalModel,
+    batch: &EncoderBatch,
+    layers: usize,
+    hooks: &dyn Hooks,
+) -> Tensor<3> {
+    let encoder = &model.base.encoder;
+    let bias = encoder.attention_bias(batch);
+    let embedded = encoder.embed(batch, hooks);
+    (0..layers).fold(embedded, |hidden, index| {
+        encoder.layer(index, hidden, &bias, hooks)
+    })
 }

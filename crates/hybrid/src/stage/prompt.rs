@@ -61,7 +61,7 @@ pub(crate) fn run(
     if let Some(error) = failed {
         return Err(error);
     }
-    context.check_interrupt()?;
+    context.model.check_interrupt()?;
     let outcome = found?;
 
     let mut shortlist: Vec<Prompt> = outcome.shortlist(config.shortlist);

@@ -1,41 +1,37 @@
 //! The training loop of an adapter stage: batches, updates, evaluations, checkpoints.
 
-use burn::optim::GradientsParams;
-use burn::tensor::{Int, Tensor, TensorData};
 use hybrid_adapters::Trainable;
-use hybrid_data::{BatchLimits, BatchOrder, Encoding, length_buckets};
+use hybrid_data::{BatchLimits, BatchOrder, Encoding, derive_seed, length_buckets};
 use hybrid_eval::{CurvePoint, TrainingPass};
-use hybrid_optim::{EarlyStopping, Updater, cross_entropy_sum};
+use hybrid_optim::{EarlyStopping, Updater};
 use hybrid_prompts::Prompt;
 
 use super::checkpoint::{Best, Checkpoint, Progressed};
-use super::prefix::PrefixCache;
+use super::pass::{Input, Pass, Piece};
 use super::{Context, Spent, StageMeter};
-use crate::HybridError;
-use crate::evaluate::{self, Criterion};
+use crate::candidate::Candidate;
+use crate::evaluate::{self, Criterion, LOG_LOSS, Scored, Standing};
 use crate::journal::Event;
 use crate::local_model::LocalModel;
 use crate::recipe::AdapterStage;
-use crate::tensors::NamedTensors;
+use crate::tensors::{self, NamedTensors};
+use crate::{HybridError, parallel};
 
 /// What a training leaves: its best state and what it took.
 pub(crate) struct Trained {
     pub(crate) trainable: Trainable,
     pub(crate) tensors: NamedTensors,
+    /// Its scores on select, when this process has made them.
+    pub(crate) scored: Option<Scored>,
     pub(crate) curve: Vec<CurvePoint>,
     pub(crate) spent: Spent,
 }
 
-/// What is trained on.
-pub(super) struct Input {
-    /// The rendered rows as tokens.
-    pub(super) encodings: Vec<Encoding>,
-    /// The label of each row.
-    pub(super) targets: Vec<usize>,
-    /// The lowest layer that is trained.
-    pub(super) lowest_layer: usize,
-    /// Activations under that layer.
-    pub(super) prefix: Option<PrefixCache>,
+/// Where a training starts.
+pub(super) struct Start {
+    pub(super) trainable: Trainable,
+    /// Whether it scores as the parent does.
+    pub(super) as_parent: bool,
 }
 
 /// A stage while it trains.
@@ -43,8 +39,11 @@ pub(super) struct Training<'c> {
     config: &'c AdapterStage,
     input: Input,
     trainable: Trainable,
+    as_parent: bool,
     updater: Updater<Trainable>,
+    first: NamedTensors,
     best: NamedTensors,
+    best_scored: Option<Scored>,
     progressed: Progressed,
     meter: StageMeter,
     total_steps: usize,
@@ -55,12 +54,13 @@ impl<'c> Training<'c> {
         context: &Context<'_>,
         config: &'c AdapterStage,
         input: Input,
-        start: Trainable,
+        start: Start,
         checkpoint: Option<Checkpoint>,
         meter: StageMeter,
     ) -> Result<Self, HybridError> {
         let total_steps = config.epochs * input.targets.len().div_ceil(config.batch_size);
         let autodiff = context.model.device.clone().autodiff();
+        let (start, as_parent) = (start.trainable, start.as_parent);
         let trainable = match config.methods.is_empty() {
             true => Trainable {
                 head: start.head.map(|head| head.train_on(&autodiff)),
@@ -76,11 +76,15 @@ impl<'c> Training<'c> {
             total_steps,
             &trainable,
         )?;
+        let first: NamedTensors = trainable.named_tensors().into_iter().collect();
         let mut training = Self {
             config,
             input,
-            best: trainable.named_tensors().into_iter().collect(),
+            best: first.clone(),
+            first,
+            best_scored: None,
             trainable,
+            as_parent,
             updater,
             progressed: Progressed {
                 round: context.round,
@@ -88,6 +92,9 @@ impl<'c> Training<'c> {
                 epoch: 0,
                 batch: 0,
                 curve: Vec::new(),
+                evaluated: 0,
+                spent: false,
+                ended: false,
                 best: None,
                 stopping: config.early_stopping.clone().map(EarlyStopping::new),
                 seconds: 0.0,
@@ -111,7 +118,7 @@ impl<'c> Training<'c> {
     pub(super) fn run(
         &mut self,
         context: &mut Context<'_>,
-        prompt: &Prompt,
+        parent: &Candidate,
         criterion: Criterion,
     ) -> Result<(), HybridError> {
         context.progress.begin(
@@ -119,39 +126,41 @@ impl<'c> Training<'c> {
             self.progressed.curve.len(),
             self.total_steps,
         );
-        if self.progressed.best.is_none() {
-            self.evaluate(context, prompt, criterion)?;
+        if self.progressed.best.is_none() && self.as_parent {
+            let value = parent.score(criterion.metric.name());
+            self.evaluated(context, 0, value, parent.score(LOG_LOSS))?;
+            self.started(parent.standing(criterion), value);
         }
-        while self.progressed.epoch < self.config.epochs {
-            let spent_all = self.epoch(context)?;
-            let last = self.progressed.epoch == self.config.epochs;
-            if spent_all
-                || last
-                || self
-                    .progressed
-                    .epoch
-                    .is_multiple_of(self.config.evaluate_every)
-            {
-                let stop = self.evaluate(context, prompt, criterion)?;
-                if stop || spent_all {
-                    break;
-                }
+        while !self.progressed.ended {
+            if self.is_due() {
+                self.evaluate(context, &parent.prompt, criterion)?;
+            } else {
+                self.epoch(context)?;
             }
         }
         context.progress.end();
-        Ok(())
+        self.interpolate(context, &parent.prompt, criterion)
     }
 
-    /// The rest of one pass; true when the budget is spent.
-    fn epoch(&mut self, context: &mut Context<'_>) -> Result<bool, HybridError> {
+    /// Whether select is to be scored before more is done.
+    fn is_due(&self) -> bool {
+        let Progressed {
+            epoch,
+            batch,
+            evaluated,
+            spent,
+            ..
+        } = self.progressed;
+        let whole = batch == 0 && epoch > evaluated;
+        let regular = epoch.is_multiple_of(self.config.evaluate_every);
+        spent || (whole && (regular || epoch == self.config.epochs))
+    }
+
+    /// The rest of one pass, or what the budget allows of it.
+    fn epoch(&mut self, context: &mut Context<'_>) -> Result<(), HybridError> {
         let event = format!("{}/epoch/{}", self.config.name, self.progressed.epoch);
         let seed = context.seed(&event);
-        let lengths: Vec<usize> = self
-            .input
-            .encodings
-            .iter()
-            .map(|encoding| encoding.ids.len())
-            .collect();
+        let lengths: Vec<usize> = self.input.encodings.iter().map(Encoding::len).collect();
         let limits = BatchLimits {
             max_rows: self.config.batch_size,
             max_tokens: usize::MAX,
@@ -162,31 +171,31 @@ impl<'c> Training<'c> {
             let point = self.update(
                 context,
                 rows,
-                hybrid_data::derive_seed(seed, &self.progressed.batch.to_string()),
+                derive_seed(seed, &self.progressed.batch.to_string()),
             )?;
             self.progressed.batch += 1;
             self.progressed.curve.push(point);
             self.report(context, point)?;
             let spent = self.meter.spent(context.model);
-            if context
-                .spent
-                .exceeds(&context.recipe.budget, spent)
-                .is_some()
-            {
-                return Ok(true);
-            }
-            let interrupted = context.check_interrupt();
+            let interrupted = context.model.check_interrupt();
             if interrupted.is_err() || point.step.is_multiple_of(self.config.checkpoint_every) {
                 self.checkpoint(context)?;
             }
             interrupted?;
+            let budget = &context.recipe.budget;
+            if context.spent.exceeds(budget, spent).is_some() {
+                self.progressed.spent = true;
+                return Ok(());
+            }
         }
         self.progressed.epoch += 1;
         self.progressed.batch = 0;
-        Ok(false)
+        Ok(())
     }
 
-    /// One update on one batch, accumulated over pieces of at most `max_tokens` padded tokens.
+    /// One update on one batch. The batch is divided into pieces of similar length, of at most
+    /// `max_tokens` padded tokens each, which are computed at the same time where the device allows
+    /// it; their gradients are summed in order.
     fn update(
         &mut self,
         context: &mut Context<'_>,
@@ -195,30 +204,36 @@ impl<'c> Training<'c> {
     ) -> Result<CurvePoint, HybridError> {
         let lengths: Vec<usize> = rows
             .iter()
-            .map(|row| self.input.encodings[*row].ids.len())
+            .map(|row| self.input.encodings[*row].len())
             .collect();
         let limits = BatchLimits {
-            max_rows: rows.len(),
+            max_rows: rows.len().div_ceil(parallel::pieces(&context.model.device)),
             max_tokens: self.config.max_tokens,
         };
-        let mut loss_sum = 0.0;
-        for (index, piece) in length_buckets(&lengths, limits, BatchOrder::Sorted)
+        let pieces = length_buckets(&lengths, limits, BatchOrder::Sorted);
+        let pieces: Vec<Piece> = pieces
             .into_iter()
             .enumerate()
-        {
-            // Dropout masks come from the device's generator.
-            let seed = hybrid_data::derive_seed(seed, &index.to_string());
-            context.model.device.seed(seed);
-            let piece: Vec<usize> = piece.into_iter().map(|place| rows[place]).collect();
-            let loss = self
-                .loss(context, &piece, seed)?
-                .div_scalar(rows.len() as f64);
-            loss_sum += f64::from(loss.clone().into_scalar::<f32>());
-            let mut gradients = loss.backward();
-            self.updater.accumulate(GradientsParams::from_module(
-                &mut gradients,
-                &self.trainable,
-            ));
+            .map(|(index, places)| Piece {
+                rows: places.into_iter().map(|place| rows[place]).collect(),
+                seed: derive_seed(seed, &index.to_string()),
+            })
+            .collect();
+        self.count(context, &pieces);
+        let model = &*context.model;
+        let pass = Pass {
+            config: self.config,
+            input: &self.input,
+            trainable: &self.trainable,
+            n_rows: rows.len(),
+        };
+        let passed = parallel::try_map(&pieces, model.threads(), |piece| {
+            pass.backward(model, piece)
+        })?;
+        let mut loss_sum = 0.0;
+        for (loss, gradients) in passed {
+            loss_sum += loss;
+            self.updater.accumulate(gradients);
         }
         let (trainable, report) = self.updater.step(self.trainable.clone())?;
         self.trainable = trainable;
@@ -230,97 +245,116 @@ impl<'c> Training<'c> {
         })
     }
 
-    /// The summed loss of some rows.
-    fn loss(
-        &self,
-        context: &mut Context<'_>,
-        rows: &[usize],
-        seed: u64,
-    ) -> Result<Tensor<1>, HybridError> {
-        let hidden_tokens = self.config.token_dropout;
-        let batch = match hidden_tokens > 0.0 {
-            true => context.model.batch_with_hidden_tokens(
-                &self.input.encodings,
-                rows,
-                hidden_tokens,
-                seed,
-            ),
-            false => context.model.batch(&self.input.encodings, rows),
-        };
-        context
-            .model
-            .count_tokens(rows.iter().map(|row| &self.input.encodings[*row]));
-        let [n_rows, seq] = batch.input_ids.dims();
-        let flops = context.model.size().training_flops(TrainingPass {
-            rows: n_rows,
-            seq,
-            lowest_layer: self.input.lowest_layer,
-            cached: self.input.prefix.is_some(),
-            adapter_parameters: self.trainable.adapters.n_parameters(),
-        });
-        context.model.count_flops(flops);
-        let model = &*context.model;
-        let hooks = &self.trainable.adapters;
-        let hidden = match &self.input.prefix {
-            Some(prefix) => prefix.forward(model, rows, &batch, hooks),
-            None => model.base.encoder.forward(&batch, hooks),
-        };
-        let head = self.trainable.head.as_ref().expect("a stage trains a head");
-        let pooled = model.base.pool(hidden, &batch, head.pooling(), hooks)?;
-        let targets: Vec<i32> = rows
-            .iter()
-            .map(|row| self.input.targets[*row] as i32)
-            .collect();
-        let targets: Tensor<1, Int> =
-            Tensor::from_data(TensorData::new(targets, [rows.len()]), &model.device);
-        Ok(cross_entropy_sum(
-            head.forward(pooled),
-            targets,
-            self.config.label_smoothing,
-        ))
+    /// Counts the work of some pieces.
+    fn count(&self, context: &mut Context<'_>, pieces: &[Piece]) {
+        for piece in pieces {
+            let encodings = piece.rows.iter().map(|row| &self.input.encodings[*row]);
+            let flops = context.model.size().training_flops(TrainingPass {
+                rows: piece.rows.len(),
+                seq: encodings.clone().map(Encoding::len).max().unwrap_or(0),
+                lowest_layer: self.input.lowest_layer,
+                cached: self.input.prefix.keeps(),
+                adapter_parameters: match self.config.methods.is_empty() {
+                    true => 0,
+                    false => self.trainable.adapters.n_parameters(),
+                },
+            });
+            context.model.count_tokens(encodings);
+            context.model.count_flops(flops);
+        }
     }
 
-    /// Scores the current state on select and keeps it when it is the best; true to stop early.
+    /// Scores the current state on select and keeps it when it is the best, and decides whether the
+    /// training is over.
     fn evaluate(
         &mut self,
         context: &mut Context<'_>,
         prompt: &Prompt,
         criterion: Criterion,
-    ) -> Result<bool, HybridError> {
-        let current: NamedTensors = self.trainable.named_tensors().into_iter().collect();
-        context.model.activate(Some(self.trainable.eval()));
-        let scored = evaluate::score(
-            context.model,
-            prompt,
-            &context.data.labels,
-            &context.data.select,
-        )?;
-        let (value, standing) = (scored.metric(criterion.metric), scored.standing(criterion));
+    ) -> Result<(), HybridError> {
+        if self.progressed.best.is_none() {
+            let first = self.trainable.eval().load_named_tensors(&self.first)?;
+            let scored = score_on_select(context, prompt, first)?;
+            let value = scored.metric(criterion.metric);
+            self.evaluated(context, 0, value, scored.figures.log_loss)?;
+            self.started(scored.standing(criterion), value);
+            self.best_scored = Some(scored);
+        }
         let epoch = self.progressed.epoch;
-        context.happened(Event::Evaluated {
-            stage: self.config.name.clone(),
-            epoch,
-            value,
-            log_loss: scored.figures.log_loss,
-        })?;
+        let scored = score_on_select(context, prompt, self.trainable.eval())?;
+        let (standing, value) = (scored.standing(criterion), scored.metric(criterion.metric));
+        self.evaluated(context, epoch, value, scored.figures.log_loss)?;
         if self
             .progressed
             .best
             .is_none_or(|best| standing.is_better_than(best.standing))
         {
-            self.best = current;
+            self.best = self.trainable.named_tensors().into_iter().collect();
+            self.best_scored = Some(scored);
             self.progressed.best = Some(Best { epoch, standing });
             context
                 .progress
                 .best(format!("{} {value:.4} on select", criterion.metric.name()));
         }
-        let stop = self
-            .progressed
-            .stopping
-            .as_mut()
-            .is_some_and(|stopping| stopping.observe(value));
-        self.checkpoint(context)?;
-        Ok(stop)
+        let stopping = self.progressed.stopping.as_mut();
+        let stop = stopping.is_some_and(|stopping| stopping.observe(value));
+        self.progressed.evaluated = epoch;
+        self.progressed.ended = stop || self.progressed.spent || epoch == self.config.epochs;
+        self.checkpoint(context)
+    }
+
+    /// The state before the first update stands so.
+    fn started(&mut self, standing: Standing, value: f64) {
+        self.progressed.best = Some(Best { epoch: 0, standing });
+        if let Some(stopping) = &mut self.progressed.stopping {
+            stopping.observe(value);
+        }
+    }
+
+    /// Journals the figures of the state after some passes.
+    fn evaluated(
+        &self,
+        context: &mut Context<'_>,
+        epoch: usize,
+        value: f64,
+        log_loss: f64,
+    ) -> Result<(), HybridError> {
+        context.happened(Event::Evaluated {
+            stage: self.config.name.clone(),
+            epoch,
+            value,
+            log_loss,
+        })
+    }
+
+    /// Tries states on the way from the first to the best.
+    fn interpolate(
+        &mut self,
+        context: &mut Context<'_>,
+        prompt: &Prompt,
+        criterion: Criterion,
+    ) -> Result<(), HybridError> {
+        let Some(Best { mut standing, .. }) = self.progressed.best else {
+            return Ok(());
+        };
+        let far = self.best.clone();
+        for &share in &self.config.interpolate {
+            let tensors = tensors::interpolated(&self.first, &far, share);
+            let state = self.trainable.eval().load_named_tensors(&tensors)?;
+            let scored = score_on_select(context, prompt, state)?;
+            context.happened(Event::Interpolated {
+                stage: self.config.name.clone(),
+                share,
+                value: scored.metric(criterion.metric),
+                log_loss: scored.figures.log_loss,
+            })?;
+            if scored.standing(criterion).is_better_than(standing) {
+                standing = scored.standing(criterion);
+                self.best = tensors;
+                self.best_scored = Some(scored);
+            }
+        }
+        Ok(())
     }
 
     fn report(&self, context: &mut Context<'_>, point: CurvePoint) -> Result<(), HybridError> {
@@ -365,8 +399,20 @@ impl<'c> Training<'c> {
         Ok(Trained {
             trainable,
             tensors: self.best,
+            scored: self.best_scored,
             curve: self.progressed.curve,
             spent,
         })
     }
+}
+
+/// Scores a state on select.
+fn score_on_select(
+    context: &mut Context<'_>,
+    prompt: &Prompt,
+    state: Trainable,
+) -> Result<Scored, HybridError> {
+    context.model.activate(Some(state));
+    let data = context.data;
+    evaluate::score(context.model, prompt, &data.labels, &data.select)
 }

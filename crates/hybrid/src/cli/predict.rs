@@ -1,0 +1,177 @@
+//! `predict`: texts in, one a line; labels out as they come.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::DeviceArgument;
+use super::output::{self, Reader};
+use crate::HybridError;
+use crate::artifact::Artifact;
+use crate::evaluate;
+
+/// The most lines that are classified together.
+const CHUNK: usize = 256;
+/// Bytes of input that are read at a time.
+const BUFFER: usize = 64 << 10;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct PredictArguments {
+    /// The artifact folder.
+    artifact: PathBuf,
+    /// File of texts or JSON objects, one a line; standard input when left out.
+    input: Option<PathBuf>,
+    /// How many labels to print for each line, most probable first.
+    #[arg(long, default_value_t = 1)]
+    top_k: usize,
+    #[command(flatten)]
+    device: DeviceArgument,
+}
+
+pub(super) fn predict(arguments: &PredictArguments) -> Result<(), HybridError> {
+    let say = |line: &str| eprintln!("{line}");
+    let mut artifact = Artifact::load(&arguments.artifact, &arguments.device.device, &say)?;
+    let (origin, reader): (PathBuf, Box<dyn Read>) = match &arguments.input {
+        Some(path) => {
+            let file = File::open(path).map_err(|source| HybridError::Read {
+                path: path.clone(),
+                source,
+            })?;
+            (path.clone(), Box::new(file))
+        }
+        None => ("standard input".into(), Box::new(std::io::stdin().lock())),
+    };
+    let mut lines = Lines {
+        reader: BufReader::with_capacity(BUFFER, reader),
+        number: 0,
+    };
+    loop {
+        let mut inputs = Vec::new();
+        let end = lines.collect(&origin, &artifact, &mut inputs);
+        // What came before a faulty line is answered before the fault is reported.
+        let reader = answer(&mut artifact, &inputs, arguments.top_k)?;
+        if end? == End::OfInput || reader == Reader::HasGone {
+            return Ok(());
+        }
+    }
+}
+
+/// Why a chunk of lines ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    OfInput,
+    /// It is full, or no further line has come yet.
+    OfChunk,
+}
+
+/// The lines of an input, counted.
+struct Lines<R> {
+    reader: BufReader<R>,
+    number: usize,
+}
+
+impl<R: Read> Lines<R> {
+    /// Waits for a line, and takes the lines that have come with it, so that a live pipe is
+    /// answered line by line and a file in large batches.
+    fn collect(
+        &mut self,
+        origin: &Path,
+        artifact: &Artifact,
+        inputs: &mut Vec<BTreeMap<String, String>>,
+    ) -> Result<End, HybridError> {
+        loop {
+            let mut line = Vec::new();
+            let read = self.reader.read_until(b'\n', &mut line);
+            let read = read.map_err(|source| HybridError::Read {
+                path: origin.to_owned(),
+                source,
+            })?;
+            if read == 0 {
+                return Ok(End::OfInput);
+            }
+            self.number += 1;
+            let line = std::str::from_utf8(&line).map_err(|error| error.to_string());
+            let fields = line
+                .and_then(|line| fields(line, artifact))
+                .map_err(|reason| HybridError::Input {
+                    origin: origin.display().to_string(),
+                    line: self.number,
+                    reason,
+                })?;
+            inputs.extend(fields);
+            if inputs.len() == CHUNK || !self.reader.buffer().contains(&b'\n') {
+                return Ok(End::OfChunk);
+            }
+        }
+    }
+}
+
+/// The template's fields on one line; nothing for an empty line.
+fn fields(line: &str, artifact: &Artifact) -> Result<Option<BTreeMap<String, String>>, String> {
+    let line = line.trim();
+    if line.is_empty() {
+        return Ok(None);
+    }
+    let names = &artifact.description.data.fields;
+    if !line.starts_with('{') {
+        if names.len() != 1 {
+            let wanted: Vec<&str> = names.keys().map(String::as_str).collect();
+            return Err(format!(
+                "expected a JSON object with the fields {}",
+                wanted.join(", ")
+            ));
+        }
+        return Ok(names
+            .keys()
+            .next()
+            .map(|name| BTreeMap::from([(name.clone(), line.to_owned())])));
+    }
+    let object: Map<String, Value> =
+        serde_json::from_str(line).map_err(|error| error.to_string())?;
+    let field = |(name, column): (&String, &String)| match object.get(column) {
+        Some(Value::String(text)) => Ok((name.clone(), text.clone())),
+        Some(other) => Err(format!(
+            "field `{column}`: expected a string, found {other}"
+        )),
+        None => Err(format!("field `{column}` is missing")),
+    };
+    names.iter().map(field).collect::<Result<_, _>>().map(Some)
+}
+
+/// Writes the labels of some inputs.
+fn answer(
+    artifact: &mut Artifact,
+    inputs: &[BTreeMap<String, String>],
+    top_k: usize,
+) -> Result<Reader, HybridError> {
+    if inputs.is_empty() {
+        return Ok(Reader::Listens);
+    }
+    let labels = &artifact.description.labels;
+    let rows = evaluate::probabilities(&mut artifact.model, &artifact.prompt, labels, inputs)?;
+    let mut lines = String::new();
+    for (fields, row) in inputs.iter().zip(rows) {
+        let mut order: Vec<usize> = (0..row.len()).collect();
+        order.sort_by(|a, b| row[*b].total_cmp(&row[*a]).then(a.cmp(b)));
+        let mut line = json!({
+            "label": labels.names()[order[0]],
+            "probability": row[order[0]],
+            "input": fields,
+        });
+        if top_k > 1 {
+            let top: Vec<Value> = order
+                .iter()
+                .take(top_k)
+                .map(|index| json!({"label": labels.names()[*index], "probability": row[*index]}))
+                .collect();
+            line["top"] = Value::Array(top);
+        }
+        // Writing into a string cannot fail.
+        let _ = writeln!(lines, "{line}");
+    }
+    output::write(&lines)
+}

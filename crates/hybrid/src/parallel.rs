@@ -1,0 +1,119 @@
+//! Independent pieces of work on several threads.
+//!
+//! What the pieces are never depends on the number of threads, so results do not either.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use burn::tensor::Device;
+
+use crate::HybridError;
+
+/// How many pieces of work a device computes at once.
+///
+/// Flex runs most operations on the calling thread, so it takes as many as there are processors, or
+/// as `RAYON_NUM_THREADS` allows. Other devices use all of themselves for one.
+pub(crate) fn threads(device: &Device) -> usize {
+    if !is_flex(device) {
+        return 1;
+    }
+    let allowed = std::env::var("RAYON_NUM_THREADS").ok();
+    let allowed = allowed
+        .and_then(|text| text.parse().ok())
+        .filter(|n| *n > 0);
+    allowed.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+/// Into how many pieces a training batch is divided.
+pub(crate) fn pieces(device: &Device) -> usize {
+    if is_flex(device) { 2 } else { 1 }
+}
+
+#[cfg(feature = "flex")]
+fn is_flex(device: &Device) -> bool {
+    *device == Device::flex()
+}
+
+#[cfg(not(feature = "flex"))]
+fn is_flex(_device: &Device) -> bool {
+    false
+}
+
+/// The results of `work` on each item, in the items' order, computed on up to `threads` threads.
+///
+/// # Errors
+/// The first error that a thread met; items that no thread has begun are then left out.
+///
+/// # Panics
+/// If `work` panics.
+pub(crate) fn try_map<T: Sync, R: Send>(
+    items: &[T],
+    threads: usize,
+    work: impl Fn(&T) -> Result<R, HybridError> + Sync,
+) -> Result<Vec<R>, HybridError> {
+    let threads = threads.min(items.len());
+    if threads <= 1 {
+        return items.iter().map(work).collect();
+    }
+    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let outcomes = Mutex::new(Vec::with_capacity(items.len()));
+    let run = || {
+        while !failed.load(Ordering::Relaxed) {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(index) else { break };
+            let outcome = work(item);
+            failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
+            let mut outcomes = outcomes
+                .lock()
+                .expect("no thread panics while it holds this");
+            outcomes.push((index, outcome));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(run);
+        }
+        run();
+    });
+    let mut outcomes = outcomes
+        .into_inner()
+        .expect("no thread panics while it holds this");
+    outcomes.sort_by_key(|(index, _)| *index);
+    outcomes.into_iter().map(|(_, outcome)| outcome).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::try_map;
+    use crate::HybridError;
+
+    #[test]
+    fn results_come_in_the_order_of_the_items() {
+        let items: Vec<u64> = (0..50).collect();
+        for threads in [0, 1, 3, 80] {
+            let results = try_map(&items, threads, |item| {
+                std::thread::sleep(std::time::Duration::from_micros(50 - item));
+                Ok(item * item)
+            });
+            let expected: Vec<u64> = items.iter().map(|item| item * item).collect();
+            assert_eq!(results.unwrap(), expected, "{threads} threads");
+        }
+    }
+
+    #[test]
+    fn an_error_ends_the_work() {
+        let stop = |item: &usize| match item {
+            7 => Err(HybridError::Interrupted {
+                run: PathBuf::from("runs/a"),
+            }),
+            _ => Ok(*item),
+        };
+        let items: Vec<usize> = (0..20).collect();
+        for threads in [1, 4] {
+            let error = try_map(&items, threads, stop).unwrap_err();
+            assert!(matches!(error, HybridError::Interrupted { .. }), "{error}");
+        }
+    }
+}

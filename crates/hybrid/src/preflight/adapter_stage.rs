@@ -1,0 +1,113 @@
+//! What would make an adapter stage fail: what it trains and its update rule are built once.
+
+use hybrid_adapters::{Adapters, ClassifierHead, HeadConfig, Trainable};
+use hybrid_optim::{OptimError, OptimizerConfig, ScheduleConfig, Updater};
+
+use super::Faults;
+use crate::error::describe;
+use crate::local_model::LocalModel;
+use crate::recipe::AdapterStage;
+use crate::task::TaskData;
+
+pub(super) fn check(
+    faults: &mut Faults<'_>,
+    key: &str,
+    config: &AdapterStage,
+    data: &TaskData,
+    model: &LocalModel,
+) {
+    let head = &config.head;
+    faults.check_pooling(&format!("{key}.head.pooling"), model, head.pooling);
+    let adapters = Adapters::init(&config.methods, &model.base, 0, &model.device);
+    let Some(adapters) = faults.expect(&format!("{key}.methods"), adapters) else {
+        return;
+    };
+    let head = HeadConfig {
+        pooling: head.pooling,
+        normalize: head.normalize,
+        scale: head.scale,
+    };
+    let (d_model, n_labels) = (model.base.encoder.d_model(), data.labels.len());
+    let trainable = Trainable {
+        adapters,
+        head: Some(ClassifierHead::init(
+            head,
+            d_model,
+            n_labels,
+            0,
+            &model.device,
+        )),
+    };
+    // An updater names its first fault, so each part is tried alone.
+    let plain = AdapterStage {
+        optimizer: OptimizerConfig::Sgd {
+            lr: 0.0,
+            momentum: 0.0,
+            weight_decay: 0.0,
+        },
+        schedule: ScheduleConfig::default(),
+        max_grad_norm: None,
+        groups: Vec::new(),
+        ..config.clone()
+    };
+    let parts = [
+        AdapterStage {
+            optimizer: config.optimizer.clone(),
+            ..plain.clone()
+        },
+        AdapterStage {
+            schedule: config.schedule.clone(),
+            ..plain.clone()
+        },
+        AdapterStage {
+            max_grad_norm: config.max_grad_norm,
+            ..plain.clone()
+        },
+    ];
+    for part in &parts {
+        if let Some(error) = refusal(part, &trainable) {
+            faults.add(&place(key, config, &error), describe(&error));
+        }
+    }
+    let mut rest = AdapterStage {
+        groups: config.groups.clone(),
+        ..plain
+    };
+    while let Some(error) = refusal(&rest, &trainable) {
+        faults.add(&place(key, config, &error), describe(&error));
+        match error {
+            OptimError::GroupPattern { pattern, .. } | OptimError::EmptyGroup { pattern, .. } => {
+                rest.groups.retain(|group| group.pattern != pattern);
+            }
+            _ => return,
+        }
+    }
+}
+
+/// Why no update rule can be built.
+fn refusal(config: &AdapterStage, trainable: &Trainable) -> Option<OptimError> {
+    let updater = Updater::new(
+        config.optimizer.clone(),
+        &config.groups,
+        config.schedule.clone(),
+        config.max_grad_norm,
+        config.epochs,
+        trainable,
+    );
+    updater.err()
+}
+
+/// The key that an error is about.
+fn place(key: &str, config: &AdapterStage, error: &OptimError) -> String {
+    match error {
+        OptimError::InvalidSetting { key: setting, .. } => format!("{key}.{setting}"),
+        OptimError::GroupPattern { pattern, .. } | OptimError::EmptyGroup { pattern, .. } => {
+            let mut groups = config.groups.iter();
+            match groups.position(|group| group.pattern == *pattern) {
+                Some(index) => format!("{key}.groups.{index}"),
+                None => format!("{key}.groups"),
+            }
+        }
+        _ => key.to_owned(),
+    }
+}

@@ -1,0 +1,121 @@
+//! What would make a prompt stage fail or pointless.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hybrid_prompts::Template;
+
+use super::{Faults, LabelWords};
+use crate::HybridError;
+use crate::local_model::LocalModel;
+use crate::recipe::{PromptStage, Recipe};
+use crate::stage::prompt::space;
+use crate::task::TaskData;
+
+pub(super) fn check(
+    faults: &mut Faults<'_>,
+    key: &str,
+    config: &PromptStage,
+    recipe: &Recipe,
+    data: &TaskData,
+    model: &LocalModel,
+) {
+    let fields: BTreeSet<String> = recipe.data.fields.keys().cloned().collect();
+    // A space is not built with a faulty template; all else in it is looked at all the same.
+    let mut sound = config.clone();
+    sound.templates.clear();
+    for (index, template) in config.templates.iter().enumerate() {
+        let key = format!("{key}.templates.{index}");
+        let parsed = Template::for_fields(template, &fields);
+        if faults.expect(&key, parsed).is_some() {
+            sound.templates.push(template.clone());
+        }
+    }
+    let words_key = match (
+        config.label_patterns.is_empty(),
+        config.label_words.is_empty(),
+    ) {
+        (false, _) => format!("{key}.label_patterns"),
+        (true, false) => format!("{key}.label_words"),
+        (true, true) => key.to_owned(),
+    };
+    let Some(space) = faults.expect(&words_key, space(recipe, data, &sound)) else {
+        return;
+    };
+    let mut templates: Vec<String> = Vec::new();
+    let mut words: Vec<LabelWords> = Vec::new();
+    for prompt in space.prompts() {
+        if !templates.contains(&prompt.template) {
+            templates.push(prompt.template);
+        }
+        if !words.contains(&prompt.label_words) {
+            words.push(prompt.label_words);
+        }
+    }
+    for template in &templates {
+        let key = match config.templates.iter().position(|given| given == template) {
+            Some(index) => format!("{key}.templates.{index}"),
+            None if config.templates.is_empty() => key.to_owned(),
+            None => continue,
+        };
+        let bare = bare_length(template, &fields, model);
+        if let Some(used) = faults.expect(&key, bare)
+            && used >= recipe.base.max_length
+        {
+            let length = recipe.base.max_length;
+            faults.add(
+                &key,
+                format!("{template:?} alone fills all {length} tokens of base.max_length"),
+            );
+        }
+    }
+    if let Some((one, other, words)) = words.iter().find_map(same_words) {
+        faults.add(
+            &words_key,
+            format!(
+                "the labels {one:?} and {other:?} have the same label words {words:?}; give them \
+                words of their own under label_words"
+            ),
+        );
+    }
+}
+
+/// Tokens of a template around empty fields.
+fn bare_length(
+    template: &str,
+    fields: &BTreeSet<String>,
+    model: &LocalModel,
+) -> Result<usize, HybridError> {
+    let empty = fields
+        .iter()
+        .map(|field| (field.clone(), String::new()))
+        .collect();
+    let bare = Template::parse(template)?.render(&empty)?;
+    Ok(model.encode(&[bare])?[0].ids.len())
+}
+
+/// Two labels with the same words, which nothing could tell apart.
+fn same_words(words: &LabelWords) -> Option<(&str, &str, &[String])> {
+    let mut seen: BTreeMap<&[String], &str> = BTreeMap::new();
+    words
+        .iter()
+        .find_map(|(label, words)| Some((seen.insert(words, label)?, label.as_str(), &words[..])))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::same_words;
+
+    #[test]
+    fn labels_with_the_same_words_are_found() {
+        let mut words: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (label, word) in [("a", "one"), ("b", "two"), ("c", "one")] {
+            words.insert(label.to_owned(), vec![word.to_owned()]);
+        }
+        let found = same_words(&words).unwrap();
+        assert_eq!((found.0, found.1), ("a", "c"));
+        words.remove("c");
+        assert_eq!(same_words(&words), None);
+    }
+}

@@ -1,0 +1,93 @@
+//! What runs left behind, and whether two runs are equal, times aside.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::fixtures::json;
+use crate::tiny_task::TinyTask;
+
+/// The `report.json` of a run.
+pub(crate) fn report(task: &TinyTask, run: &str) -> Value {
+    json(&task.file(run).join("report.json"))
+}
+
+/// A candidate of a report.
+pub(crate) fn candidate<'r>(report: &'r Value, id: &str) -> &'r Value {
+    let candidates = report["candidates"].as_array().unwrap();
+    candidates
+        .iter()
+        .find(|candidate| candidate["id"] == id)
+        .unwrap_or_else(|| panic!("no candidate {id}"))
+}
+
+/// The events of a run's journal.
+pub(crate) fn events(task: &TinyTask, run: &str) -> Vec<Value> {
+    let journal = std::fs::read_to_string(task.file(run).join("journal.jsonl")).unwrap();
+    let events = journal.lines().map(serde_json::from_str);
+    events.collect::<Result<_, _>>().unwrap()
+}
+
+/// How many events of a kind a journal has.
+pub(crate) fn count(events: &[Value], kind: &str) -> usize {
+    events.iter().filter(|event| event["event"] == kind).count()
+}
+
+/// The report without what a clock or the memory decided.
+pub(crate) fn timeless(report: &Path) -> Value {
+    let mut report = json(report);
+    strip(&mut report);
+    report
+}
+
+fn strip(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for key in ["wall_s", "train_s", "prompt_s", "peak_rss_mb"] {
+                fields.remove(key);
+            }
+            fields.values_mut().for_each(strip);
+        }
+        Value::Array(items) => items.iter_mut().for_each(strip),
+        _ => {}
+    }
+}
+
+/// The places in which two reports differ.
+fn differing(place: &str, a: &Value, b: &Value, found: &mut Vec<String>) {
+    match (a, b) {
+        (Value::Object(a), Value::Object(b)) if a.keys().eq(b.keys()) => {
+            a.iter().for_each(|(key, value)| {
+                differing(&format!("{place}.{key}"), value, &b[key], found)
+            });
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            let pairs = a.iter().zip(b).enumerate();
+            pairs.for_each(|(index, (a, b))| differing(&format!("{place}.{index}"), a, b, found));
+        }
+        _ if a == b => {}
+        _ => found.push(format!("{place}: {a} and {b}")),
+    }
+}
+
+/// Fails unless two runs left equal reports and equal bytes in their artifacts.
+pub(crate) fn assert_equal_runs(task: &TinyTask, a: &str, b: &str) {
+    let report = |run: &str| timeless(&task.file(run).join("report.json"));
+    let mut differences = Vec::new();
+    differing("report", &report(a), &report(b), &mut differences);
+    assert!(differences.is_empty(), "{differences:#?}");
+    let files = [
+        "artifact.json",
+        "prompt.toml",
+        "head.safetensors",
+        "adapter/adapter_model.safetensors",
+    ];
+    for file in files {
+        let read = |run: &str| std::fs::read(task.file(run).join("artifact").join(file));
+        assert_eq!(
+            read(a).unwrap(),
+            read(b).unwrap(),
+            "{file} differs between {a} and {b}"
+        );
+    }
+}

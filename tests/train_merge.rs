@@ -1,0 +1,117 @@
+//! `hybrid merge`: the merged model is an artifact of its own that answers as the adapter does.
+
+use serde_json::Value;
+
+use crate::fixtures::json;
+use crate::tiny_task::{TinyTask, hybrid, messages, printed};
+
+/// Texts with the probabilities of all labels, by label.
+fn probabilities(artifact: &std::path::Path) -> Vec<(String, Vec<(String, f64)>)> {
+    let lines = "my card is lost\nthe fee is money\nplease help why the new phone\nquestion\n";
+    let output = hybrid()
+        .args(["predict", "--top-k", "3"])
+        .arg(artifact)
+        .write_stdin(lines)
+        .assert()
+        .success();
+    let line = |line: &str| {
+        let answer: Value = serde_json::from_str(line).unwrap();
+        let top = answer["top"].as_array().unwrap().iter().map(|entry| {
+            let label = entry["label"].as_str().unwrap().to_owned();
+            (label, entry["probability"].as_f64().unwrap())
+        });
+        let mut top: Vec<_> = top.collect();
+        top.sort_by(|a, b| a.0.cmp(&b.0));
+        (answer["input"]["text"].as_str().unwrap().to_owned(), top)
+    };
+    printed(&output).lines().map(line).collect()
+}
+
+#[test]
+fn a_merged_model_predicts_as_the_adapter_does() {
+    let task = TinyTask::new();
+    // The trained candidate is to win, so that there is something to merge.
+    task.edit_recipe("seed = 3", "seed = 3\nchoose_by = \"log_loss\"");
+    let extra = [
+        ("special_tokens_map.json", "{}"),
+        ("vocab.txt", "[PAD]"),
+        ("added_tokens.json", "{}"),
+        ("spiece.model", "not read here"),
+        (
+            "modules.json",
+            r#"[{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+                {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+                {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}]"#,
+        ),
+        (
+            "1_Pooling/config.json",
+            "{\"pooling_mode_mean_tokens\": true}",
+        ),
+    ];
+    std::fs::create_dir(task.file("model/1_Pooling")).unwrap();
+    for (name, text) in extra {
+        std::fs::write(task.file("model").join(name), text).unwrap();
+    }
+    task.train("a").assert().success();
+    let (artifact, merged) = (task.file("a/artifact"), task.file("merged"));
+    assert!(artifact.join("adapter/adapter_model.safetensors").is_file());
+    let merge = || {
+        let mut command = hybrid();
+        command
+            .arg("merge")
+            .arg(&artifact)
+            .arg("--out")
+            .arg(&merged);
+        command.assert()
+    };
+    merge().success();
+    for (name, text) in extra {
+        assert_eq!(std::fs::read_to_string(merged.join(name)).unwrap(), text);
+    }
+    assert_ne!(
+        std::fs::read(merged.join("model.safetensors")).unwrap(),
+        std::fs::read(task.file("model/model.safetensors")).unwrap()
+    );
+    // It stands alone: neither the base nor its place is needed any more.
+    std::fs::rename(task.file("model"), task.file("model-moved")).unwrap();
+    let moved = task.file("elsewhere");
+    std::fs::rename(&merged, &moved).unwrap();
+    let of_merged = probabilities(&moved);
+    std::fs::rename(task.file("model-moved"), task.file("model")).unwrap();
+    let of_adapter = probabilities(&artifact);
+    assert_eq!(of_merged.len(), 4);
+    for ((text, merged), (other, adapter)) in of_merged.iter().zip(&of_adapter) {
+        assert_eq!(text, other);
+        for ((label, merged), (other, adapter)) in merged.iter().zip(adapter) {
+            assert_eq!(label, other);
+            // Probabilities differ less than their logarithms, the logits up to a constant.
+            assert!(
+                (merged.ln() - adapter.ln()).abs() < 1e-4,
+                "{text}: {label}: {merged} and {adapter}"
+            );
+        }
+    }
+    let description = json(&moved.join("artifact.json"));
+    assert_eq!(description["base"], ".");
+    assert_eq!(description["adapter"]["methods"], serde_json::json!([]));
+    std::fs::rename(&moved, &merged).unwrap();
+    let occupied = messages(&merge().code(2));
+    assert!(occupied.contains("not empty"), "{occupied}");
+}
+
+#[test]
+fn a_module_that_leads_elsewhere_is_not_copied() {
+    let task = TinyTask::new();
+    let modules = r#"[{"path": "../../outside"}]"#;
+    std::fs::write(task.file("model/modules.json"), modules).unwrap();
+    task.train("a").assert().success();
+    let mut command = hybrid();
+    command.arg("merge").arg(task.file("a/artifact"));
+    let refused = command
+        .arg("--out")
+        .arg(task.file("merged"))
+        .assert()
+        .code(2);
+    assert!(messages(&refused).contains("modules.json"));
+    assert!(!task.file("merged").exists());
+}

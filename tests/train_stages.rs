@@ -1,0 +1,219 @@
+//! Settings of stages and rounds through whole runs: each shows in what the run leaves.
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+use crate::fixtures::json;
+use crate::run_comparison::{candidate, count, events, report};
+use crate::tiny_task::{TinyTask, hybrid, printed};
+
+/// Losses of the updates of the only adapter stage.
+fn losses(report: &Value) -> Vec<f64> {
+    let points = report["curves"][0]["points"].as_array().unwrap();
+    points.iter().map(|p| p["loss"].as_f64().unwrap()).collect()
+}
+
+fn trained(task: &TinyTask, run: &str, settings: &[&str]) -> Value {
+    let mut command = task.train(run);
+    for setting in settings {
+        command.args(["--set", setting]);
+    }
+    command.assert().success();
+    report(task, run)
+}
+
+/// A task without target, in which training always brings a gain.
+fn by_log_loss() -> TinyTask {
+    let task = TinyTask::new();
+    task.edit_recipe("seed = 3", "seed = 3\nchoose_by = \"log_loss\"");
+    task.edit_recipe("[target]\nmetric = \"accuracy\"\nvalue = 1.0\n", "");
+    task
+}
+
+#[test]
+fn early_stopping_ends_a_training_that_no_longer_improves() {
+    let task = by_log_loss();
+    let settings = [
+        "stages.1.early_stopping={ patience = 2 }",
+        "stages.1.optimizer.lr=0.0",
+    ];
+    let report = trained(&task, "a", &settings);
+    // 24 rows in batches of 4; at rate 0 the first evaluation stays the best.
+    assert_eq!(losses(&report).len(), 2 * 6);
+    let evaluated = count(&events(&task, "a"), "evaluated");
+    assert_eq!(evaluated, 3, "before the first epoch and after two");
+}
+
+#[test]
+fn rounds_go_on_while_they_bring_a_gain() {
+    let task = by_log_loss();
+    let report = trained(&task, "a", &["budget.max_rounds=2"]);
+    assert_eq!(report["rounds"].as_array().unwrap().len(), 2);
+    assert_eq!(report["stopped"], "all rounds done");
+    let second = candidate(&report, "2-lora");
+    assert_ne!(second["parent"], "baseline");
+    let idle = [
+        "budget.max_rounds=5",
+        "stages.1.optimizer.lr=0.0",
+        "stages.1.head.init=random",
+    ];
+    let report = trained(&task, "b", &idle);
+    assert_eq!(report["stopped"], "no gain in a whole round");
+}
+
+#[test]
+fn budgets_end_a_run_at_once_or_within_a_stage() {
+    let task = by_log_loss();
+    let whole = trained(&task, "whole", &[]);
+    for (setting, reason) in [
+        ("budget.max_tokens=1", "budget of tokens spent"),
+        ("budget.max_minutes=0.0", "budget of minutes spent"),
+    ] {
+        let run = reason.rsplit(' ').nth(1).unwrap();
+        let report = trained(&task, run, &[setting]);
+        assert_eq!(report["stopped"], reason);
+        assert_eq!(
+            report["candidates"].as_array().unwrap().len(),
+            1,
+            "the baseline alone"
+        );
+    }
+    let spent = |id: &str| candidate(&whole, id)["cost"]["tokens"].as_u64().unwrap();
+    let half = spent("baseline") + spent("1-prompt") + spent("1-lora") / 2;
+    let report = trained(&task, "half", &[&format!("budget.max_tokens={half}")]);
+    assert_eq!(report["stopped"], "budget of tokens spent");
+    let (short, long) = (losses(&report), losses(&whole));
+    assert!(!short.is_empty() && short.len() < long.len());
+    assert_eq!(short, long[..short.len()], "a budget changes no update");
+}
+
+#[test]
+fn candidates_are_adopted_by_the_figure_that_the_recipe_names() {
+    for choose_by in ["metric", "log_loss"] {
+        let task = TinyTask::new();
+        let report = trained(&task, "a", &[&format!("choose_by={choose_by}")]);
+        let standing = |candidate: &Value| {
+            let of = |name: &str| candidate["select"][name].as_f64().unwrap();
+            match choose_by {
+                "metric" => (of("accuracy"), -of("log_loss")),
+                _ => (-of("log_loss"), of("accuracy")),
+            }
+        };
+        for made in report["candidates"].as_array().unwrap() {
+            let Some(parent) = made["parent"].as_str() else {
+                continue;
+            };
+            let better = standing(made) > standing(candidate(&report, parent));
+            assert_eq!(made["adopted"], better, "{choose_by}: {}", made["id"]);
+        }
+        let winner = report["final"]["candidate"].as_str().unwrap();
+        assert_eq!(candidate(&report, winner)["adopted"], true);
+    }
+}
+
+#[test]
+fn token_dropout_changes_updates_and_repeats() {
+    let task = by_log_loss();
+    let plain = losses(&trained(&task, "plain", &[]));
+    let dropped = losses(&trained(&task, "a", &["stages.1.token_dropout=0.4"]));
+    let again = losses(&trained(&task, "b", &["stages.1.token_dropout=0.4"]));
+    assert_ne!(dropped, plain);
+    assert_eq!(dropped, again);
+}
+
+#[test]
+fn a_head_alone_is_trained_over_frozen_adapters() {
+    let task = by_log_loss();
+    task.edit_recipe(
+        "[[stages]]\nkind = \"prompt\"\nname = \"prompt-again\"\n",
+        "[[stages]]\nkind = \"adapter\"\nname = \"head\"\nepochs = 2\nbatch_size = 8\n\
+         optimizer = { kind = \"sgd\", lr = 0.5 }\n\n\
+         [[stages]]\nkind = \"prompt\"\nname = \"prompt-again\"\n",
+    );
+    let report = trained(&task, "a", &[]);
+    let (lora, head) = (candidate(&report, "1-lora"), candidate(&report, "1-head"));
+    assert_eq!(head["parent"], "1-lora");
+    let read = |id: &str| {
+        let path = task
+            .file("a/candidates")
+            .join(id)
+            .join("trainable.safetensors");
+        std::fs::read(path).unwrap()
+    };
+    let (before, after) = (read("1-lora"), read("1-head"));
+    let before = SafeTensors::deserialize(&before).unwrap();
+    let after = SafeTensors::deserialize(&after).unwrap();
+    assert_eq!(before.names().len(), after.names().len());
+    let mut head_values = 0;
+    for (name, tensor) in after.iter() {
+        let same = before.tensor(name).unwrap().data() == tensor.data();
+        assert_eq!(same, !name.starts_with("head."), "{name}");
+        if name.starts_with("head.") {
+            head_values += tensor.shape().iter().product::<usize>();
+        }
+    }
+    assert_eq!(head["cost"]["trainable_parameters"], head_values);
+    assert_eq!(head["adapter"]["trainable_parameters"], head_values);
+    // What the artifact adds to the base is LoRA and head together.
+    let winner = candidate(&report, report["final"]["candidate"].as_str().unwrap());
+    assert!(!winner["adapter"].is_null());
+    assert_eq!(
+        report["cost"]["trainable_parameters"],
+        lora["cost"]["trainable_parameters"]
+    );
+}
+
+/// Methods that PEFT's format has, and those that it has not.
+#[test]
+fn artifacts_of_every_method_reload_to_equal_figures() {
+    for (method, peft) in [
+        (
+            r#"{ method = "ia3", target_modules = ["key", "output.dense"], feedforward_modules = ["output.dense"] }"#,
+            true,
+        ),
+        (r#"{ method = "layer_norm" }"#, true),
+        (r#"{ method = "bitfit" }"#, false),
+        (r#"{ method = "bottleneck" }"#, false),
+        (
+            r#"{ method = "unfreeze", modules = ["encoder.layer.1"] }"#,
+            false,
+        ),
+    ] {
+        let task = by_log_loss();
+        task.edit_recipe(
+            r#"{ method = "lora", r = 2, lora_alpha = 4, lora_dropout = 0.1, target_modules = ["query", "value"] }"#,
+            method,
+        );
+        let report = trained(&task, "a", &[]);
+        let winner = candidate(&report, report["final"]["candidate"].as_str().unwrap());
+        assert!(!winner["adapter"].is_null(), "{method}");
+        assert_eq!(task.file("a/artifact/adapter").exists(), peft, "{method}");
+        assert_eq!(
+            task.file("a/artifact/adapter.safetensors").exists(),
+            !peft,
+            "{method}"
+        );
+        let mut eval = hybrid();
+        eval.arg("eval").arg(task.file("a/artifact")).arg("--json");
+        let figures: Value = serde_json::from_str(&printed(&eval.assert().success())).unwrap();
+        for (name, value) in report["final"]["per_metric"].as_object().unwrap() {
+            assert_eq!(figures[name], *value, "{method}: {name}");
+        }
+    }
+}
+
+#[test]
+fn label_words_are_trained_on_when_asked_for() {
+    let task = by_log_loss();
+    let plain = trained(&task, "plain", &[]);
+    let words = trained(&task, "words", &["stages.1.train_on_label_words=true"]);
+    let description = json(&task.file("words/candidates/1-lora/candidate.json"));
+    let label_words = description["prompt"]["label_words"].as_object().unwrap();
+    let extra: usize = label_words
+        .values()
+        .map(|words| words.as_array().unwrap().len())
+        .sum();
+    let steps = |rows: usize| 4 * rows.div_ceil(4);
+    assert_eq!(losses(&plain).len(), steps(24));
+    assert_eq!(losses(&words).len(), steps(24 + extra));
+}
