@@ -45,7 +45,11 @@ fn chat_parity() {
             let source = customs
                 .get(name)
                 .unwrap_or_else(|| panic!("{}: no template {name}", path.display()));
-            check(&template(source), rendering, &format!("{} {name}", fixture.name));
+            check(
+                &template(source),
+                rendering,
+                &format!("{} {name}", fixture.name),
+            );
             n_compared += 1;
         }
     }
