@@ -13,6 +13,7 @@ mod bad_input_preflight;
 mod contracts;
 mod fixtures;
 mod parity_adapters;
+mod parity_chat;
 mod parity_gguf;
 mod parity_metrics;
 mod parity_models;
