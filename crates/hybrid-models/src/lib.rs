@@ -17,6 +17,7 @@ mod checkpoint;
 mod config_file;
 mod loader;
 mod quantized;
+mod vectorized;
 
 mod blocks;
 mod encoder;
