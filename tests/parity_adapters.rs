@@ -7,7 +7,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use hybrid_adapters::{AdapterError, Adapters, load_peft, save_peft, torch_tensors};
-use hybrid_models::{EncoderBatch, Hooks, Model, NoHooks, cross_entropy};
+use hybrid_models::{Base, EncoderBatch, Hooks, Model, NoHooks, cross_entropy};
 use serde_json::Value;
 
 use crate::fixtures::{self, Fixture, Tensors, Tolerance};

@@ -2,7 +2,8 @@
 
 use burn::tensor::{Device, Int, Tensor};
 use hybrid_models::{
-    EncoderBatch, Model, NoHooks, Pooling, binary_cross_entropy, cross_entropy, mean_squared_error,
+    Base, EncoderBatch, Model, NoHooks, Pooling, binary_cross_entropy, cross_entropy,
+    mean_squared_error,
 };
 use serde_json::Value;
 
@@ -83,11 +84,11 @@ impl Case {
     /// All hidden states, from the embeddings to the last layer's.
     fn hidden_states(&self) -> Vec<Tensor<3>> {
         let (encoder, batch) = (&self.model.encoder, self.batch());
-        let bias = encoder.attention_bias(&batch);
-        let mut states = vec![encoder.embed(&batch, &NoHooks)];
+        let attention = encoder.attention(&batch, &NoHooks);
+        let mut states = vec![encoder.embed(&batch, &attention, &NoHooks)];
         for index in 0..encoder.n_layers() {
             let hidden = states[index].clone();
-            states.push(encoder.layer(index, hidden, &bias, &NoHooks));
+            states.push(encoder.layer(index, hidden, &attention, &NoHooks));
         }
         states
     }

@@ -6,7 +6,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Distribution, Tensor, TensorData};
-use hybrid_models::{LayerNorm, Linear, Site, SiteId, SiteKind};
+use hybrid_models::{Linear, Norm, Site, SiteId, SiteKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -126,7 +126,7 @@ impl Lora {
         let factors = SiteMap::build(sites.iter().copied(), |site| {
             Factors::init(config, building, site)
         })?;
-        let has_bias = |site: &Site| building.base.bias(site.id).is_some();
+        let has_bias = |site: &Site| bias::of(building, site).is_some();
         let biases = match config.bias {
             BiasMode::None => SiteMap::empty(),
             BiasMode::LoraOnly => {
@@ -276,7 +276,7 @@ impl Method for Lora {
         bias::replace_linear(&self.biases, base)
     }
 
-    fn replace_norm(&self, base: &LayerNorm) -> Option<LayerNorm> {
+    fn replace_norm(&self, base: &Norm) -> Option<Norm> {
         bias::replace_norm(&self.biases, base)
     }
 

@@ -10,6 +10,7 @@ mod device;
 mod error;
 
 mod hooks;
+mod layer_table;
 mod layers;
 mod site;
 
@@ -32,11 +33,13 @@ mod model;
 
 mod resolve;
 
+pub use blocks::KvCache;
 pub use device::open_device;
-pub use encoder::{Encoder, EncoderBatch};
+pub use encoder::{Encoder, EncoderAttention, EncoderBatch};
 pub use error::ModelError;
-pub use hooks::{Hooks, NoHooks};
-pub use layers::{Embedding, Layer, LayerNorm, Linear, linear};
+pub use hooks::{Hooks, KeyValue, NoHooks, Stack};
+pub use layer_table::{Base, BaseKind, LayerTable};
+pub use layers::{Embedding, Layer, Linear, Norm, NormKind, linear};
 pub use losses::{IGNORED, binary_cross_entropy, cross_entropy, mean_squared_error};
 pub use model::Model;
 pub use pooling::Pooling;

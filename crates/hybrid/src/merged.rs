@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use hybrid_models::Base;
+
 use crate::HybridError;
 use crate::artifact::Artifact;
 use crate::run_folder::write_folder_whole;

@@ -54,10 +54,10 @@ impl PrefixCache {
         for indices in length_buckets(&lengths, limits, BatchOrder::Sorted) {
             let batch = model.batch(encodings, &indices);
             let encoder = &model.base.encoder;
-            let bias = encoder.attention_bias(&batch);
-            let mut hidden = encoder.embed(&batch, frozen);
+            let attention = encoder.attention(&batch, frozen);
+            let mut hidden = encoder.embed(&batch, &attention, frozen);
             for index in 0..layers {
-                hidden = encoder.layer(index, hidden, &bias, frozen);
+                hidden = encoder.layer(index, hidden, &attention, frozen);
             }
             let [n_rows, seq, _] = hidden.dims();
             flops += size.forward_flops(n_rows, seq);
@@ -98,9 +98,9 @@ impl PrefixCache {
             &model.device,
         );
         let encoder = &model.base.encoder;
-        let bias = encoder.attention_bias(batch);
+        let attention = encoder.attention(batch, hooks);
         for index in self.layers..encoder.n_layers() {
-            hidden = encoder.layer(index, hidden, &bias, hooks);
+            hidden = encoder.layer(index, hidden, &attention, hooks);
         }
         hidden
     }
