@@ -6,9 +6,11 @@
 
 #![recursion_limit = "256"]
 
+mod any_base;
 mod backends;
 mod bad_input;
 mod contracts;
+mod decoder_reference;
 mod fixtures;
 mod parity_adapters;
 mod parity_metrics;

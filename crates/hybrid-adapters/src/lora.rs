@@ -60,7 +60,9 @@ impl Default for LoraConfig {
             lora_alpha: 8.0,
             lora_dropout: 0.0,
             bias: BiasMode::None,
-            target_modules: Targets::names(&["query", "value", "q_lin", "v_lin"]),
+            target_modules: Targets::names(&[
+                "query", "value", "q_lin", "v_lin", "q_proj", "v_proj", "c_attn", "q", "v",
+            ]),
             exclude_modules: None,
             layers_to_transform: None,
             layers_pattern: None,

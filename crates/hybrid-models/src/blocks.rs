@@ -2,6 +2,7 @@
 
 mod activation;
 mod attention;
+mod decoder_layer;
 mod encoder_layer;
 mod feed_forward;
 mod kv_cache;
@@ -9,6 +10,7 @@ mod rotary;
 
 pub(crate) use activation::Activation;
 pub(crate) use attention::{Attention, Heads, Projections, SelfInputs};
+pub(crate) use decoder_layer::DecoderLayer;
 pub(crate) use encoder_layer::EncoderLayer;
 pub(crate) use feed_forward::FeedForward;
 pub use kv_cache::KvCache;

@@ -1,7 +1,12 @@
 //! The frozen layers of a base by site, and what adapters see of a base.
 
+use std::path::Path;
+
 use burn::tensor::{Tensor, TensorData};
 
+use crate::architecture::Architecture;
+use crate::config_file::ConfigFile;
+use crate::decoder_model::DecoderArchitecture;
 use crate::layers::LayerPlace;
 use crate::{Layer, ModelError, SiteId, SiteTable};
 
@@ -14,6 +19,31 @@ pub enum BaseKind {
     Decoder,
     /// A decoder that attends to an encoder's output.
     EncoderDecoder,
+}
+
+impl BaseKind {
+    /// The kind of the model in a folder, by its `config.json`.
+    ///
+    /// # Errors
+    /// [`ModelError::UnknownArchitecture`], or an error of the configuration.
+    pub fn of_folder(folder: &Path) -> Result<Self, ModelError> {
+        let config = ConfigFile::read(folder)?;
+        let encoder = Architecture::of(&config);
+        let decoder = DecoderArchitecture::of(&config);
+        match (encoder, decoder) {
+            (Ok(_), _) => Ok(Self::Encoder),
+            (_, Ok(_)) => Ok(Self::Decoder),
+            (
+                Err(ModelError::UnknownArchitecture { path, found, known }),
+                Err(ModelError::UnknownArchitecture { known: more, .. }),
+            ) => Err(ModelError::UnknownArchitecture {
+                path,
+                found,
+                known: [known, more].concat(),
+            }),
+            (Err(error), _) => Err(error),
+        }
+    }
 }
 
 /// A frozen model of any kind, as adapters see it: sites, the layers at them, and a way to replace

@@ -31,12 +31,27 @@ mod roberta;
 
 mod model;
 
+mod decoder;
+mod gpt2;
+mod llama;
+mod rope;
+
+mod decoder_model;
+mod generate;
+mod score;
+
 mod resolve;
 
 pub use blocks::KvCache;
+pub use decoder::{Decoder, DecoderAttention, DecoderBatch};
+pub use decoder_model::DecoderModel;
 pub use device::open_device;
 pub use encoder::{Encoder, EncoderAttention, EncoderBatch};
 pub use error::ModelError;
+pub use generate::{
+    BeamConfig, Decoding, EarlyStopping, Finish, Generated, GenerationConfig, LogitsProcessor,
+    Reader, SampleConfig, generate,
+};
 pub use hooks::{Hooks, KeyValue, NoHooks, Stack};
 pub use layer_table::{Base, BaseKind, LayerTable};
 pub use layers::{Embedding, Layer, Linear, Norm, NormKind, linear};
@@ -44,4 +59,5 @@ pub use losses::{IGNORED, binary_cross_entropy, cross_entropy, mean_squared_erro
 pub use model::Model;
 pub use pooling::Pooling;
 pub use resolve::{Attempt, Resolved, Resolver, Source};
+pub use score::{ScoreRequest, Scores};
 pub use site::{Site, SiteId, SiteKind, SiteTable};

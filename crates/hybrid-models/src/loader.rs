@@ -107,11 +107,6 @@ impl<'a> Loader<'a> {
             .contains(&format!("{}{path}.weight", self.key_prefix))
     }
 
-    /// Whether the checkpoint has a weight of the head under this path.
-    pub(crate) fn has_head_weight(&self, path: &str) -> bool {
-        self.checkpoint.contains(&format!("{path}.weight"))
-    }
-
     /// A linear layer, its weight `[d_out, d_in]` on disk.
     pub(crate) fn linear(
         &mut self,
@@ -165,7 +160,8 @@ impl<'a> Loader<'a> {
     }
 
     /// The output layer of a language model. Its weight is the word embeddings' (Press and Wolf
-    /// 2017) when `tied`; its bias, where there is one, is under `bias_key`.
+    /// 2017) when `tied`, unless the checkpoint has another one for it; its bias, where there is
+    /// one, is under `bias_key`.
     pub(crate) fn output(
         &mut self,
         path: &str,
@@ -180,11 +176,14 @@ impl<'a> Loader<'a> {
             bias: bias_key.is_some(),
         };
         let (site, key) = self.place(Part::Head, path, kind);
-        let weight_key = (!tied).then(|| format!("{key}.weight"));
-        let weight = match &weight_key {
-            Some(key) => self.tensor(key, [vocab, d_model])?,
-            None => words.weight.clone(),
+        let weight_key = format!("{key}.weight");
+        let own = match tied && !self.checkpoint.contains(&weight_key) {
+            true => None,
+            false => Some(self.tensor(&weight_key, [vocab, d_model])?),
         };
+        let own = own.filter(|own| !tied || own.to_data() != words.weight.to_data());
+        let weight_key = own.is_some().then_some(weight_key);
+        let weight = own.unwrap_or_else(|| words.weight.clone());
         let bias = match bias_key {
             Some(key) => Some(self.tensor(key, [vocab])?),
             None => None,

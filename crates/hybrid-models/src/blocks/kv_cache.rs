@@ -1,6 +1,6 @@
 //! Keys and values of the tokens so far, in room that is allocated ahead.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::KeyValue;
 
@@ -38,6 +38,59 @@ impl KvCache {
     /// Whether nothing is held.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The keys and values of all positions, one entry a layer, as [`crate::Hooks::key_values`]
+    /// takes them.
+    pub fn key_values(&self) -> Vec<KeyValue> {
+        let used = |layer: &LayerCache| {
+            let room = layer.room.clone()?;
+            Some(KeyValue {
+                key: room.key.narrow(2, 0, layer.len),
+                value: room.value.narrow(2, 0, layer.len),
+            })
+        };
+        self.layers.iter().filter_map(used).collect()
+    }
+
+    /// Keeps these rows of the batch in this order; a row may be kept more than once.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn select(&mut self, rows: &[usize]) {
+        for layer in &mut self.layers {
+            layer.room = layer.room.take().map(|room| room.select(0, rows));
+        }
+    }
+
+    /// Keeps these positions in this order, after those that come from hooks.
+    ///
+    /// # Panics
+    /// If one is not held.
+    pub(crate) fn keep_positions(&mut self, positions: &[usize]) {
+        let positions = positions.iter().map(|position| self.n_virtual + position);
+        let positions: Vec<usize> = (0..self.n_virtual).chain(positions).collect();
+        assert!(positions.iter().all(|position| *position < self.len()));
+        let in_place = positions.iter().copied().eq(0..positions.len());
+        for layer in &mut self.layers {
+            layer.len = positions.len();
+            if !in_place {
+                layer.room = layer.room.take().map(|room| room.select(2, &positions));
+            }
+        }
+    }
+}
+
+impl KeyValue {
+    fn select(self, dim: usize, indices: &[usize]) -> Self {
+        let device: Device = self.key.device();
+        let indices: Vec<i32> = indices.iter().map(|index| *index as i32).collect();
+        let n = indices.len();
+        let indices: Tensor<1, Int> = Tensor::from_data(TensorData::new(indices, [n]), &device);
+        Self {
+            key: self.key.select(dim, indices.clone()),
+            value: self.value.select(dim, indices),
+        }
     }
 }
 
@@ -131,6 +184,31 @@ mod tests {
     }
 
     #[test]
+    fn rows_and_positions_are_kept_in_the_order_asked_for() {
+        let mut cache = KvCache::new(1, 0);
+        let own = counted(0, 5);
+        cache.layers[0].extend(own.clone());
+        cache.select(&[1, 1, 0]);
+        cache.keep_positions(&[0, 3]);
+        assert_eq!(cache.len(), 2);
+        let last =
+            |x: Tensor<4>| Tensor::cat(vec![x.clone().narrow(0, 1, 1); 3], 0).narrow(2, 0, 1);
+        let more = KeyValue {
+            key: last(own.key.clone()),
+            value: last(own.value.clone()),
+        };
+        let used = cache.layers[0].extend(more.clone());
+        let expected = |old: Tensor<4>, more: Tensor<4>| {
+            let (a, b) = (old.clone().narrow(0, 0, 1), old.narrow(0, 1, 1));
+            let rows = Tensor::cat(vec![b.clone(), b, a], 0);
+            let (first, fourth) = (rows.clone().narrow(2, 0, 1), rows.narrow(2, 3, 1));
+            Tensor::cat(vec![first, fourth, more], 2).into_data()
+        };
+        assert_eq!(used.key.into_data(), expected(own.key, more.key));
+        assert_eq!(used.value.into_data(), expected(own.value, more.value));
+    }
+
+    #[test]
     fn a_cache_holds_what_a_concatenation_holds() {
         let mut cache = KvCache::new(1, 3);
         let mut all: Option<KeyValue> = None;
@@ -149,6 +227,8 @@ mod tests {
             all = Some(joined);
         }
         assert_eq!(cache.len(), 10 + BLOCK);
-        assert!(!cache.is_empty());
+        cache.n_virtual = 2;
+        cache.keep_positions(&[5]);
+        assert_eq!(cache.len(), 3);
     }
 }
