@@ -12,6 +12,7 @@ use crate::fixtures::{self, Tensors};
 const LATER: [&str; 1] = ["t5"];
 
 /// A base of one of the kinds.
+#[expect(clippy::large_enum_variant, reason = "there are few at a time")]
 pub(crate) enum AnyBase {
     Encoder(Model),
     Decoder(DecoderModel),

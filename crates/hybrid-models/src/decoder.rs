@@ -41,6 +41,7 @@ impl DecoderBatch {
 
 /// How places in a sequence are told apart.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a model")]
 pub(crate) enum Positions {
     /// A table of vectors that are added to those of the words.
     Learned(Embedding),

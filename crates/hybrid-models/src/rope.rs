@@ -99,7 +99,7 @@ impl Rope {
         } else {
             2
         };
-        if d_head % 2 != 0 || d_head < least {
+        if !d_head.is_multiple_of(2) || d_head < least {
             let expected = format!("an even size of {least} or more for rotary positions");
             return Err(config.invalid("head_dim", expected, d_head));
         }
@@ -277,4 +277,8 @@ impl Scaling {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::excessive_precision,
+    reason = "numbers as the reference prints them"
+)]
 mod tests;
