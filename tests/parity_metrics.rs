@@ -24,6 +24,15 @@ fn parity_of_metrics() {
         let files = fixture.meta["files"]
             .as_object()
             .expect("meta.json lists files");
+        for entry in fixture.folder.read_dir().expect("a folder") {
+            let name = entry.expect("a file").file_name();
+            let name = name.to_str().expect("a name in UTF-8");
+            let is_listed = files.contains_key(name) || name == "meta.json";
+            assert!(
+                is_listed || !name.ends_with(".json"),
+                "unknown file {name:?}"
+            );
+        }
         for file in files.keys() {
             let expected = json(&fixture.folder.join(file));
             match file.as_str() {

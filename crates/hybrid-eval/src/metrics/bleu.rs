@@ -20,7 +20,7 @@ const LOG_OF_ZERO: f64 = -9_999_999_999.0;
 /// being shorter than the reference.
 ///
 /// ```
-/// use hybrid_eval::{Bleu, CorpusMetric, Smoothing};
+/// use hybrid_eval::{Bleu, CorpusMetric};
 ///
 /// let hypotheses = ["The cat sat on the mat.", "He left."];
 /// let references = [["The cat sat on a mat.", "A cat sat there."], ["He left early.", "He went."]];
