@@ -25,7 +25,19 @@ impl ConfigFile {
     /// # Errors
     /// [`ModelError::Read`] or [`ModelError::Json`].
     pub(crate) fn read(folder: &Path) -> Result<Self, ModelError> {
-        let path = folder.join("config.json");
+        Self::read_file(folder.join("config.json"))
+    }
+
+    /// Reads the settings of generation that a model folder may have beside its configuration.
+    ///
+    /// # Errors
+    /// [`ModelError::Read`] or [`ModelError::Json`].
+    pub(crate) fn read_generation(folder: &Path) -> Result<Option<Self>, ModelError> {
+        let path = folder.join("generation_config.json");
+        path.is_file().then(|| Self::read_file(path)).transpose()
+    }
+
+    fn read_file(path: PathBuf) -> Result<Self, ModelError> {
         let text = std::fs::read(&path).map_err(|source| ModelError::Read {
             path: path.clone(),
             source,
@@ -192,6 +204,22 @@ impl ConfigFile {
         }
     }
 
+    /// One id of the vocabulary, several or none.
+    pub(crate) fn ids(&self, key: &str) -> Result<Vec<i64>, ModelError> {
+        let Some(value) = self.value(key) else {
+            return Ok(Vec::new());
+        };
+        let values = match value {
+            Value::Array(values) => values.as_slice(),
+            _ => std::slice::from_ref(value),
+        };
+        let id = |value: &Value| match value.as_u64() {
+            Some(id @ 0..MAX_SIZE) => Ok(id as i64),
+            _ => Err(self.invalid(key, "a token id or a list of them", value)),
+        };
+        values.iter().map(id).collect()
+    }
+
     /// A positive number that may be left out.
     pub(crate) fn positive_or(&self, key: &str, default: f64) -> Result<f64, ModelError> {
         Ok(self.optional_positive(key)?.unwrap_or(default))
@@ -356,6 +384,15 @@ mod tests {
         assert!(section.optional_text("type").is_err() && section.refuse("type").is_err());
         assert!(config.section("empty").unwrap().is_none());
         assert!(config.section("list").is_err() && config.texts("list").is_err());
+    }
+
+    #[test]
+    fn ids_may_be_one_or_several() {
+        let config = config(json!({"one": 2, "several": [3, 1], "none": null, "text": [1, "a"]}));
+        assert_eq!(config.ids("one").unwrap(), [2]);
+        assert_eq!(config.ids("several").unwrap(), [3, 1]);
+        assert!(config.ids("none").unwrap().is_empty());
+        assert!(config.ids("text").is_err());
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct DecoderModel {
     head: DecoderHead,
     /// The id that sequence classification takes for padding.
     pad_id: Option<usize>,
+    /// The ids that end a sequence.
+    eos_ids: Vec<i64>,
     layers: LayerTable,
 }
 
@@ -178,7 +180,13 @@ impl DecoderModel {
     pub fn load(folder: &Path, device: &Device) -> Result<Self, ModelError> {
         let config = ConfigFile::read(folder)?;
         let task = DecoderArchitecture::of(&config)?.task(&config)?;
-        Self::from_checkpoint(&config, Checkpoint::open(folder)?, task, device)
+        let mut model = Self::from_checkpoint(&config, Checkpoint::open(folder)?, task, device)?;
+        if let Some(generation) = ConfigFile::read_generation(folder)?
+            && generation.has("eos_token_id")
+        {
+            model.eos_ids = generation.ids("eos_token_id")?;
+        }
+        Ok(model)
     }
 
     /// Loads the decoder alone, as `AutoModel` does: site paths have no prefix, and a head in the
@@ -240,8 +248,14 @@ impl DecoderModel {
             architecture,
             head,
             pad_id: config.optional_id("pad_token_id")?,
+            eos_ids: config.ids("eos_token_id")?,
             layers: loader.finish(|name| architecture.may_go_unused(name))?,
         })
+    }
+
+    /// The tokens that end a sequence, as `generation_config.json` or `config.json` names them.
+    pub fn eos_ids(&self) -> &[i64] {
+        &self.eos_ids
     }
 
     fn lacks(&self, part: &'static str) -> ModelError {

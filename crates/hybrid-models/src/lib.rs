@@ -1,8 +1,9 @@
-//! Token ids to hidden states: frozen encoders with hooks at every site, checkpoint readers and a
-//! resolver of model names.
+//! Token ids to hidden states and to more tokens: frozen encoders and decoders with hooks at every
+//! site, checkpoint readers and a resolver of model names.
 //!
 //! A base is never wrapped and never changed. What may act on it while it runs is passed to its
-//! forward as [`Hooks`]; a model runs alone with [`NoHooks`].
+//! forward as [`Hooks`]; a model runs alone with [`NoHooks`]. Whatever its kind, a base shows its
+//! sites and layers through [`Base`].
 
 #![recursion_limit = "256"]
 
