@@ -195,11 +195,13 @@ impl ConfigFile {
 
     /// An id of the vocabulary, if it is there and not null.
     pub(crate) fn optional_id(&self, key: &str) -> Result<Option<usize>, ModelError> {
-        let Some(value) = self.value(key) else {
-            return Ok(None);
-        };
+        let id = self.value(key).map(|value| self.parse_id(key, value));
+        id.transpose()
+    }
+
+    fn parse_id(&self, key: &str, value: &Value) -> Result<usize, ModelError> {
         match value.as_u64() {
-            Some(id @ 0..MAX_SIZE) => Ok(Some(id as usize)),
+            Some(id @ 0..MAX_SIZE) => Ok(id as usize),
             _ => Err(self.invalid(key, "a token id", value)),
         }
     }
@@ -218,6 +220,39 @@ impl ConfigFile {
             _ => Err(self.invalid(key, "a token id or a list of them", value)),
         };
         values.iter().map(id).collect()
+    }
+
+    /// A required id of the vocabulary.
+    pub(crate) fn id(&self, key: &str) -> Result<usize, ModelError> {
+        self.optional_id(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// A list of lists of ids of the vocabulary; empty when it is left out.
+    pub(crate) fn id_lists(&self, key: &str) -> Result<Vec<Vec<i64>>, ModelError> {
+        let Some(value) = self.value(key) else {
+            return Ok(Vec::new());
+        };
+        let lists = value.as_array().and_then(|lists| {
+            let lists = lists.iter().map(Value::as_array);
+            lists.collect::<Option<Vec<&Vec<Value>>>>()
+        });
+        let lists = lists.ok_or_else(|| self.invalid(key, "a list of lists of ids", value))?;
+        let parse = |id: &Value| Ok(self.parse_id(key, id)? as i64);
+        lists
+            .into_iter()
+            .map(|ids| ids.iter().map(parse).collect())
+            .collect()
+    }
+
+    /// Refuses an id that is not in the vocabulary.
+    ///
+    /// # Errors
+    /// [`ModelError::InvalidValue`].
+    pub(crate) fn check_id(&self, key: &str, id: i64, vocab: usize) -> Result<(), ModelError> {
+        match (0..vocab as i64).contains(&id) {
+            true => Ok(()),
+            false => Err(self.invalid(key, format!("an id below {vocab}"), id)),
+        }
     }
 
     /// A positive number that may be left out.

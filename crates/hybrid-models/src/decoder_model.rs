@@ -6,7 +6,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::checkpoint::Checkpoint;
 use crate::config_file::ConfigFile;
-use crate::head::linear_rows;
+use crate::head::{linear_rows, rows_at};
 use crate::layers::LayerPlace;
 use crate::llama::Member;
 use crate::loader::{LinearShape, Loader, Part};
@@ -302,13 +302,7 @@ impl DecoderModel {
         hooks: &dyn Hooks,
     ) -> Result<Tensor<2>, ModelError> {
         let output = self.output()?;
-        let [batch, seq, d_model] = hidden.dims();
-        let places: Vec<i32> = places.iter().map(|place| *place as i32).collect();
-        let n_places = places.len();
-        let places: Tensor<1, Int> =
-            Tensor::from_data(TensorData::new(places, [n_places]), &hidden.device());
-        let rows = hidden.reshape([batch * seq, d_model]).select(0, places);
-        Ok(linear_rows(output, rows, hooks))
+        Ok(linear_rows(output, rows_at(hidden, places), hooks))
     }
 
     /// Logits at the places that predict a label, and those labels, row by row. The label of a

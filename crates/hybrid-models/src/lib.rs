@@ -41,6 +41,11 @@ mod decoder_model;
 mod generate;
 mod score;
 
+mod bart;
+mod encoder_decoder;
+mod marian;
+mod t5;
+
 mod resolve;
 
 pub use blocks::KvCache;
@@ -48,6 +53,7 @@ pub use decoder::{Decoder, DecoderAttention, DecoderBatch};
 pub use decoder_model::DecoderModel;
 pub use device::open_device;
 pub use encoder::{Encoder, EncoderAttention, EncoderBatch};
+pub use encoder_decoder::{Encoded, EncoderDecoder, EncoderDecoderCache, TargetTokens};
 pub use error::ModelError;
 pub use generate::{
     BeamConfig, Decoding, EarlyStopping, Finish, Generated, GenerationConfig, LogitsProcessor,
