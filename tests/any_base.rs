@@ -4,18 +4,18 @@ use std::path::Path;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use hybrid_adapters::{AdapterError, Adapters};
-use hybrid_models::{Base, DecoderBatch, DecoderModel, EncoderBatch, Hooks, Model};
+use hybrid_models::{
+    Base, BaseKind, DecoderBatch, DecoderModel, EncoderBatch, EncoderDecoder, Hooks, Model,
+};
 
-use crate::fixtures::{self, Tensors};
-
-/// `model_type`s of bases that later work on this project reads.
-const LATER: [&str; 1] = ["t5"];
+use crate::fixtures::Tensors;
 
 /// A base of one of the kinds.
 #[expect(clippy::large_enum_variant, reason = "there are few at a time")]
 pub(crate) enum AnyBase {
     Encoder(Model),
     Decoder(DecoderModel),
+    EncoderDecoder(EncoderDecoder),
 }
 
 /// A batch as a fixture has it.
@@ -82,27 +82,24 @@ impl AnyBatch {
 }
 
 impl AnyBase {
-    /// Nothing for a base of a kind that later work brings.
-    pub(crate) fn load(folder: &Path, device: &Device) -> Option<Self> {
-        let config = fixtures::json(&folder.join("config.json"));
-        let place = folder.display();
-        Some(match config["model_type"].as_str() {
-            Some("bert" | "roberta" | "distilbert") => Self::Encoder(
-                Model::load(folder, device).unwrap_or_else(|error| panic!("{place}: {error}")),
-            ),
-            Some("gpt2" | "llama" | "mistral" | "qwen2" | "qwen3") => Self::Decoder(
-                DecoderModel::load(folder, device)
-                    .unwrap_or_else(|error| panic!("{place}: {error}")),
-            ),
-            Some(later) if LATER.contains(&later) => return None,
-            unknown => panic!("{place}: no test understands model_type {unknown:?}"),
-        })
+    pub(crate) fn load(folder: &Path, device: &Device) -> Self {
+        let loaded = BaseKind::of_folder(folder).and_then(|kind| {
+            Ok(match kind {
+                BaseKind::Encoder => Self::Encoder(Model::load(folder, device)?),
+                BaseKind::Decoder => Self::Decoder(DecoderModel::load(folder, device)?),
+                BaseKind::EncoderDecoder => {
+                    Self::EncoderDecoder(EncoderDecoder::load(folder, device)?)
+                }
+            })
+        });
+        loaded.unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
     }
 
     pub(crate) fn as_base(&self) -> &dyn Base {
         match self {
             Self::Encoder(model) => model,
             Self::Decoder(model) => model,
+            Self::EncoderDecoder(model) => model,
         }
     }
 
@@ -110,14 +107,18 @@ impl AnyBase {
         Ok(match self {
             Self::Encoder(model) => Self::Encoder(adapters.merge(model)?),
             Self::Decoder(model) => Self::Decoder(adapters.merge(model)?),
+            Self::EncoderDecoder(model) => Self::EncoderDecoder(adapters.merge(model)?),
         })
     }
 
-    /// The same base without its head.
-    pub(crate) fn headless(&self, folder: &Path, device: &Device) -> Self {
+    /// The same base without its head; an encoder-decoder always has its output layer.
+    pub(crate) fn headless(&self, folder: &Path, device: &Device) -> Option<Self> {
         match self {
-            Self::Encoder(_) => Self::Encoder(Model::load_encoder(folder, device).unwrap()),
-            Self::Decoder(_) => Self::Decoder(DecoderModel::load_headless(folder, device).unwrap()),
+            Self::Encoder(_) => Some(Self::Encoder(Model::load_encoder(folder, device).unwrap())),
+            Self::Decoder(_) => Some(Self::Decoder(
+                DecoderModel::load_headless(folder, device).unwrap(),
+            )),
+            Self::EncoderDecoder(_) => None,
         }
     }
 
@@ -128,6 +129,7 @@ impl AnyBase {
                 let hidden = model.decoder.forward(&batch.for_decoder(), None, hooks);
                 hidden.unwrap_or_else(|error| panic!("{error}"))
             }
+            Self::EncoderDecoder(model) => target_states(model, batch, hooks),
         };
         host(hidden)
     }
@@ -143,6 +145,9 @@ impl AnyBase {
                 let logits = model.logits(&batch.for_decoder(), hooks);
                 host(logits.unwrap_or_else(|error| panic!("{error}")))
             }
+            Self::EncoderDecoder(model) => {
+                host(model.logits(target_states(model, batch, hooks), hooks))
+            }
         }
     }
 
@@ -150,7 +155,7 @@ impl AnyBase {
     /// computes something, too.
     pub(crate) fn counted(&self, values: &[f32], batch: &AnyBatch) -> Vec<f32> {
         match self {
-            Self::Encoder(_) => values.to_vec(),
+            Self::Encoder(_) | Self::EncoderDecoder(_) => values.to_vec(),
             Self::Decoder(_) => {
                 let mask = batch.attention_mask.to_data();
                 let width = values.len() / mask.shape().num_elements();
@@ -177,6 +182,9 @@ impl AnyBase {
             (Self::Decoder(model), Labels::OfTokens(labels)) => model
                 .target_logits(&batch.for_decoder(), labels, hooks)
                 .unwrap_or_else(|error| panic!("{error}")),
+            (Self::EncoderDecoder(model), Labels::OfTokens(labels)) => model
+                .target_logits(&batch.for_encoder(), labels, hooks)
+                .unwrap_or_else(|error| panic!("{error}")),
             _ => panic!("the labels do not fit the base"),
         }
     }
@@ -196,6 +204,18 @@ impl AnyBase {
         let last = logits.dims()[1] - 1;
         host(logits.narrow(1, last, 1))
     }
+}
+
+/// The last hidden states of the targets.
+fn target_states(model: &EncoderDecoder, batch: &AnyBatch, hooks: &dyn Hooks) -> Tensor<3> {
+    let Labels::OfTokens(labels) = &batch.labels else {
+        panic!("the labels do not fit the base")
+    };
+    let ids = model.tokens().shift_right(labels);
+    let states = model
+        .encode(&batch.for_encoder(), hooks)
+        .and_then(|encoded| model.decode(&ids, &encoded, None, hooks));
+    states.unwrap_or_else(|error| panic!("{error}"))
 }
 
 pub(crate) fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {

@@ -13,6 +13,7 @@ use bench::{benches, close, differ, moved};
 use stacks::stacks;
 
 pub(crate) mod bench;
+mod decoders;
 pub(crate) mod stacks;
 
 #[test]

@@ -5,6 +5,7 @@ use hybrid_models::{Base, DecoderBatch, DecoderModel, NoHooks, cross_entropy};
 use serde_json::{Value, json};
 
 use super::{Case, DECODERS, Output, Refusals, host};
+use crate::fixtures;
 
 pub(super) fn cases() -> Vec<Case<DecoderModel>> {
     super::cases(&DECODERS, DecoderModel::load)
@@ -108,6 +109,26 @@ fn parity_of_every_recorded_output() {
                 case.check_output(name, &output);
             }
         }
+    }
+}
+
+/// Tokens that end a sequence come from the settings of generation, else from the configuration.
+#[test]
+fn parity_of_end_tokens() {
+    for case in cases() {
+        let listed = |file: &str| {
+            let path = case.fixture.folder.join("model").join(file);
+            let value = path
+                .is_file()
+                .then(|| fixtures::json(&path)["eos_token_id"].clone())?;
+            match value {
+                Value::Array(ids) => ids.iter().map(Value::as_i64).collect::<Option<Vec<i64>>>(),
+                id => id.as_i64().map(|id| vec![id]),
+            }
+        };
+        let expected = listed("generation_config.json").or_else(|| listed("config.json"));
+        let expected = expected.unwrap_or_default();
+        assert_eq!(case.model.eos_ids(), expected, "{}", case.fixture.name);
     }
 }
 

@@ -195,15 +195,12 @@ impl Adapters {
     }
 }
 
+/// A site that is in no layer counts for the one that the forward reaches next: embeddings for the
+/// first, what stands between an encoder and a decoder for the decoder's first.
 fn lowest_layer(methods: &[&dyn Method], base: &dyn Base) -> Option<usize> {
-    let sites = base.sites();
-    let first_layered = sites
-        .iter()
-        .find(|site| site.layer.is_some())
-        .map(|site| site.id);
-    let layer = |site: SiteId| match sites.get(site).layer {
-        Some(layer) => Some(layer),
-        None => first_layered.is_some_and(|first| site < first).then_some(0),
+    let layer = |site: SiteId| {
+        let from_here = base.sites().iter().skip(site.index());
+        from_here.filter_map(|site| site.layer).next()
     };
     methods
         .iter()

@@ -95,6 +95,24 @@ impl Checkpoint {
         self.tensors.contains_key(name)
     }
 
+    /// Whether there is a tensor whose name begins with `prefix`.
+    pub(crate) fn has_prefix(&self, prefix: &str) -> bool {
+        let first = self.tensors.range(prefix.to_owned()..).next();
+        first.is_some_and(|(name, _)| name.starts_with(prefix))
+    }
+
+    /// Gives the first of `others` that is there the name `name`, when no tensor has that name:
+    /// weights that several layers share may be stored under the name of any one of them.
+    pub(crate) fn rename_first(&mut self, others: &[String], name: &str) {
+        if self.contains(name) {
+            return;
+        }
+        let found = others.iter().find_map(|other| self.tensors.remove(other));
+        if let Some(tensor) = found {
+            self.tensors.insert(name.to_owned(), tensor);
+        }
+    }
+
     /// Takes a tensor as float32.
     ///
     /// # Errors

@@ -29,7 +29,19 @@ impl ConfigFile {
         if let Some(file) = GgufFile::of_model(folder)? {
             return Ok(Self::new(file.path().to_owned(), file.config()?));
         }
-        let path = folder.join("config.json");
+        Self::read_file(folder.join("config.json"))
+    }
+
+    /// Reads the settings of generation that a model folder may have beside its configuration.
+    ///
+    /// # Errors
+    /// [`ModelError::Read`] or [`ModelError::Json`].
+    pub(crate) fn read_generation(folder: &Path) -> Result<Option<Self>, ModelError> {
+        let path = folder.join("generation_config.json");
+        path.is_file().then(|| Self::read_file(path)).transpose()
+    }
+
+    fn read_file(path: PathBuf) -> Result<Self, ModelError> {
         let text = std::fs::read(&path).map_err(|source| ModelError::Read {
             path: path.clone(),
             source,
@@ -187,12 +199,63 @@ impl ConfigFile {
 
     /// An id of the vocabulary, if it is there and not null.
     pub(crate) fn optional_id(&self, key: &str) -> Result<Option<usize>, ModelError> {
-        let Some(value) = self.value(key) else {
-            return Ok(None);
-        };
+        let id = self.value(key).map(|value| self.parse_id(key, value));
+        id.transpose()
+    }
+
+    fn parse_id(&self, key: &str, value: &Value) -> Result<usize, ModelError> {
         match value.as_u64() {
-            Some(id @ 0..MAX_SIZE) => Ok(Some(id as usize)),
+            Some(id @ 0..MAX_SIZE) => Ok(id as usize),
             _ => Err(self.invalid(key, "a token id", value)),
+        }
+    }
+
+    /// One id of the vocabulary, several or none.
+    pub(crate) fn ids(&self, key: &str) -> Result<Vec<i64>, ModelError> {
+        let Some(value) = self.value(key) else {
+            return Ok(Vec::new());
+        };
+        let values = match value {
+            Value::Array(values) => values.as_slice(),
+            _ => std::slice::from_ref(value),
+        };
+        let id = |value: &Value| match value.as_u64() {
+            Some(id @ 0..MAX_SIZE) => Ok(id as i64),
+            _ => Err(self.invalid(key, "a token id or a list of them", value)),
+        };
+        values.iter().map(id).collect()
+    }
+
+    /// A required id of the vocabulary.
+    pub(crate) fn id(&self, key: &str) -> Result<usize, ModelError> {
+        self.optional_id(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// A list of lists of ids of the vocabulary; empty when it is left out.
+    pub(crate) fn id_lists(&self, key: &str) -> Result<Vec<Vec<i64>>, ModelError> {
+        let Some(value) = self.value(key) else {
+            return Ok(Vec::new());
+        };
+        let lists = value.as_array().and_then(|lists| {
+            let lists = lists.iter().map(Value::as_array);
+            lists.collect::<Option<Vec<&Vec<Value>>>>()
+        });
+        let lists = lists.ok_or_else(|| self.invalid(key, "a list of lists of ids", value))?;
+        let parse = |id: &Value| Ok(self.parse_id(key, id)? as i64);
+        lists
+            .into_iter()
+            .map(|ids| ids.iter().map(parse).collect())
+            .collect()
+    }
+
+    /// Refuses an id that is not in the vocabulary.
+    ///
+    /// # Errors
+    /// [`ModelError::InvalidValue`].
+    pub(crate) fn check_id(&self, key: &str, id: i64, vocab: usize) -> Result<(), ModelError> {
+        match (0..vocab as i64).contains(&id) {
+            true => Ok(()),
+            false => Err(self.invalid(key, format!("an id below {vocab}"), id)),
         }
     }
 
@@ -360,6 +423,15 @@ mod tests {
         assert!(section.optional_text("type").is_err() && section.refuse("type").is_err());
         assert!(config.section("empty").unwrap().is_none());
         assert!(config.section("list").is_err() && config.texts("list").is_err());
+    }
+
+    #[test]
+    fn ids_may_be_one_or_several() {
+        let config = config(json!({"one": 2, "several": [3, 1], "none": null, "text": [1, "a"]}));
+        assert_eq!(config.ids("one").unwrap(), [2]);
+        assert_eq!(config.ids("several").unwrap(), [3, 1]);
+        assert!(config.ids("none").unwrap().is_empty());
+        assert!(config.ids("text").is_err());
     }
 
     #[test]

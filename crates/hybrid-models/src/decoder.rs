@@ -4,12 +4,12 @@ mod places;
 
 use burn::tensor::{Int, Tensor, TensorData};
 
-use crate::blocks::{DecoderLayer, KvCache, Rotation, SelfInputs};
+use crate::blocks::{DecoderLayer, KvCache, Rotation, SelfInputs, padding_bias};
 use crate::layers::LayerPlace;
 use crate::rope::Rope;
 use crate::{Embedding, Hooks, KeyValue, ModelError, Norm, Stack};
+use places::Places;
 pub(crate) use places::TreeTokens;
-use places::{Places, causal_bias, padding_bias};
 
 /// Token ids of a padded batch, or of the next tokens after those in a cache.
 #[derive(Debug, Clone)]
@@ -253,7 +253,7 @@ impl Decoder {
         let device = batch.input_ids.device();
         let bias = |window| match tree {
             Some(tree) => Some(tree.bias(&places, window, &device)),
-            None => causal_bias(&places, window, padding.clone(), &device),
+            None => places::bias(&places, window, padding.clone(), &device),
         };
         let any = |sliding| self.layers.iter().any(|layer| layer.sliding == sliding);
         let attention = DecoderAttention {

@@ -6,7 +6,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::checkpoint::Checkpoint;
 use crate::config_file::ConfigFile;
-use crate::head::linear_rows;
+use crate::head::{linear_rows, rows_at};
 use crate::layers::LayerPlace;
 use crate::llama::Member;
 use crate::loader::{LinearShape, Loader, Part};
@@ -25,6 +25,8 @@ pub struct DecoderModel {
     head: DecoderHead,
     /// The id that sequence classification takes for padding.
     pad_id: Option<usize>,
+    /// The ids that end a sequence.
+    eos_ids: Vec<i64>,
     layers: LayerTable,
 }
 
@@ -178,7 +180,13 @@ impl DecoderModel {
     pub fn load(folder: &Path, device: &Device) -> Result<Self, ModelError> {
         let config = ConfigFile::read(folder)?;
         let task = DecoderArchitecture::of(&config)?.task(&config)?;
-        Self::from_checkpoint(&config, Checkpoint::open(folder)?, task, device)
+        let mut model = Self::from_checkpoint(&config, Checkpoint::open(folder)?, task, device)?;
+        if let Some(generation) = ConfigFile::read_generation(folder)?
+            && generation.has("eos_token_id")
+        {
+            model.eos_ids = generation.ids("eos_token_id")?;
+        }
+        Ok(model)
     }
 
     /// Loads the decoder alone, as `AutoModel` does: site paths have no prefix, and a head in the
@@ -240,8 +248,14 @@ impl DecoderModel {
             architecture,
             head,
             pad_id: config.optional_id("pad_token_id")?,
+            eos_ids: config.ids("eos_token_id")?,
             layers: loader.finish(|name| architecture.may_go_unused(name))?,
         })
+    }
+
+    /// The tokens that end a sequence, as `generation_config.json` or `config.json` names them.
+    pub fn eos_ids(&self) -> &[i64] {
+        &self.eos_ids
     }
 
     fn lacks(&self, part: &'static str) -> ModelError {
@@ -288,13 +302,7 @@ impl DecoderModel {
         hooks: &dyn Hooks,
     ) -> Result<Tensor<2>, ModelError> {
         let output = self.output()?;
-        let [batch, seq, d_model] = hidden.dims();
-        let places: Vec<i32> = places.iter().map(|place| *place as i32).collect();
-        let n_places = places.len();
-        let places: Tensor<1, Int> =
-            Tensor::from_data(TensorData::new(places, [n_places]), &hidden.device());
-        let rows = hidden.reshape([batch * seq, d_model]).select(0, places);
-        Ok(linear_rows(output, rows, hooks))
+        Ok(linear_rows(output, rows_at(hidden, places), hooks))
     }
 
     /// Logits at the places that predict a label, and those labels, row by row. The label of a

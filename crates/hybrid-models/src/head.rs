@@ -1,6 +1,6 @@
 //! Task heads on top of an encoder.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::architecture::{Architecture, EncoderPlan, Task};
 use crate::blocks::Activation;
@@ -152,6 +152,19 @@ impl Head {
             }
         }
     }
+}
+
+/// The vectors at chosen places: `row * seq + position` each.
+///
+/// # Shapes
+/// - `hidden`: `[batch, seq, d_model]` → `[places, d_model]`
+pub(crate) fn rows_at(hidden: Tensor<3>, places: &[usize]) -> Tensor<2> {
+    let [batch, seq, d_model] = hidden.dims();
+    let places: Vec<i32> = places.iter().map(|place| *place as i32).collect();
+    let n_places = places.len();
+    let places = TensorData::new(places, [n_places]);
+    let places: Tensor<1, Int> = Tensor::from_data(places, &hidden.device());
+    hidden.reshape([batch * seq, d_model]).select(0, places)
 }
 
 /// A linear site on one vector a row.

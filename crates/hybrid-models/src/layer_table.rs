@@ -7,6 +7,7 @@ use burn::tensor::{Tensor, TensorData};
 use crate::architecture::Architecture;
 use crate::config_file::ConfigFile;
 use crate::decoder_model::DecoderArchitecture;
+use crate::encoder_decoder::Family;
 use crate::layers::LayerPlace;
 use crate::{Layer, ModelError, SiteId, SiteTable};
 
@@ -28,21 +29,23 @@ impl BaseKind {
     /// [`ModelError::UnknownArchitecture`], or an error of the configuration.
     pub fn of_folder(folder: &Path) -> Result<Self, ModelError> {
         let config = ConfigFile::read(folder)?;
-        let encoder = Architecture::of(&config);
-        let decoder = DecoderArchitecture::of(&config);
-        match (encoder, decoder) {
-            (Ok(_), _) => Ok(Self::Encoder),
-            (_, Ok(_)) => Ok(Self::Decoder),
-            (
-                Err(ModelError::UnknownArchitecture { path, found, known }),
-                Err(ModelError::UnknownArchitecture { known: more, .. }),
-            ) => Err(ModelError::UnknownArchitecture {
-                path,
-                found,
-                known: [known, more].concat(),
-            }),
-            (Err(error), _) => Err(error),
+        let mut all = Vec::new();
+        for (kind, error) in [
+            (Self::Encoder, Architecture::of(&config).err()),
+            (Self::Decoder, DecoderArchitecture::of(&config).err()),
+            (Self::EncoderDecoder, Family::of(&config).err()),
+        ] {
+            match error {
+                None => return Ok(kind),
+                Some(ModelError::UnknownArchitecture { known, .. }) => all.extend(known),
+                Some(error) => return Err(error),
+            }
         }
+        Err(ModelError::UnknownArchitecture {
+            path: config.path().to_owned(),
+            found: config.text("model_type")?.to_owned(),
+            known: all,
+        })
     }
 }
 

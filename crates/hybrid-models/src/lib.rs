@@ -1,8 +1,9 @@
-//! Token ids to hidden states: frozen encoders with hooks at every site, checkpoint readers and a
-//! resolver of model names.
+//! Token ids to hidden states and to more tokens: frozen encoders and decoders with hooks at every
+//! site, checkpoint readers and a resolver of model names.
 //!
 //! A base is never wrapped and never changed. What may act on it while it runs is passed to its
-//! forward as [`Hooks`]; a model runs alone with [`NoHooks`].
+//! forward as [`Hooks`]; a model runs alone with [`NoHooks`]. Whatever its kind, a base shows its
+//! sites and layers through [`Base`].
 
 #![recursion_limit = "256"]
 
@@ -42,6 +43,11 @@ mod decoder_model;
 mod generate;
 mod score;
 
+mod bart;
+mod encoder_decoder;
+mod marian;
+mod t5;
+
 mod resolve;
 
 mod whole_file;
@@ -52,6 +58,7 @@ pub use decoder::{Decoder, DecoderAttention, DecoderBatch};
 pub use decoder_model::DecoderModel;
 pub use device::open_device;
 pub use encoder::{Encoder, EncoderAttention, EncoderBatch};
+pub use encoder_decoder::{Encoded, EncoderDecoder, EncoderDecoderCache, TargetTokens};
 pub use error::ModelError;
 pub use generate::{
     BeamConfig, Decoding, EarlyStopping, Finish, Generated, GenerationConfig, LogitsProcessor,

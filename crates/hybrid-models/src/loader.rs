@@ -3,6 +3,7 @@
 use burn::tensor::{Device, Tensor};
 
 use crate::checkpoint::Checkpoint;
+use crate::encoder_decoder::FixedTensor;
 use crate::layer_table::{KeyedLayer, LayerTable};
 use crate::{Embedding, Layer, Linear, ModelError, Norm, NormKind, SiteId, SiteKind, SiteTable};
 
@@ -65,13 +66,22 @@ impl<'a> Loader<'a> {
 
     fn place(&mut self, part: Part, path: &str, kind: SiteKind) -> (SiteId, String) {
         let site_path = format!("{}{path}", self.site_prefix);
-        let key = format!("{}{path}", self.key_prefix);
-        let (site_path, key, layer, head) = match part {
-            Part::Body => (site_path, key, None, false),
-            Part::Layer(layer) => (site_path, key, Some(layer), false),
-            Part::Head => (path.to_owned(), path.to_owned(), None, true),
+        let (site_path, layer, head) = match part {
+            Part::Body => (site_path, None, false),
+            Part::Layer(layer) => (site_path, Some(layer), false),
+            Part::Head => (path.to_owned(), None, true),
         };
-        (self.sites.add(site_path, layer, head, kind), key)
+        (
+            self.sites.add(site_path, layer, head, kind),
+            self.key(part, path),
+        )
+    }
+
+    fn key(&self, part: Part, path: &str) -> String {
+        match part {
+            Part::Body | Part::Layer(_) => format!("{}{path}", self.key_prefix),
+            Part::Head => path.to_owned(),
+        }
     }
 
     fn keep(
@@ -245,6 +255,45 @@ impl<'a> Loader<'a> {
         let layer = Layer::Embedding(embedding.clone());
         self.keep(layer, Some(weight_key), None, false);
         Ok(embedding)
+    }
+
+    /// The word vectors of one stack: those that stacks share, unless the checkpoint has others
+    /// under this path.
+    pub(crate) fn stack_words(
+        &mut self,
+        path: &str,
+        shared: &Embedding,
+    ) -> Result<Embedding, ModelError> {
+        let weight_key = self.key(Part::Body, &format!("{path}.weight"));
+        if !self.checkpoint.contains(&weight_key) {
+            return Ok(shared.clone());
+        }
+        let [n, d_model] = shared.weight.dims();
+        let weight: Tensor<2> = self.tensor(&weight_key, [n, d_model])?;
+        if weight.to_data() == shared.weight.to_data() {
+            return Ok(shared.clone());
+        }
+        let (site, _) = self.place(Part::Body, path, SiteKind::Embedding { n, d_model });
+        let embedding = Embedding { site, weight };
+        let layer = Layer::Embedding(embedding.clone());
+        self.keep(layer, Some(weight_key), None, false);
+        Ok(embedding)
+    }
+
+    /// A tensor that is no layer, if the checkpoint has it.
+    pub(crate) fn fixed(
+        &mut self,
+        part: Part,
+        path: &str,
+        shape: [usize; 2],
+    ) -> Result<Option<FixedTensor>, ModelError> {
+        let key = self.key(part, path);
+        if !self.checkpoint.contains(&key) {
+            return Ok(None);
+        }
+        let values = self.tensor(&key, shape)?;
+        let key = Some(key);
+        Ok(Some(FixedTensor { key, values }))
     }
 
     /// The output of a sub-layer of transformer layer `layer`.

@@ -96,7 +96,14 @@ impl Attention {
             Some(cache) => cache.extend(own),
             None => own,
         };
-        self.mix(query, seen, inputs.bias, hooks)
+        mix(
+            query,
+            seen,
+            inputs.bias,
+            self.heads.scale,
+            &self.output,
+            hooks,
+        )
     }
 
     /// Queries, keys and values of a sequence, normalised where the layer does so.
@@ -139,30 +146,6 @@ impl Attention {
         (split_heads(query, n_heads), KeyValue { key, value })
     }
 
-    /// Mixes values by how queries fit keys, and projects the result.
-    ///
-    /// # Shapes
-    /// - `query`: `[batch, n_heads, seq, d_head]`, `seen`: twice
-    ///   `[batch, n_kv_heads, keys, d_head]` → `[batch, seq, d_model]`
-    pub(crate) fn mix(
-        &self,
-        query: Tensor<4>,
-        seen: KeyValue,
-        bias: Option<&Tensor<4>>,
-        hooks: &dyn Hooks,
-    ) -> Tensor<3> {
-        let [_, _, n_keys, _] = seen.key.dims();
-        let bias = bias.map(|bias| widened(bias.clone(), n_keys));
-        let mixed = attend(query, seen, bias, self.heads.scale);
-        let [batch, n_heads, seq, d_head] = mixed.dims();
-        hooks.linear(
-            &self.output,
-            mixed
-                .swap_dims(1, 2)
-                .reshape([batch, seq, n_heads * d_head]),
-        )
-    }
-
     pub(crate) fn places(&mut self) -> impl Iterator<Item = LayerPlace<'_>> {
         let projections = match &mut self.projections {
             Projections::Separate { query, key, value } => vec![query, key, value],
@@ -174,6 +157,31 @@ impl Attention {
             .chain(self.head_norms.iter_mut().flatten().map(LayerPlace::Norm))
             .chain([LayerPlace::Linear(&mut self.output)])
     }
+}
+
+/// Mixes values by how queries fit keys, and projects the result.
+///
+/// # Shapes
+/// - `query`: `[batch, n_heads, seq, d_head]`, `seen`: twice `[batch, n_kv_heads, keys, d_head]` →
+///   `[batch, seq, d_model]`
+pub(crate) fn mix(
+    query: Tensor<4>,
+    seen: KeyValue,
+    bias: Option<&Tensor<4>>,
+    scale: f64,
+    output: &Linear,
+    hooks: &dyn Hooks,
+) -> Tensor<3> {
+    let [_, _, n_keys, _] = seen.key.dims();
+    let bias = bias.map(|bias| widened(bias.clone(), n_keys));
+    let mixed = attend(query, seen, bias, scale);
+    let [batch, n_heads, seq, d_head] = mixed.dims();
+    hooks.linear(
+        output,
+        mixed
+            .swap_dims(1, 2)
+            .reshape([batch, seq, n_heads * d_head]),
+    )
 }
 
 /// # Shapes
@@ -233,7 +241,8 @@ pub(crate) fn attend(
     let [batch, n_heads, seq, d_head] = query.dims();
     let [_, n_kv_heads, n_keys, _] = key.dims();
     let tracked = [&query, &key, &value]
-        .iter()
+        .into_iter()
+        .chain(bias.as_ref())
         .any(|x| x.device().is_autodiff());
     if !tracked && seq > 1 {
         let spread = |x: Tensor<4>| match n_heads / n_kv_heads {

@@ -82,7 +82,8 @@ impl KvCache {
 }
 
 impl KeyValue {
-    fn select(self, dim: usize, indices: &[usize]) -> Self {
+    /// Keeps these indices of one axis in this order.
+    pub(crate) fn select(self, dim: usize, indices: &[usize]) -> Self {
         let device: Device = self.key.device();
         let indices: Vec<i32> = indices.iter().map(|index| *index as i32).collect();
         let n = indices.len();

@@ -3,9 +3,7 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::DecoderBatch;
-
-/// What hides a key. The sum of two does not overflow, in bfloat16 neither.
-const HIDDEN: f32 = f32::MAX / 4.0;
+use crate::blocks::{HIDDEN, causal_bias};
 
 /// Where the present tokens stand among all keys.
 pub(super) struct Places {
@@ -43,46 +41,18 @@ impl Places {
     }
 }
 
-/// # Shapes
-/// - `mask`: `[batch, cached + seq]` → `[batch, 1, 1, keys]`
-pub(super) fn padding_bias(mask: &Tensor<2, Int>, n_virtual: usize) -> Tensor<4> {
-    let [size, width] = mask.dims();
-    let bias = (mask.clone().float() - 1.0) * HIDDEN;
-    let bias = match n_virtual {
-        0 => bias,
-        seen => Tensor::cat(vec![Tensor::zeros([size, seen], &bias.device()), bias], 1),
-    };
-    bias.reshape([size, 1, 1, n_virtual + width])
-}
-
 /// What hides later keys, those outside the window, and padding; none when nothing is hidden.
 ///
 /// # Shapes
 /// - `padding`: `[batch, 1, 1, keys]` → `[1 or batch, 1, 1 or own, keys]`
-pub(super) fn causal_bias(
+pub(super) fn bias(
     places: &Places,
     window: Option<usize>,
     padding: Option<Tensor<4>>,
     device: &Device,
 ) -> Option<Tensor<4>> {
-    let (own, keys) = (places.own, places.keys());
-    let window = window.filter(|window| *window < keys);
-    if own == 1 && window.is_none() {
-        return padding;
-    }
-    let count =
-        |start: usize, end: usize| Tensor::<1, Int>::arange(start as i64..end as i64, device);
-    let queries: Tensor<2, Int> = count(places.past, keys).unsqueeze_dim(1);
-    let distance = queries - count(0, keys).unsqueeze_dim(0);
-    let mut hidden = distance.clone().lower_elem(0);
-    if let Some(window) = window {
-        hidden = hidden.bool_or(distance.greater_equal_elem(window as i64));
-    }
-    let bias = (hidden.float() * -HIDDEN).reshape([1, 1, own, keys]);
-    Some(match padding {
-        Some(padding) => bias + padding,
-        None => bias,
-    })
+    let causal = causal_bias(places.past, places.own, window, device);
+    causal.into_iter().chain(padding).reduce(|a, b| a + b)
 }
 
 /// Tokens of a tree that are read at once, parents first. What the cache holds of it is the path

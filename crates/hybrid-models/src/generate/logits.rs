@@ -38,6 +38,14 @@ pub enum LogitsProcessor {
     },
     /// Removes tokens that would complete one of these sequences.
     BadWords(Vec<Vec<i64>>),
+    /// Removes all tokens but one when the sequence, prompt included, has a length. That one is
+    /// certain then: its score is 0.
+    Forced {
+        /// Tokens before the forced one.
+        length: usize,
+        /// The token that must come.
+        id: i64,
+    },
 }
 
 impl LogitsProcessor {
@@ -70,9 +78,11 @@ impl LogitsProcessor {
             Self::BadWords(words) if words.iter().any(Vec::is_empty) => {
                 ("bad_words", "1 token or more in each", false, &0.0)
             }
-            Self::TopK(_) | Self::NoRepeatNgram(_) | Self::MinLength { .. } | Self::BadWords(_) => {
-                return Ok(());
-            }
+            Self::TopK(_)
+            | Self::NoRepeatNgram(_)
+            | Self::MinLength { .. }
+            | Self::BadWords(_)
+            | Self::Forced { .. } => return Ok(()),
         };
         match fits && found.is_finite() {
             true => Ok(()),
@@ -167,6 +177,15 @@ impl LogitsProcessor {
                     ids.ends_with(start).then_some(*last)
                 });
                 remove(scores, completed);
+            }
+            Self::Forced { length, id } => {
+                if ids.len() == *length {
+                    keep(scores, |token, _| token as i64 == *id);
+                    if let Some(score) = usize::try_from(*id).ok().and_then(|id| scores.get_mut(id))
+                    {
+                        *score = 0.0;
+                    }
+                }
             }
         }
     }
@@ -288,6 +307,23 @@ mod tests {
         };
         assert_eq!(kept(min_length(6)), [1, 2, 4, 5]);
         assert_eq!(kept(min_length(5)), [0, 1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_forced_token_comes_at_its_place() {
+        let forced = LogitsProcessor::Forced { length: 2, id: 1 };
+        for (ids, expected) in [
+            (
+                [7, 8].as_slice(),
+                [f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY],
+            ),
+            (&[7], [0.5, -0.5, 0.25]),
+            (&[7, 8, 1], [0.5, -0.5, 0.25]),
+        ] {
+            let mut scores = [0.5, -0.5, 0.25];
+            forced.apply(ids, &mut scores);
+            assert_eq!(scores, expected);
+        }
     }
 
     #[test]

@@ -1,0 +1,297 @@
+//! Reading an input and the targets of it.
+
+use burn::tensor::{Int, Tensor, TensorData};
+
+use super::EncoderDecoder;
+use crate::blocks::{KvCache, Memory, SelfInputs, padding_bias};
+use crate::head::rows_at;
+use crate::{EncoderBatch, Hooks, IGNORED, KeyValue, ModelError, cross_entropy};
+
+/// An encoder's output, for a decoder to attend to.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    /// `[batch, n_virtual + seq, d_model]`.
+    pub states: Tensor<3>,
+    /// Hides padding, `[batch, 1, 1, n_virtual + seq]`.
+    pub(super) bias: Tensor<4>,
+}
+
+/// Keys and values of the targets so far, and those of the encoder's output.
+#[derive(Debug, Clone)]
+pub struct EncoderDecoderCache {
+    pub(super) own: KvCache,
+    /// One a layer.
+    pub(super) memory: Vec<Option<KeyValue>>,
+}
+
+impl EncoderDecoderCache {
+    /// Positions of targets held, those of hooks included.
+    pub fn len(&self) -> usize {
+        self.own.len()
+    }
+
+    /// Whether nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.own.is_empty()
+    }
+}
+
+impl EncoderDecoder {
+    /// An empty cache with room for `capacity` targets, more when they are needed.
+    pub fn new_cache(&self, capacity: usize) -> EncoderDecoderCache {
+        EncoderDecoderCache {
+            own: KvCache::new(self.n_decoder_layers(), capacity),
+            memory: vec![None; self.n_decoder_layers()],
+        }
+    }
+
+    /// Reads an input.
+    ///
+    /// # Shapes
+    /// - `batch`: `[batch, seq]`
+    ///
+    /// # Errors
+    /// [`ModelError::BatchShape`], [`ModelError::TooManyPositions`].
+    ///
+    /// # Panics
+    /// If an id is not in the vocabulary, or if `hooks` have keys for fewer layers than there are.
+    pub fn encode(&self, batch: &EncoderBatch, hooks: &dyn Hooks) -> Result<Encoded, ModelError> {
+        self.run_encoder(batch, hooks, |_| ())
+    }
+
+    /// The encoder's hidden states: those that enter the first layer and those that leave each
+    /// layer, the last ones normalised where the model does so.
+    ///
+    /// # Shapes
+    /// - `batch`: `[batch, seq]` → each `[batch, n_virtual + seq, d_model]`
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    ///
+    /// # Panics
+    /// As [`encode`](Self::encode).
+    pub fn encoder_states(
+        &self,
+        batch: &EncoderBatch,
+        hooks: &dyn Hooks,
+    ) -> Result<Vec<Tensor<3>>, ModelError> {
+        let mut states = Vec::new();
+        let encoded = self.run_encoder(batch, hooks, |hidden| states.push(hidden.clone()))?;
+        states.push(encoded.states);
+        Ok(states)
+    }
+
+    /// `entering` sees what enters each layer.
+    fn run_encoder(
+        &self,
+        batch: &EncoderBatch,
+        hooks: &dyn Hooks,
+        mut entering: impl FnMut(&Tensor<3>),
+    ) -> Result<Encoded, ModelError> {
+        let (ids, mask) = (&batch.input_ids, &batch.attention_mask);
+        if mask.dims() != ids.dims() {
+            return Err(ModelError::BatchShape {
+                what: "attention_mask",
+                expected: ids.dims().to_vec(),
+                found: mask.dims().to_vec(),
+            });
+        }
+        let begun = self.encoder.begin(ids, Some(mask), 0, hooks)?;
+        let in_front = begun.hidden.dims()[1] - ids.dims()[1];
+        let mut hidden = begun.hidden;
+        for (index, layer) in self.encoder.layers.iter().enumerate() {
+            entering(&hidden);
+            let inputs = SelfInputs {
+                bias: begun.bias.as_ref(),
+                prefix: begun.prefix.as_ref().map(|layers| &layers[index]),
+                ..SelfInputs::default()
+            };
+            hidden = layer.forward(hidden, inputs, None, hooks);
+        }
+        Ok(Encoded {
+            states: self.encoder.finish(hidden, hooks),
+            bias: padding_bias(mask, in_front),
+        })
+    }
+
+    /// The decoder's last hidden states. With a cache, `ids` are those after the ones in it, and
+    /// their keys and values are added to it.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch, seq]` → `[batch, n_virtual + seq, d_model]`
+    ///
+    /// # Errors
+    /// [`ModelError::BatchShape`], [`ModelError::TooManyPositions`].
+    ///
+    /// # Panics
+    /// If an id is not in the vocabulary, or if `hooks` have keys for fewer layers than there are.
+    pub fn decode(
+        &self,
+        ids: &Tensor<2, Int>,
+        encoded: &Encoded,
+        cache: Option<&mut EncoderDecoderCache>,
+        hooks: &dyn Hooks,
+    ) -> Result<Tensor<3>, ModelError> {
+        self.run_decoder(ids, encoded, cache, hooks, |_| ())
+    }
+
+    /// The decoder's hidden states: those that enter the first layer and those that leave each
+    /// layer, the last ones normalised where the model does so.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch, seq]` → each `[batch, n_virtual + seq, d_model]`
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    ///
+    /// # Panics
+    /// As [`decode`](Self::decode).
+    pub fn decoder_states(
+        &self,
+        ids: &Tensor<2, Int>,
+        encoded: &Encoded,
+        hooks: &dyn Hooks,
+    ) -> Result<Vec<Tensor<3>>, ModelError> {
+        let mut states = Vec::new();
+        let entering = |hidden: &Tensor<3>| states.push(hidden.clone());
+        let last = self.run_decoder(ids, encoded, None, hooks, entering)?;
+        states.push(last);
+        Ok(states)
+    }
+
+    fn run_decoder(
+        &self,
+        ids: &Tensor<2, Int>,
+        encoded: &Encoded,
+        mut cache: Option<&mut EncoderDecoderCache>,
+        hooks: &dyn Hooks,
+        mut entering: impl FnMut(&Tensor<3>),
+    ) -> Result<Tensor<3>, ModelError> {
+        let [batch, seq] = ids.dims();
+        let [inputs, _, _] = encoded.states.dims();
+        if batch != inputs {
+            return Err(ModelError::BatchShape {
+                what: "decoder_input_ids",
+                expected: vec![inputs, seq],
+                found: vec![batch, seq],
+            });
+        }
+        let held = cache.as_ref().map_or(0, |cache| cache.len());
+        let begun = self.decoder.begin(ids, None, held, hooks)?;
+        let mut hidden = begun.hidden;
+        for (index, layer) in self.decoder.layers.iter().enumerate() {
+            entering(&hidden);
+            let (own, kept) = match cache.as_deref_mut() {
+                Some(EncoderDecoderCache { own, memory }) => {
+                    (Some(&mut own.layers[index]), Some(&mut memory[index]))
+                }
+                None => (None, None),
+            };
+            let inputs = SelfInputs {
+                bias: begun.bias.as_ref(),
+                rotation: None,
+                prefix: begun.prefix.as_ref().map(|layers| &layers[index]),
+                cache: own,
+            };
+            let memory = Some(Memory {
+                states: &encoded.states,
+                bias: &encoded.bias,
+                kept,
+            });
+            hidden = layer.forward(hidden, inputs, memory, hooks);
+        }
+        Ok(self.decoder.finish(hidden, hooks))
+    }
+
+    /// Logits of the vocabulary at every place.
+    ///
+    /// # Shapes
+    /// - `hidden`, of [`decode`](Self::decode): `[batch, seq, d_model]` → `[batch, seq, vocab]`
+    pub fn logits(&self, hidden: Tensor<3>, hooks: &dyn Hooks) -> Tensor<3> {
+        let hidden = match self.output_scale {
+            1.0 => hidden,
+            scale => hidden.mul_scalar(scale),
+        };
+        let logits = hooks.linear(&self.output, hidden);
+        match &self.logits_bias {
+            Some(bias) => logits + bias.values.clone().unsqueeze(),
+            None => logits,
+        }
+    }
+
+    /// Logits of the vocabulary at chosen places: `row * seq + position` each. No other place
+    /// reaches the output layer.
+    ///
+    /// # Shapes
+    /// - `hidden`, of [`decode`](Self::decode): `[batch, seq, d_model]` → `[places, vocab]`
+    ///
+    /// # Panics
+    /// If a place is outside of `hidden`.
+    pub fn logits_at(&self, hidden: Tensor<3>, places: &[usize], hooks: &dyn Hooks) -> Tensor<2> {
+        let rows = rows_at(hidden, places).unsqueeze_dim(1);
+        self.logits(rows, hooks).squeeze_dim(1)
+    }
+
+    /// Logits of the targets, each given the input and the targets before it, and those targets,
+    /// row by row. [`IGNORED`] asks for nothing.
+    ///
+    /// # Shapes
+    /// - `batch`: `[batch, seq]`, `labels`: `[batch, labels]` → `[targets, vocab]` and `[targets]`
+    ///
+    /// # Errors
+    /// [`ModelError::NoTarget`] when no label is left, and as [`encode`](Self::encode) and
+    /// [`decode`](Self::decode).
+    ///
+    /// # Panics
+    /// As [`encode`](Self::encode).
+    pub fn target_logits(
+        &self,
+        batch: &EncoderBatch,
+        labels: &Tensor<2, Int>,
+        hooks: &dyn Hooks,
+    ) -> Result<(Tensor<2>, Tensor<1, Int>), ModelError> {
+        let [_, seq] = labels.dims();
+        let all = labels.to_data();
+        let (indices, targets): (Vec<usize>, Vec<i64>) = all
+            .iter::<i64>()
+            .enumerate()
+            .filter(|(_, label)| *label != IGNORED)
+            .unzip();
+        if targets.is_empty() {
+            return Err(ModelError::NoTarget);
+        }
+        let encoded = self.encode(batch, hooks)?;
+        let ids = self.tokens.shift_right(labels);
+        let hidden = self.decode(&ids, &encoded, None, hooks)?;
+        let n_virtual = hidden.dims()[1] - seq;
+        let places: Vec<usize> = indices
+            .into_iter()
+            .map(|index| index + (index / seq + 1) * n_virtual)
+            .collect();
+        let n_targets = targets.len();
+        let targets = TensorData::new(targets, [n_targets]);
+        let targets = Tensor::from_data(targets, &labels.device());
+        Ok((self.logits_at(hidden, &places, hooks), targets))
+    }
+
+    /// Mean negative log-likelihood of the labels that are not [`IGNORED`], as Transformers'
+    /// conditional generation models define it.
+    ///
+    /// # Shapes
+    /// - `batch`: `[batch, seq]`, `labels`: `[batch, labels]` → `[1]`
+    ///
+    /// # Errors
+    /// As [`target_logits`](Self::target_logits).
+    ///
+    /// # Panics
+    /// As [`encode`](Self::encode).
+    pub fn loss(
+        &self,
+        batch: &EncoderBatch,
+        labels: &Tensor<2, Int>,
+        hooks: &dyn Hooks,
+    ) -> Result<Tensor<1>, ModelError> {
+        let (logits, targets) = self.target_logits(batch, labels, hooks)?;
+        Ok(cross_entropy(logits, targets))
+    }
+}
