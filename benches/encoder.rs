@@ -83,13 +83,14 @@ fn train_step_top_layers_over_cached_layers(bencher: Bencher<'_, '_>) {
     let encoder = &base.encoder;
     let middle = encoder.n_layers() / 2;
     let adapters = lora(&base, Some((middle..encoder.n_layers()).collect()), &device);
-    let bias = encoder.attention_bias(&batch);
-    let below = (0..middle).fold(encoder.embed(&batch, &NoHooks), |hidden, index| {
-        encoder.layer(index, hidden, &bias, &NoHooks)
+    let attention = encoder.attention(&batch, &NoHooks);
+    let embedded = encoder.embed(&batch, &attention, &NoHooks);
+    let below = (0..middle).fold(embedded, |hidden, index| {
+        encoder.layer(index, hidden, &attention, &NoHooks)
     });
     let hooks: &dyn Hooks = &adapters;
     bencher.counter(ItemsCount::new(ROWS)).bench_local(|| {
-        let above = |hidden, index| encoder.layer(index, hidden, &bias, hooks);
+        let above = |hidden, index| encoder.layer(index, hidden, &attention, hooks);
         (middle..encoder.n_layers())
             .fold(below.clone(), above)
             .powi_scalar(2)

@@ -15,7 +15,7 @@ use hybrid_adapters::{
 use hybrid_data::{
     BatchLimits, BatchOrder, FieldMapping, LabelSet, Tokenizer, length_buckets, pad, read_examples,
 };
-use hybrid_models::{EncoderBatch, Model, Pooling, Resolver, open_device};
+use hybrid_models::{Base, EncoderBatch, Model, Pooling, Resolver, open_device};
 use hybrid_optim::{OptimizerConfig, ScheduleConfig, Updater, cross_entropy_sum};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

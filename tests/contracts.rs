@@ -6,7 +6,7 @@ use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Tensor, TensorData};
 use hybrid_adapters::{AdapterConfig, AdapterError, Adapters, load_peft, peft_has, save_peft};
-use hybrid_models::NoHooks;
+use hybrid_models::{Base, NoHooks};
 use serde_json::json;
 
 use bench::{benches, close, differ, moved};

@@ -6,13 +6,16 @@
 
 #![recursion_limit = "256"]
 
+mod any_base;
 mod backends;
 mod bad_input;
 mod bad_input_disk;
 mod bad_input_preflight;
 mod contracts;
+mod decoder_reference;
 mod fixtures;
 mod parity_adapters;
+mod parity_chat;
 mod parity_gguf;
 mod parity_metrics;
 mod parity_models;

@@ -5,6 +5,7 @@ use std::path::Path;
 use hybrid::gguf_vocabulary;
 use hybrid_data::{SplitReading, Tokenizer};
 use hybrid_models::{BlockFormat, GgufFile};
+use hybrid_prompts::{ChatTemplate, Message};
 use serde_json::Value;
 
 use crate::fixtures::{self, Fixture, Tensors, Tolerance};
@@ -108,9 +109,21 @@ fn check_tokenizer(expected: &Path, file: &GgufFile) {
         let encoding = tokenizer.encode(&[text.to_owned()]).unwrap().remove(0);
         assert_eq!(Value::from(encoding.ids), row["ids"], "{text:?}");
     }
+    let chats = expected["chat"].as_array().expect("conversations");
     let template = file.text("tokenizer.chat_template").unwrap();
-    assert!(
-        expected["chat"].is_null() || template.is_some_and(|text| !text.is_empty()),
-        "a chat template"
-    );
+    let token = |id: Option<u64>| match id {
+        Some(id) => vocabulary.tokens[id as usize].as_str(),
+        None => "",
+    };
+    let template = ChatTemplate::parse(
+        template.expect("a chat template"),
+        token(vocabulary.bos_token_id),
+        token(vocabulary.eos_token_id),
+    )
+    .unwrap();
+    for chat in chats {
+        let messages: Vec<Message> = serde_json::from_value(chat["messages"].clone()).unwrap();
+        let rendered = template.render(&messages, true).unwrap();
+        assert_eq!(Value::from(rendered), chat["text"]);
+    }
 }

@@ -1,4 +1,5 @@
-//! Schedules and optimizers against `transformers.get_scheduler` and `torch.optim`.
+//! Schedules, optimizers and logits processors against `transformers.get_scheduler`, `torch.optim`
+//! and `transformers.generation`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -6,16 +7,16 @@ use std::path::Path;
 use burn::module::{Module, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
+use hybrid_models::LogitsProcessor;
 use hybrid_optim::{OptimizerConfig, ScheduleConfig, ScheduleKind, Updater};
 use serde_json::Value;
 
 use crate::fixtures::{self, Fixture, Tensors, Tolerance};
 
-/// Objectives that come with causal models, generation and reinforcement.
-const LATER: [&str; 5] = [
+/// Objectives that come with reinforcement and distillation.
+const LATER: [&str; 4] = [
     "distillation_and_embedding",
     "grpo",
-    "logits_processors",
     "preference",
     "torch_rng",
 ];
@@ -40,12 +41,13 @@ fn objectives_parity() {
         match name.as_str() {
             "schedules" => check_schedules(&fixture),
             "optimizers" => check_optimizers(&fixture),
+            "logits_processors" => check_logits_processors(&fixture),
             later if LATER.contains(&later) => {}
             unknown => panic!("objective fixture {unknown:?} is not understood"),
         }
         seen.insert(name);
     }
-    for name in ["schedules", "optimizers"] {
+    for name in ["schedules", "optimizers", "logits_processors"] {
         assert!(seen.contains(name), "no fixture {name:?}");
     }
 }
@@ -173,6 +175,77 @@ fn check_optimizer(
             .0;
         let actual: Vec<f32> = module.value.val().into_data().iter().collect();
         tolerance.check(&format!("{name}: step {step}"), &actual, expected);
+    }
+}
+
+/// The processor of an output's name; words that must not come are in the note alone.
+fn logits_processor(name: &str, note: &str) -> Option<LogitsProcessor> {
+    if name == "bad_words" {
+        let words = note
+            .split_once("bad words: ")
+            .expect("the note lists bad words")
+            .1;
+        let words = serde_json::from_str(words).expect("bad words are lists of ids");
+        return Some(LogitsProcessor::BadWords(words));
+    }
+    if let Some(settings) = name.strip_prefix("min_length_") {
+        let (length, eos_id) = settings.split_once("_eos_").expect("an end token");
+        return Some(LogitsProcessor::MinLength {
+            length: length.parse().ok()?,
+            eos_ids: vec![eos_id.parse().ok()?],
+        });
+    }
+    let (name, value) = name.rsplit_once('_')?;
+    let number = value.parse::<f64>().ok()?;
+    Some(match name {
+        "temperature" => LogitsProcessor::Temperature(number),
+        "top_k" => LogitsProcessor::TopK(number as usize),
+        "top_p" => LogitsProcessor::TopP(number),
+        "min_p" => LogitsProcessor::MinP(number),
+        "typical" => LogitsProcessor::Typical(number),
+        "epsilon" => LogitsProcessor::Epsilon(number),
+        "repetition_penalty" => LogitsProcessor::RepetitionPenalty(number),
+        "no_repeat_ngram" => LogitsProcessor::NoRepeatNgram(number as usize),
+        _ => return None,
+    })
+}
+
+fn check_logits_processors(fixture: &Fixture) {
+    let inputs = Tensors::read(&fixture.folder.join("inputs.safetensors"));
+    let outputs = Tensors::read(&fixture.folder.join("outputs.safetensors"));
+    let note = fixture.meta["note"].as_str().expect("note");
+    let tolerance = Tolerance::of(&fixture.meta["tolerance"]);
+    let ids = inputs
+        .ints("input_ids")
+        .chunks(inputs.shape("input_ids")[1]);
+    let vocab = inputs.shape("scores")[1];
+    for name in outputs.names() {
+        let short = name.strip_prefix("processed.").unwrap_or(name);
+        let processor = logits_processor(short, note)
+            .unwrap_or_else(|| panic!("logits processor {name:?} is not understood"));
+        processor
+            .validate()
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let rows = inputs.floats("scores").chunks(vocab);
+        let recorded = outputs.floats(name).chunks(vocab);
+        for ((ids, scores), recorded) in ids.clone().zip(rows).zip(recorded) {
+            let mut scores = scores.to_vec();
+            processor.apply(ids, &mut scores);
+            let finite = |values: &[f32]| -> Vec<(usize, f32)> {
+                let all = values.iter().copied().enumerate();
+                all.filter(|(_, value)| *value > f32::NEG_INFINITY)
+                    .collect()
+            };
+            let (found, kept) = (finite(&scores), finite(recorded));
+            let tokens = |kept: &[(usize, f32)]| kept.iter().map(|kept| kept.0).collect::<Vec<_>>();
+            assert_eq!(
+                tokens(&found),
+                tokens(&kept),
+                "{name}: tokens that are kept"
+            );
+            let values = |kept: &[(usize, f32)]| kept.iter().map(|kept| kept.1).collect::<Vec<_>>();
+            tolerance.check(name, &values(&found), &values(&kept));
+        }
     }
 }
 

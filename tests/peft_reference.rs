@@ -6,7 +6,7 @@ use std::process::Command;
 
 use burn::tensor::Tensor;
 use hybrid_adapters::{AdapterConfig, Adapters, ClassifierHead, HeadConfig, peft_has, save_peft};
-use hybrid_models::{Model, Pooling};
+use hybrid_models::{Base, Model, Pooling};
 use serde_json::{Value, json};
 
 use crate::contracts::bench::{Bench, benches, moved};

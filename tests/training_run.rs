@@ -4,33 +4,33 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Tensor};
 use hybrid_adapters::{
     AdapterConfig, Adapters, BitfitConfig, Targets, UnfreezeConfig, load_peft, torch_tensors,
 };
-use hybrid_models::{EncoderBatch, Model};
 use hybrid_optim::{
     OptimizerConfig, ScheduleConfig, ScheduleKind, StepReport, Updater, cross_entropy_sum,
 };
 use serde_json::Value;
 
+use crate::any_base::{AnyBase, AnyBatch};
 use crate::fixtures::{self, Fixture, Tensors};
 
-/// Classes of bases that later work on this project brings.
-const LATER_BASES: [&str; 3] = [
-    "GPT2LMHeadModel",
-    "LlamaForCausalLM",
-    "T5ForConditionalGeneration",
-];
 /// Methods that later work on this project brings.
-const LATER_METHODS: [&str; 1] = ["training/bert_adalora"];
+const LATER_METHODS: [&str; 5] = [
+    "training/bert_adalora",
+    "training/llama_dora",
+    "training/llama_p_tuning",
+    "training/llama_prefix_tuning",
+    "training/llama_prompt_tuning",
+];
 
 /// A training that can be done again on one device.
 pub(crate) struct TrainingRun {
     pub(crate) fixture: Fixture,
     pub(crate) steps: usize,
-    model: Model,
-    batches: Vec<(EncoderBatch, Tensor<1, Int>)>,
+    base: AnyBase,
+    batches: Vec<AnyBatch>,
     device: Device,
 }
 
@@ -38,14 +38,8 @@ pub(crate) struct TrainingRun {
 pub(crate) fn all(device: &Device) -> Vec<TrainingRun> {
     let mut runs = Vec::new();
     for fixture in fixtures::of_kind("training") {
-        match fixture.meta["architecture"].as_str() {
-            Some("BertForSequenceClassification") => {
-                if !LATER_METHODS.contains(&fixture.name.as_str()) {
-                    runs.push(TrainingRun::new(fixture, device));
-                }
-            }
-            Some(later) if LATER_BASES.contains(&later) => {}
-            unknown => panic!("{}: no test understands the base {unknown:?}", fixture.name),
+        if !LATER_METHODS.contains(&fixture.name.as_str()) {
+            runs.extend(TrainingRun::new(fixture, device));
         }
     }
     assert!(!runs.is_empty(), "no fixture of a training");
@@ -53,42 +47,29 @@ pub(crate) fn all(device: &Device) -> Vec<TrainingRun> {
 }
 
 impl TrainingRun {
-    fn new(fixture: Fixture, device: &Device) -> Self {
+    /// Nothing when the base is of a kind that later work brings.
+    fn new(fixture: Fixture, device: &Device) -> Option<Self> {
         let base = fixture
             .folder
             .join(fixture.meta["base"].as_str().expect("base"));
-        let model =
-            Model::load(&base, device).unwrap_or_else(|error| panic!("{}: {error}", fixture.name));
+        let base = AnyBase::load(&base, device)?;
         let inputs = Tensors::read(&fixture.folder.join("inputs.safetensors"));
-        let batches = (0..)
-            .map(|index| format!("batch{index}"))
-            .take_while(|batch| inputs.has(&format!("{batch}.input_ids")));
-        let batches: Vec<_> = batches
-            .map(|batch| {
-                let int = |key: &str| inputs.int::<2>(&format!("{batch}.{key}"), device);
-                let token_type_ids = inputs
-                    .has(&format!("{batch}.token_type_ids"))
-                    .then(|| int("token_type_ids"));
-                let labels = inputs.int(&format!("{batch}.labels"), device);
-                let (input_ids, attention_mask) = (int("input_ids"), int("attention_mask"));
-                let batch = EncoderBatch {
-                    input_ids,
-                    attention_mask,
-                    token_type_ids,
-                };
-                (batch, labels)
-            })
+        let prefixes = (0..)
+            .map(|index| format!("batch{index}."))
+            .take_while(|prefix| inputs.has(&format!("{prefix}input_ids")));
+        let batches = prefixes
+            .map(|prefix| AnyBatch::read(&inputs, &prefix, device))
             .collect();
         let run = Self {
             steps: 0,
             fixture,
-            model,
+            base,
             batches,
             device: device.clone(),
         };
         run.check_settings();
         let steps = run.setting("steps") as usize;
-        Self { steps, ..run }
+        Some(Self { steps, ..run })
     }
 
     /// Refuses settings in words that this test would not follow.
@@ -124,10 +105,10 @@ impl TrainingRun {
         let adapters = match self.fixture.meta["peft"].as_bool() {
             Some(true) => load_peft(
                 &self.fixture.folder.join("adapter_init"),
-                &self.model,
+                self.base.as_base(),
                 &self.device,
             ),
-            Some(false) => Adapters::init(&self.unfrozen(), &self.model, 0, &self.device),
+            Some(false) => Adapters::init(&self.unfrozen(), self.base.as_base(), 0, &self.device),
             None => panic!("{name}: meta.json does not say whether PEFT made it"),
         };
         let adapters = adapters.unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -214,13 +195,10 @@ impl TrainingRun {
 
     /// Mean loss of a batch.
     pub(crate) fn loss(&self, adapters: &Adapters, batch: usize) -> Tensor<1> {
-        let (batch, labels) = &self.batches[batch % self.batches.len()];
-        let logits = self
-            .model
-            .classify(batch, adapters)
-            .unwrap_or_else(|error| panic!("{error}"));
-        let n_targets = labels.dims()[0] as f64;
-        cross_entropy_sum(logits, labels.clone(), 0.0) / n_targets
+        let batch = &self.batches[batch % self.batches.len()];
+        let (logits, targets) = self.base.targets(batch, adapters);
+        let n_targets = targets.dims()[0] as f64;
+        cross_entropy_sum(logits, targets, 0.0) / n_targets
     }
 
     /// One update: the batch's loss before it, and what it did.

@@ -178,14 +178,14 @@ fn bias(kind: &SiteKind) -> usize {
         SiteKind::Linear {
             d_out, bias: true, ..
         } => *d_out,
-        SiteKind::Norm { d_model } => *d_model,
+        SiteKind::Norm { d_model, bias } => d_model * usize::from(*bias),
         _ => 0,
     }
 }
 
 fn norm(kind: &SiteKind) -> usize {
     match kind {
-        SiteKind::Norm { d_model } => 2 * d_model,
+        SiteKind::Norm { d_model, bias } => d_model + d_model * usize::from(*bias),
         _ => 0,
     }
 }

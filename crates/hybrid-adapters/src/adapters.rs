@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use hybrid_models::{Embedding, Hooks, LayerNorm, Linear, Model, SiteId};
+use hybrid_models::{Base, Embedding, Hooks, Linear, Norm, SiteId};
 
 use crate::bitfit::Bitfit;
 use crate::bottleneck::Bottleneck;
@@ -12,7 +12,7 @@ use crate::config::AdapterConfig;
 use crate::ia3::Ia3;
 use crate::layer_norm::LayerNormTuning;
 use crate::lora::Lora;
-use crate::method::{Base, Building, Method, Pass};
+use crate::method::{Building, Method, Pass};
 use crate::unfreeze::{Unfreeze, unfrozen_sites};
 use crate::{AdapterError, compose, named_tensors};
 
@@ -79,11 +79,11 @@ impl Adapters {
     /// [`AdapterError::Stacking`].
     pub fn init(
         configs: &[AdapterConfig],
-        model: &Model,
+        base: &dyn Base,
         seed: u64,
         device: &Device,
     ) -> Result<Self, AdapterError> {
-        Self::build(configs, model, "", seed, device)
+        Self::build(configs, base, "", seed, device)
     }
 
     /// The same for a base whose paths stand below `prefix` in the names that the targets use.
@@ -182,7 +182,7 @@ impl Adapters {
             .find_map(|method| method.as_method().replace_linear(base))
     }
 
-    pub(crate) fn replaced_norm(&self, base: &LayerNorm) -> Option<LayerNorm> {
+    pub(crate) fn replaced_norm(&self, base: &Norm) -> Option<Norm> {
         self.stack
             .iter()
             .find_map(|method| method.as_method().replace_norm(base))
@@ -256,7 +256,7 @@ impl Hooks for Acting<'_> {
         }
     }
 
-    fn norm(&self, base: &LayerNorm, x: Tensor<3>) -> Tensor<3> {
+    fn norm(&self, base: &Norm, x: Tensor<3>) -> Tensor<3> {
         match self.adapters.replaced_norm(base) {
             Some(replaced) => replaced.forward(x),
             None => base.forward(x),
@@ -281,7 +281,7 @@ impl Hooks for Adapters {
         self.inference().linear(base, x)
     }
 
-    fn norm(&self, base: &LayerNorm, x: Tensor<3>) -> Tensor<3> {
+    fn norm(&self, base: &Norm, x: Tensor<3>) -> Tensor<3> {
         self.inference().norm(base, x)
     }
 

@@ -2,7 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use hybrid_models::{LayerNorm, Linear, SiteId};
+use hybrid_models::{Layer, Linear, Norm, Site, SiteId};
 
 use crate::method::Building;
 use crate::site_map::SiteMap;
@@ -17,16 +17,21 @@ pub(crate) struct Bias {
 /// Biases in place of the base's, by site.
 pub(crate) type Biases = SiteMap<Bias>;
 
+/// The bias of a linear layer or the shift of a norm.
+pub(crate) fn of<'b>(building: &Building<'b>, site: &Site) -> Option<&'b Tensor<1>> {
+    building.base.layer_at(site.id).and_then(Layer::bias)
+}
+
 /// Copies the biases of `sites`, all of which must have one.
 pub(crate) fn copy<'s>(
     building: &Building<'_>,
-    sites: impl IntoIterator<Item = &'s hybrid_models::Site>,
+    sites: impl IntoIterator<Item = &'s Site>,
 ) -> Result<Biases, AdapterError> {
     SiteMap::build(sites, |site| {
         let name = || AdapterError::Missing {
             name: format!("{}.bias", site.path),
         };
-        let bias = building.base.bias(site.id).ok_or_else(name)?;
+        let bias = of(building, site).ok_or_else(name)?;
         Ok(Bias {
             bias: frozen::copy(bias, building.device),
         })
@@ -43,10 +48,10 @@ pub(crate) fn replace_linear(biases: &Biases, base: &Linear) -> Option<Linear> {
 }
 
 /// The norm with its shift replaced, when there is one for its site.
-pub(crate) fn replace_norm(biases: &Biases, base: &LayerNorm) -> Option<LayerNorm> {
+pub(crate) fn replace_norm(biases: &Biases, base: &Norm) -> Option<Norm> {
     let bias = biases.get(base.site)?;
-    Some(LayerNorm {
-        bias: bias.bias.val(),
+    Some(Norm {
+        bias: Some(bias.bias.val()),
         ..base.clone()
     })
 }

@@ -1,7 +1,7 @@
 //! BitFit: only biases are trained (Ben Zaken et al. 2022, section 3).
 
 use burn::module::Module;
-use hybrid_models::{LayerNorm, Linear, SiteId, SiteKind};
+use hybrid_models::{Linear, Norm, SiteId, SiteKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -52,7 +52,7 @@ impl Bitfit {
         let has_bias = |kind: &SiteKind| {
             matches!(
                 kind,
-                SiteKind::Linear { bias: true, .. } | SiteKind::Norm { .. }
+                SiteKind::Linear { bias: true, .. } | SiteKind::Norm { bias: true, .. }
             )
         };
         let sites = building.select(&selector, has_bias)?;
@@ -83,7 +83,7 @@ impl Method for Bitfit {
         bias::replace_linear(&self.biases, base)
     }
 
-    fn replace_norm(&self, base: &LayerNorm) -> Option<LayerNorm> {
+    fn replace_norm(&self, base: &Norm) -> Option<Norm> {
         bias::replace_norm(&self.biases, base)
     }
 }

@@ -32,14 +32,24 @@ pub struct Ia3Config {
 }
 
 impl Default for Ia3Config {
-    /// Keys, values and both output projections, as PEFT chooses for BERT and RoBERTa; the same
-    /// places of DistilBERT.
+    /// Keys, values and output projections, as PEFT chooses for each architecture; for DistilBERT,
+    /// which it does not know, the same places.
     fn default() -> Self {
-        let feedforward = ["output.dense", "out_lin", "ffn.lin2"];
-        let all = ["key", "value", "k_lin", "v_lin"]
-            .iter()
-            .chain(&feedforward)
-            .copied();
+        let feedforward = [
+            "output.dense",
+            "out_lin",
+            "ffn.lin2",
+            "mlp.c_proj",
+            "down_proj",
+            "wo",
+            "fc2",
+        ];
+        let all = [
+            "key", "value", "k_lin", "v_lin", "c_attn", "k_proj", "v_proj", "k", "v",
+        ]
+        .iter()
+        .chain(&feedforward)
+        .copied();
         Self {
             target_modules: Targets::names(&all.collect::<Vec<_>>()),
             feedforward_modules: Targets::names(&feedforward),

@@ -3,7 +3,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use hybrid_models::{Layer, LayerNorm, SiteId, SiteKind};
+use hybrid_models::{Layer, Norm, SiteId, SiteKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -27,11 +27,11 @@ pub struct LayerNormConfig {
     pub layers_to_transform: Option<Vec<usize>>,
 }
 
-/// Gain and shift in place of the base's, both `[d_model]`.
+/// Gain, and shift where the norm has one, in place of the base's, both `[d_model]`.
 #[derive(Module, Debug)]
 pub(crate) struct TunedNorm {
     pub(crate) weight: Param<Tensor<1>>,
-    pub(crate) bias: Param<Tensor<1>>,
+    pub(crate) bias: Option<Param<Tensor<1>>>,
 }
 
 /// Trainable copies of norms.
@@ -60,14 +60,15 @@ impl LayerNormTuning {
         })?;
         let sites = building.select(&selector, |kind| matches!(kind, SiteKind::Norm { .. }))?;
         let norms = SiteMap::build(sites, |site| {
-            let Some(Layer::Norm(norm)) = building.base.layer(site.id) else {
+            let Some(Layer::Norm(norm)) = building.base.layer_at(site.id) else {
                 return Err(AdapterError::Missing {
                     name: format!("{}.weight", site.path),
                 });
             };
+            let bias = norm.bias.as_ref();
             Ok(TunedNorm {
                 weight: frozen::copy(&norm.weight, building.device),
-                bias: frozen::copy(&norm.bias, building.device),
+                bias: bias.map(|bias| frozen::copy(bias, building.device)),
             })
         })?;
         Ok(Self { norms })
@@ -91,11 +92,11 @@ impl Method for LayerNormTuning {
         self.sites()
     }
 
-    fn replace_norm(&self, base: &LayerNorm) -> Option<LayerNorm> {
+    fn replace_norm(&self, base: &Norm) -> Option<Norm> {
         let tuned = self.norms.get(base.site)?;
-        Some(LayerNorm {
+        Some(Norm {
             weight: tuned.weight.val(),
-            bias: tuned.bias.val(),
+            bias: tuned.bias.as_ref().map(Param::val),
             ..base.clone()
         })
     }

@@ -6,7 +6,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Bool, Tensor, TensorData};
-use hybrid_models::{LayerNorm, Linear, Site, SiteId, SiteKind};
+use hybrid_models::{Linear, Norm, Site, SiteId, SiteKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -61,7 +61,9 @@ impl Default for LoraConfig {
             lora_alpha: 8.0,
             lora_dropout: 0.0,
             bias: BiasMode::None,
-            target_modules: Targets::names(&["query", "value", "q_lin", "v_lin"]),
+            target_modules: Targets::names(&[
+                "query", "value", "q_lin", "v_lin", "q_proj", "v_proj", "c_attn", "q", "v",
+            ]),
             exclude_modules: None,
             layers_to_transform: None,
             layers_pattern: None,
@@ -127,7 +129,7 @@ impl Lora {
         let factors = SiteMap::build(sites.iter().copied(), |site| {
             Factors::init(config, building, site)
         })?;
-        let has_bias = |site: &Site| building.base.bias(site.id).is_some();
+        let has_bias = |site: &Site| bias::of(building, site).is_some();
         let biases = match config.bias {
             BiasMode::None => SiteMap::empty(),
             BiasMode::LoraOnly => {
@@ -280,7 +282,7 @@ impl Method for Lora {
         bias::replace_linear(&self.biases, base)
     }
 
-    fn replace_norm(&self, base: &LayerNorm) -> Option<LayerNorm> {
+    fn replace_norm(&self, base: &Norm) -> Option<Norm> {
         bias::replace_norm(&self.biases, base)
     }
 

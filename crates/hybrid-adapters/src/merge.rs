@@ -1,22 +1,21 @@
 //! Folding a stack into the base's weights.
 
-use hybrid_models::{Layer, Linear, Model};
+use hybrid_models::{Base, Layer, Linear};
 
-use crate::method::Base;
 use crate::{AdapterError, Adapters};
 
 impl Adapters {
-    /// A base whose own weights compute what `model` computes under this stack; `model` itself is
+    /// A base whose own weights compute what `base` computes under this stack; `base` itself is
     /// left as it is.
     ///
     /// # Errors
     /// [`AdapterError::NotMergeable`] when a method of the stack has no place in the base's weights.
-    pub fn merge(&self, model: &Model) -> Result<Model, AdapterError> {
+    pub fn merge<B: Base + Clone>(&self, base: &B) -> Result<B, AdapterError> {
         for method in self.stack() {
             method.as_method().mergeable()?;
         }
-        let mut merged = model.clone();
-        for layer in self.merged_layers(model)? {
+        let mut merged = base.clone();
+        for layer in self.merged_layers(base)? {
             merged.replace(layer)?;
         }
         Ok(merged)
@@ -34,7 +33,7 @@ impl Adapters {
         sites.dedup();
         let mut layers = Vec::new();
         for site in sites {
-            let layer = match base.layer(site) {
+            let layer = match base.layer_at(site) {
                 Some(Layer::Linear(linear)) => Some(Layer::Linear(eval.merged_linear(linear)?)),
                 Some(Layer::Norm(norm)) => eval.replaced_norm(norm).map(Layer::Norm),
                 Some(Layer::Embedding(embedding)) => {
@@ -58,25 +57,32 @@ impl Adapters {
 #[cfg(test)]
 mod tests {
     use burn::tensor::{Device, Tensor, TensorData, Tolerance};
-    use hybrid_models::{Hooks, Layer, Linear, SiteId, SiteKind, SiteTable};
+    use hybrid_models::{
+        Base, BaseKind, Hooks, Layer, LayerTable, Linear, ModelError, SiteKind, SiteTable,
+    };
     use proptest::prelude::{Strategy, prop, proptest};
     use serde_json::json;
 
-    use crate::method::Base;
     use crate::{AdapterConfig, Adapters, named_tensors};
 
-    struct OneLinear {
-        sites: SiteTable,
-        layer: Layer,
-    }
+    struct OneLinear(LayerTable);
 
     impl Base for OneLinear {
-        fn sites(&self) -> &SiteTable {
-            &self.sites
+        fn model_type(&self) -> &'static str {
+            "one linear layer"
         }
 
-        fn layer(&self, _site: SiteId) -> Option<&Layer> {
-            Some(&self.layer)
+        fn kind(&self) -> BaseKind {
+            BaseKind::Encoder
+        }
+
+        fn layers(&self) -> &LayerTable {
+            &self.0
+        }
+
+        fn replace(&mut self, layer: Layer) -> Result<(), ModelError> {
+            self.0 = LayerTable::without_checkpoint(self.sites().clone(), vec![layer]);
+            Ok(())
         }
     }
 
@@ -100,11 +106,9 @@ mod tests {
                 device,
             )),
         };
+        let layers = vec![Layer::Linear(linear.clone())];
         (
-            OneLinear {
-                sites,
-                layer: Layer::Linear(linear.clone()),
-            },
+            OneLinear(LayerTable::without_checkpoint(sites, layers)),
             linear,
         )
     }

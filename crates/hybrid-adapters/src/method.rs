@@ -3,40 +3,11 @@
 use std::collections::BTreeSet;
 
 use burn::tensor::{Device, Tensor};
-use hybrid_models::{
-    Embedding, Layer, LayerNorm, Linear, Model, Site, SiteId, SiteKind, SiteTable,
-};
+use hybrid_models::{Base, Embedding, Linear, Norm, Site, SiteId, SiteKind};
 
 use crate::AdapterError;
 use crate::random::HostRandom;
 use crate::targets::Selector;
-
-/// The frozen base as methods see it.
-pub(crate) trait Base {
-    fn sites(&self) -> &SiteTable;
-
-    /// The frozen layer at a site; nothing at a block site.
-    fn layer(&self, site: SiteId) -> Option<&Layer>;
-
-    /// The bias of a linear layer or the shift of a norm.
-    fn bias(&self, site: SiteId) -> Option<&Tensor<1>> {
-        match self.layer(site)? {
-            Layer::Linear(linear) => linear.bias.as_ref(),
-            Layer::Norm(norm) => Some(&norm.bias),
-            Layer::Embedding(_) => None,
-        }
-    }
-}
-
-impl Base for Model {
-    fn sites(&self) -> &SiteTable {
-        Model::sites(self)
-    }
-
-    fn layer(&self, site: SiteId) -> Option<&Layer> {
-        self.layer_at(site)
-    }
-}
 
 /// What a method builds itself from.
 pub(crate) struct Building<'a> {
@@ -138,7 +109,7 @@ pub(crate) trait Method {
     }
 
     /// The norm to use instead.
-    fn replace_norm(&self, _base: &LayerNorm) -> Option<LayerNorm> {
+    fn replace_norm(&self, _base: &Norm) -> Option<Norm> {
         None
     }
 

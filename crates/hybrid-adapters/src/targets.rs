@@ -330,7 +330,10 @@ mod tests {
             "bert.embeddings.LayerNorm",
             None,
             false,
-            SiteKind::Norm { d_model: 4 },
+            SiteKind::Norm {
+                d_model: 4,
+                bias: true,
+            },
         );
         for layer in 0..3 {
             for name in [

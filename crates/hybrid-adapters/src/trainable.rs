@@ -60,21 +60,28 @@ mod tests {
 
     use burn::module::Module;
     use burn::tensor::{Device, TensorData};
-    use hybrid_models::{Layer, Pooling, SiteId, SiteTable};
+    use hybrid_models::{Base, BaseKind, Layer, LayerTable, ModelError, Pooling};
 
     use super::Trainable;
-    use crate::method::Base;
     use crate::{AdapterError, Adapters, ClassifierHead, HeadConfig};
 
-    struct NoSites(SiteTable);
+    struct NoSites(LayerTable);
 
     impl Base for NoSites {
-        fn sites(&self) -> &SiteTable {
+        fn model_type(&self) -> &'static str {
+            "nothing"
+        }
+
+        fn kind(&self) -> BaseKind {
+            BaseKind::Encoder
+        }
+
+        fn layers(&self) -> &LayerTable {
             &self.0
         }
 
-        fn layer(&self, _site: SiteId) -> Option<&Layer> {
-            None
+        fn replace(&mut self, layer: Layer) -> Result<(), ModelError> {
+            unreachable!("no site to replace {layer:?} at")
         }
     }
 
@@ -82,7 +89,7 @@ mod tests {
     fn a_head_alone_moves_between_devices_and_states() {
         let device = Device::flex();
         let adapters =
-            Adapters::build(&[], &NoSites(SiteTable::default()), "", 0, &device).unwrap();
+            Adapters::build(&[], &NoSites(LayerTable::default()), "", 0, &device).unwrap();
         let config = HeadConfig {
             pooling: Pooling::Cls,
             normalize: false,

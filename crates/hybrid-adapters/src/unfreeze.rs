@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use hybrid_models::{Embedding, Layer, LayerNorm, Linear, Site, SiteId, SiteKind};
+use hybrid_models::{Base, Embedding, Layer, Linear, Norm, Site, SiteId, SiteKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::method::{Base, Building, Method};
+use crate::method::{Building, Method};
 use crate::site_map::SiteMap;
 use crate::targets::{Selection, Selector, Targets, nothing_selected};
 use crate::{AdapterError, frozen};
@@ -28,13 +28,16 @@ pub struct UnfreezeConfig {
 pub(crate) struct Matrix {
     pub(crate) weight: Param<Tensor<2>>,
     pub(crate) bias: Option<Param<Tensor<1>>>,
+    /// Whether files have a linear weight as `[d_in, d_out]`.
+    #[module(skip)]
+    pub(crate) input_first: bool,
 }
 
 /// A norm, both `[d_model]`.
 #[derive(Module, Debug)]
-pub(crate) struct Norm {
+pub(crate) struct UnfrozenNorm {
     pub(crate) weight: Param<Tensor<1>>,
-    pub(crate) bias: Param<Tensor<1>>,
+    pub(crate) bias: Option<Param<Tensor<1>>>,
 }
 
 /// Trainable copies by site.
@@ -42,7 +45,7 @@ pub(crate) struct Norm {
 pub(crate) struct Unfreeze {
     linears: SiteMap<Matrix>,
     embeddings: SiteMap<Matrix>,
-    norms: SiteMap<Norm>,
+    norms: SiteMap<UnfrozenNorm>,
 }
 
 const METHOD: &str = "unfreeze";
@@ -111,35 +114,38 @@ impl Unfreeze {
             sites
                 .iter()
                 .copied()
-                .filter(move |site| base.layer(site.id).is_some_and(wanted))
+                .filter(move |site| base.layer_at(site.id).is_some_and(wanted))
         };
         let linears = SiteMap::build(held(|layer| matches!(layer, Layer::Linear(_))), |site| {
-            let Some(Layer::Linear(linear)) = base.layer(site.id) else {
+            let Some(Layer::Linear(linear)) = base.layer_at(site.id) else {
                 return Err(missing(site));
             };
             let bias = linear.bias.as_ref().map(|bias| frozen::copy(bias, device));
             Ok(Matrix {
                 weight: frozen::copy(&linear.weight, device),
                 bias,
+                input_first: base.layers().input_first(site.id),
             })
         })?;
         let embeddings =
             SiteMap::build(held(|layer| matches!(layer, Layer::Embedding(_))), |site| {
-                let Some(Layer::Embedding(embedding)) = base.layer(site.id) else {
+                let Some(Layer::Embedding(embedding)) = base.layer_at(site.id) else {
                     return Err(missing(site));
                 };
                 Ok(Matrix {
                     weight: frozen::copy(&embedding.weight, device),
                     bias: None,
+                    input_first: false,
                 })
             })?;
         let norms = SiteMap::build(held(|layer| matches!(layer, Layer::Norm(_))), |site| {
-            let Some(Layer::Norm(norm)) = base.layer(site.id) else {
+            let Some(Layer::Norm(norm)) = base.layer_at(site.id) else {
                 return Err(missing(site));
             };
-            Ok(Norm {
+            let bias = norm.bias.as_ref().map(|bias| frozen::copy(bias, device));
+            Ok(UnfrozenNorm {
                 weight: frozen::copy(&norm.weight, device),
-                bias: frozen::copy(&norm.bias, device),
+                bias,
             })
         })?;
         Ok(Self {
@@ -157,7 +163,7 @@ impl Unfreeze {
         &self.embeddings
     }
 
-    pub(crate) fn norms(&self) -> &SiteMap<Norm> {
+    pub(crate) fn norms(&self) -> &SiteMap<UnfrozenNorm> {
         &self.norms
     }
 }
@@ -190,11 +196,11 @@ impl Method for Unfreeze {
         })
     }
 
-    fn replace_norm(&self, base: &LayerNorm) -> Option<LayerNorm> {
+    fn replace_norm(&self, base: &Norm) -> Option<Norm> {
         let own = self.norms.get(base.site)?;
-        Some(LayerNorm {
+        Some(Norm {
             weight: own.weight.val(),
-            bias: own.bias.val(),
+            bias: own.bias.as_ref().map(Param::val),
             ..base.clone()
         })
     }

@@ -1,10 +1,10 @@
 //! What tells BERT, RoBERTa and DistilBERT apart: names, sizes, positions and heads.
 
-use crate::blocks::{Activation, Attention, EncoderLayer};
+use crate::blocks::{Activation, Attention, EncoderLayer, FeedForward, Heads, Projections};
 use crate::config_file::ConfigFile;
 use crate::encoder::PositionRule;
-use crate::loader::{Loader, Part};
-use crate::{Encoder, ModelError, bert, distilbert, roberta};
+use crate::loader::{LinearShape, Loader, Part};
+use crate::{Encoder, ModelError, NormKind, bert, distilbert, roberta};
 
 /// The encoder that a configuration describes.
 pub(crate) struct EncoderPlan {
@@ -162,32 +162,53 @@ pub(crate) fn load_encoder(
         Some(n) => Some(loader.embedding("embeddings.token_type_embeddings", n, d_model)?),
         None => None,
     };
-    let embedding_norm = loader.norm(Part::Encoder, "embeddings.LayerNorm", d_model, epsilon)?;
+    let embedding_norm = loader.norm(
+        Part::Body,
+        "embeddings.LayerNorm",
+        NormKind::Layer,
+        d_model,
+        epsilon,
+    )?;
+    let shape = |d_in, d_out| LinearShape {
+        d_in,
+        d_out,
+        bias: true,
+    };
     let mut layers = Vec::new();
     for index in 0..plan.n_layers {
-        let part = Part::EncoderLayer(index);
+        let part = Part::Layer(index);
         let path = |name: &str| format!("{}.{index}.{name}", names.stack);
+        let square = shape(d_model, d_model);
         let attention = Attention {
-            query: loader.linear(part, &path(names.query), d_model, d_model)?,
-            key: loader.linear(part, &path(names.key), d_model, d_model)?,
-            value: loader.linear(part, &path(names.value), d_model, d_model)?,
-            output: loader.linear(part, &path(names.attention_output), d_model, d_model)?,
-            n_heads: plan.n_heads,
+            projections: Projections::Separate {
+                query: loader.linear(part, &path(names.query), square)?,
+                key: loader.linear(part, &path(names.key), square)?,
+                value: loader.linear(part, &path(names.value), square)?,
+            },
+            head_norms: None,
+            output: loader.linear(part, &path(names.attention_output), square)?,
+            heads: Heads::scaled(plan.n_heads, d_model / plan.n_heads),
         };
+        let attention_block = loader.block(index, &path(names.attention_block), d_model);
+        let kind = NormKind::Layer;
+        let attention_norm =
+            loader.norm(part, &path(names.attention_norm), kind, d_model, epsilon)?;
+        let feed_forward = FeedForward {
+            gate: None,
+            up: loader.linear(part, &path(names.up), shape(d_model, d_ff))?,
+            activation: plan.activation,
+            down: loader.linear(part, &path(names.down), shape(d_ff, d_model))?,
+        };
+        let feed_forward_block = loader.block(index, &path(names.feed_forward_block), d_model);
+        let feed_forward_norm =
+            loader.norm(part, &path(names.feed_forward_norm), kind, d_model, epsilon)?;
         layers.push(EncoderLayer {
             attention,
-            attention_block: loader.block(index, &path(names.attention_block), d_model),
-            attention_norm: loader.norm(part, &path(names.attention_norm), d_model, epsilon)?,
-            up: loader.linear(part, &path(names.up), d_model, d_ff)?,
-            activation: plan.activation,
-            down: loader.linear(part, &path(names.down), d_ff, d_model)?,
-            feed_forward_block: loader.block(index, &path(names.feed_forward_block), d_model),
-            feed_forward_norm: loader.norm(
-                part,
-                &path(names.feed_forward_norm),
-                d_model,
-                epsilon,
-            )?,
+            attention_block,
+            attention_norm,
+            feed_forward,
+            feed_forward_block,
+            feed_forward_norm,
         });
     }
     let (position_rule, n_heads) = (plan.position_rule, plan.n_heads);

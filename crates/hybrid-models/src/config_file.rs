@@ -11,10 +11,12 @@ use crate::blocks::Activation;
 /// Sizes above this are taken for damage.
 const MAX_SIZE: u64 = 1 << 24;
 
-/// The keys of a `config.json`.
+/// The keys of a `config.json`, or of a section of it.
 #[derive(Debug)]
 pub(crate) struct ConfigFile {
     path: PathBuf,
+    /// Before keys in messages: `rope_parameters.` within that section.
+    section: String,
     keys: Map<String, Value>,
 }
 
@@ -25,10 +27,7 @@ impl ConfigFile {
     /// [`ModelError::Read`] or [`ModelError::Json`]; for a GGUF file, an error of its header.
     pub(crate) fn read(folder: &Path) -> Result<Self, ModelError> {
         if let Some(file) = GgufFile::of_model(folder)? {
-            return Ok(Self {
-                path: file.path().to_owned(),
-                keys: file.config()?,
-            });
+            return Ok(Self::new(file.path().to_owned(), file.config()?));
         }
         let path = folder.join("config.json");
         let text = std::fs::read(&path).map_err(|source| ModelError::Read {
@@ -39,7 +38,16 @@ impl ConfigFile {
             path: path.clone(),
             source,
         })?;
-        Ok(Self { path, keys })
+        Ok(Self::new(path, keys))
+    }
+
+    /// Keys that stand in `path`.
+    pub(crate) fn new(path: PathBuf, keys: Map<String, Value>) -> Self {
+        Self {
+            path,
+            section: String::new(),
+            keys,
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -51,24 +59,79 @@ impl ConfigFile {
         self.keys.get(key).filter(|value| !value.is_null())
     }
 
-    fn invalid(&self, key: &str, expected: impl Into<String>, found: impl ToString) -> ModelError {
+    /// The error of a value that cannot be used.
+    pub(crate) fn invalid(
+        &self,
+        key: &str,
+        expected: impl Into<String>,
+        found: impl ToString,
+    ) -> ModelError {
         ModelError::InvalidValue {
             path: self.path.clone(),
-            key: key.to_owned(),
+            key: format!("{}{key}", self.section),
             expected: expected.into(),
             found: found.to_string(),
         }
     }
 
+    fn missing(&self, key: &str) -> ModelError {
+        ModelError::MissingKey {
+            path: self.path.clone(),
+            key: format!("{}{key}", self.section),
+        }
+    }
+
+    /// Whether a key is there, null or not.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.keys.contains_key(key)
+    }
+
+    /// The names of all keys.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.keys.keys().map(String::as_str)
+    }
+
+    /// The keys of a section; nothing when it is left out or empty.
+    pub(crate) fn section(&self, key: &str) -> Result<Option<Self>, ModelError> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(Value::Object(keys)) if keys.is_empty() => Ok(None),
+            Some(Value::Object(keys)) => Ok(Some(Self {
+                path: self.path.clone(),
+                section: format!("{}{key}.", self.section),
+                keys: keys.clone(),
+            })),
+            Some(other) => Err(self.invalid(key, "keys with values", other)),
+        }
+    }
+
     /// A required text.
     pub(crate) fn text(&self, key: &str) -> Result<&str, ModelError> {
-        let value = self.value(key).ok_or_else(|| ModelError::MissingKey {
-            path: self.path.clone(),
-            key: key.to_owned(),
-        })?;
-        value
-            .as_str()
+        self.optional_text(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// A text that may be left out.
+    pub(crate) fn optional_text(&self, key: &str) -> Result<Option<&str>, ModelError> {
+        let Some(value) = self.value(key) else {
+            return Ok(None);
+        };
+        let text = value.as_str();
+        text.map(Some)
             .ok_or_else(|| self.invalid(key, "a text", value))
+    }
+
+    /// A list of texts that may be left out.
+    pub(crate) fn texts(&self, key: &str) -> Result<Option<Vec<&str>>, ModelError> {
+        let Some(value) = self.value(key) else {
+            return Ok(None);
+        };
+        let texts = value.as_array().and_then(|texts| {
+            let texts = texts.iter().map(Value::as_str);
+            texts.collect::<Option<Vec<&str>>>()
+        });
+        texts
+            .map(Some)
+            .ok_or_else(|| self.invalid(key, "a list of texts", value))
     }
 
     /// The class in `architectures`, if any.
@@ -88,19 +151,26 @@ impl ConfigFile {
 
     /// A required positive size.
     pub(crate) fn size(&self, key: &str) -> Result<usize, ModelError> {
-        match self.value(key) {
-            None => Err(ModelError::MissingKey {
-                path: self.path.clone(),
-                key: key.to_owned(),
-            }),
-            Some(value) => self.parse_size(key, value),
-        }
+        self.optional_size(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// A positive size, if it is there and not null.
+    pub(crate) fn optional_size(&self, key: &str) -> Result<Option<usize>, ModelError> {
+        let size = self.value(key).map(|value| self.parse_size(key, value));
+        size.transpose()
     }
 
     /// A positive size that may be left out.
     pub(crate) fn size_or(&self, key: &str, default: usize) -> Result<usize, ModelError> {
-        self.value(key)
-            .map_or(Ok(default), |value| self.parse_size(key, value))
+        Ok(self.optional_size(key)?.unwrap_or(default))
+    }
+
+    /// A number of things, perhaps none, that may be left out.
+    pub(crate) fn count_or(&self, key: &str, default: usize) -> Result<usize, ModelError> {
+        match self.value(key) {
+            Some(value) if value.as_u64() == Some(0) => Ok(0),
+            _ => self.size_or(key, default),
+        }
     }
 
     fn parse_size(&self, key: &str, value: &Value) -> Result<usize, ModelError> {
@@ -112,23 +182,40 @@ impl ConfigFile {
 
     /// An id of the vocabulary that may be left out.
     pub(crate) fn id_or(&self, key: &str, default: usize) -> Result<usize, ModelError> {
-        match self.value(key) {
-            None => Ok(default),
-            Some(value) => match value.as_u64() {
-                Some(id @ 0..MAX_SIZE) => Ok(id as usize),
-                _ => Err(self.invalid(key, "a token id", value)),
-            },
+        Ok(self.optional_id(key)?.unwrap_or(default))
+    }
+
+    /// An id of the vocabulary, if it is there and not null.
+    pub(crate) fn optional_id(&self, key: &str) -> Result<Option<usize>, ModelError> {
+        let Some(value) = self.value(key) else {
+            return Ok(None);
+        };
+        match value.as_u64() {
+            Some(id @ 0..MAX_SIZE) => Ok(Some(id as usize)),
+            _ => Err(self.invalid(key, "a token id", value)),
         }
     }
 
     /// A positive number that may be left out.
     pub(crate) fn positive_or(&self, key: &str, default: f64) -> Result<f64, ModelError> {
+        Ok(self.optional_positive(key)?.unwrap_or(default))
+    }
+
+    /// A required positive number.
+    pub(crate) fn positive(&self, key: &str) -> Result<f64, ModelError> {
+        self.optional_positive(key)?
+            .ok_or_else(|| self.missing(key))
+    }
+
+    /// A positive number, if it is there and not null.
+    pub(crate) fn optional_positive(&self, key: &str) -> Result<Option<f64>, ModelError> {
         let Some(value) = self.value(key) else {
-            return Ok(default);
+            return Ok(None);
         };
         value
             .as_f64()
             .filter(|number| number.is_finite() && *number > 0.0)
+            .map(Some)
             .ok_or_else(|| self.invalid(key, "a positive number", value))
     }
 
@@ -192,6 +279,17 @@ impl ConfigFile {
         ))
     }
 
+    /// Refuses an option that this crate does not know, whatever its value.
+    ///
+    /// # Errors
+    /// [`ModelError::InvalidValue`] if `key` is there and not null.
+    pub(crate) fn refuse(&self, key: &str) -> Result<(), ModelError> {
+        match self.value(key) {
+            Some(found) => Err(self.invalid(key, "no such key, which is not supported", found)),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses a variant that this crate does not compute.
     ///
     /// # Errors
@@ -215,10 +313,7 @@ mod tests {
         let Value::Object(keys) = keys else {
             panic!("not an object")
         };
-        ConfigFile {
-            path: "config.json".into(),
-            keys,
-        }
+        ConfigFile::new("config.json".into(), keys)
     }
 
     #[test]
@@ -248,6 +343,23 @@ mod tests {
             error.contains("swishy") && error.contains("gelu_new"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn keys_of_a_section_are_named_with_it() {
+        let config =
+            config(json!({"rope": {"factor": -1, "type": 3}, "empty": {}, "list": ["a", 1]}));
+        let section = config.section("rope").unwrap().unwrap();
+        let error = section.positive("factor").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "config.json: `rope.factor`: expected a positive number, found -1"
+        );
+        let missing = section.size("length").unwrap_err().to_string();
+        assert_eq!(missing, "config.json: `rope.length` is missing");
+        assert!(section.optional_text("type").is_err() && section.refuse("type").is_err());
+        assert!(config.section("empty").unwrap().is_none());
+        assert!(config.section("list").is_err() && config.texts("list").is_err());
     }
 
     #[test]

@@ -24,6 +24,21 @@ pub fn open_device(name: &str) -> Result<Device, ModelError> {
     }
 }
 
+/// Whether a device computes in the memory that this program has its data in.
+pub(crate) fn is_host(device: &Device) -> bool {
+    #[cfg(feature = "flex")]
+    if *device == Device::flex() {
+        return true;
+    }
+    #[cfg(feature = "tch")]
+    #[expect(deprecated, reason = "Burn offers no other constructor of this device")]
+    if *device == Device::libtorch() {
+        return true;
+    }
+    let _ = device;
+    false
+}
+
 #[cfg(feature = "flex")]
 fn flex() -> Result<Device, ModelError> {
     Ok(Device::flex())

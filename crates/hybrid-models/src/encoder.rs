@@ -4,7 +4,7 @@ use burn::tensor::{Int, Tensor};
 
 use crate::blocks::EncoderLayer;
 use crate::layers::LayerPlace;
-use crate::{Embedding, Hooks, LayerNorm};
+use crate::{Embedding, Hooks, KeyValue, Norm, Stack};
 
 /// Token ids of a padded batch.
 #[derive(Debug, Clone)]
@@ -27,13 +27,30 @@ pub(crate) enum PositionRule {
     AfterPadding { pad_id: usize },
 }
 
+/// What the layers of one forward attend with.
+#[derive(Debug, Clone)]
+pub struct EncoderAttention {
+    /// 0 for tokens, the lowest number for padding, `[batch, 1, 1, seq]`.
+    bias: Tensor<4>,
+    /// One a layer.
+    prefix: Option<Vec<KeyValue>>,
+}
+
+impl EncoderAttention {
+    /// Positions before the first token that a prefix takes.
+    fn n_prefix(&self) -> usize {
+        let first = self.prefix.as_ref().and_then(|layers| layers.first());
+        first.map_or(0, |prefix| prefix.key.dims()[2])
+    }
+}
+
 /// A frozen encoder.
 #[derive(Debug, Clone)]
 pub struct Encoder {
     pub(crate) words: Embedding,
     pub(crate) positions: Embedding,
     pub(crate) token_types: Option<Embedding>,
-    pub(crate) embedding_norm: LayerNorm,
+    pub(crate) embedding_norm: Norm,
     pub(crate) layers: Vec<EncoderLayer>,
     pub(crate) position_rule: PositionRule,
     pub(crate) n_heads: usize,
@@ -59,7 +76,7 @@ impl Encoder {
     pub fn d_ff(&self) -> usize {
         self.layers
             .first()
-            .map_or(0, |layer| layer.up.weight.dims()[1])
+            .map_or(0, |layer| layer.feed_forward.up.weight.dims()[1])
     }
 
     /// Longest sequence that has positions.
@@ -76,22 +93,49 @@ impl Encoder {
         self.words.weight.dims()[0]
     }
 
-    /// The input of the first layer.
+    /// What the layers attend with.
     ///
     /// # Shapes
-    /// - `batch`: `[batch, seq]` → `[batch, seq, d_model]`
+    /// - `batch`: `[batch, seq]`
+    pub fn attention(&self, batch: &EncoderBatch, hooks: &dyn Hooks) -> EncoderAttention {
+        let [size, seq] = batch.attention_mask.dims();
+        let hidden = batch.attention_mask.clone().float() - 1.0;
+        EncoderAttention {
+            bias: (hidden * f32::MAX).reshape([size, 1, 1, seq]),
+            prefix: hooks.key_values(Stack::Encoder),
+        }
+    }
+
+    /// The input of the first layer, with what `hooks` put in front of the tokens.
+    ///
+    /// # Shapes
+    /// - `batch`: `[batch, seq]` → `[batch, n_virtual + seq, d_model]`
     ///
     /// # Panics
-    /// If an id is not in the vocabulary or `seq` is larger than
+    /// If an id is not in the vocabulary or there are more positions than
     /// [`max_positions`](Self::max_positions).
-    pub fn embed(&self, batch: &EncoderBatch, hooks: &dyn Hooks) -> Tensor<3> {
+    pub fn embed(
+        &self,
+        batch: &EncoderBatch,
+        attention: &EncoderAttention,
+        hooks: &dyn Hooks,
+    ) -> Tensor<3> {
+        let [size, seq] = batch.input_ids.dims();
         let words = hooks.embedding(&self.words, batch.input_ids.clone());
-        let mut sum = words + hooks.embedding(&self.positions, self.position_ids(&batch.input_ids));
+        let words = hooks.embedded(Stack::Encoder, words);
+        let n_virtual = words.dims()[1] - seq;
+        let positions = self.position_ids(&batch.input_ids, n_virtual, attention.n_prefix());
+        let mut sum = words + hooks.embedding(&self.positions, positions);
         if let Some(token_types) = &self.token_types {
             let [n_types, _] = token_types.weight.dims();
+            let device = batch.input_ids.device();
             let ids = match &batch.token_type_ids {
+                Some(ids) if n_types > 1 && n_virtual > 0 => {
+                    let in_front = Tensor::zeros([size, n_virtual], &device);
+                    Tensor::cat(vec![in_front, ids.clone()], 1)
+                }
                 Some(ids) if n_types > 1 => ids.clone(),
-                _ => Tensor::zeros([1, 1], &batch.input_ids.device()),
+                _ => Tensor::zeros([1, 1], &device),
             };
             sum = sum + hooks.embedding(token_types, ids);
         }
@@ -99,34 +143,33 @@ impl Encoder {
     }
 
     /// # Shapes
-    /// - `[batch, seq]` → `[1 or batch, seq]`
-    fn position_ids(&self, input_ids: &Tensor<2, Int>) -> Tensor<2, Int> {
+    /// - `[batch, seq]` → `[1 or batch, n_virtual + seq]`
+    fn position_ids(
+        &self,
+        input_ids: &Tensor<2, Int>,
+        n_virtual: usize,
+        n_prefix: usize,
+    ) -> Tensor<2, Int> {
         let [_, seq] = input_ids.dims();
+        let from = |first: usize| {
+            let end = first + n_virtual + seq;
+            Tensor::<1, Int>::arange(first as i64..end as i64, &input_ids.device()).unsqueeze()
+        };
         match self.position_rule {
-            PositionRule::FromZero => {
-                Tensor::arange(0..seq as i64, &input_ids.device()).unsqueeze()
-            }
+            PositionRule::FromZero => from(n_prefix),
+            // Vectors have no id that could be the padding's.
+            PositionRule::AfterPadding { pad_id } if n_virtual > 0 => from(pad_id + 1 + n_prefix),
             PositionRule::AfterPadding { pad_id } => {
                 let is_token = input_ids.clone().not_equal_elem(pad_id as i64).int();
-                is_token.clone().cumsum(1) * is_token + pad_id as i64
+                (is_token.clone().cumsum(1) + n_prefix as i64) * is_token + pad_id as i64
             }
         }
-    }
-
-    /// What attention adds to the scores: 0 for tokens, the lowest number for padding.
-    ///
-    /// # Shapes
-    /// - `batch`: `[batch, seq]` → `[batch, 1, 1, seq]`
-    pub fn attention_bias(&self, batch: &EncoderBatch) -> Tensor<4> {
-        let [size, seq] = batch.attention_mask.dims();
-        let hidden = batch.attention_mask.clone().float() - 1.0;
-        (hidden * f32::MAX).reshape([size, 1, 1, seq])
     }
 
     /// Runs one layer.
     ///
     /// # Shapes
-    /// - `hidden`: `[batch, seq, d_model]`, `bias`: `[batch, 1, 1, seq]` → `[batch, seq, d_model]`
+    /// - `hidden`: `[batch, seq, d_model]` → the same
     ///
     /// # Panics
     /// If `index` is not below [`n_layers`](Self::n_layers).
@@ -134,24 +177,25 @@ impl Encoder {
         &self,
         index: usize,
         hidden: Tensor<3>,
-        bias: &Tensor<4>,
+        attention: &EncoderAttention,
         hooks: &dyn Hooks,
     ) -> Tensor<3> {
-        self.layers[index].forward(hidden, bias, hooks)
+        let prefix = attention.prefix.as_ref().map(|layers| &layers[index]);
+        self.layers[index].forward(hidden, &attention.bias, prefix, hooks)
     }
 
     /// The last hidden states.
     ///
     /// # Shapes
-    /// - `batch`: `[batch, seq]` → `[batch, seq, d_model]`
+    /// - `batch`: `[batch, seq]` → `[batch, n_virtual + seq, d_model]`
     ///
     /// # Panics
-    /// As [`embed`](Self::embed).
+    /// As [`embed`](Self::embed), and if `hooks` have keys for fewer layers than there are.
     pub fn forward(&self, batch: &EncoderBatch, hooks: &dyn Hooks) -> Tensor<3> {
-        let bias = self.attention_bias(batch);
-        let embedded = self.embed(batch, hooks);
+        let attention = self.attention(batch, hooks);
+        let embedded = self.embed(batch, &attention, hooks);
         (0..self.n_layers()).fold(embedded, |hidden, index| {
-            self.layer(index, hidden, &bias, hooks)
+            self.layer(index, hidden, &attention, hooks)
         })
     }
 

@@ -231,6 +231,82 @@ pub enum ModelError {
         part: &'static str,
     },
 
+    /// Ids, masks or labels of a batch that do not fit each other.
+    #[error("{what}: expected shape {expected:?}, found {found:?}")]
+    BatchShape {
+        /// The part of the batch.
+        what: &'static str,
+        /// The shape that fits.
+        expected: Vec<usize>,
+        /// Its shape.
+        found: Vec<usize>,
+    },
+
+    /// A sequence is longer than the model has positions.
+    #[error("{positions} positions are asked for; the model has {limit}")]
+    TooManyPositions {
+        /// Positions of the sequence.
+        positions: usize,
+        /// Positions of the model.
+        limit: usize,
+    },
+
+    /// A batch in which no label is asked for.
+    #[error("every label of the batch is ignored: there is nothing to learn from it")]
+    NoTarget,
+
+    /// A setting of generation that means nothing.
+    #[error("`{key}`: expected {expected}, found {found}")]
+    GenerationSetting {
+        /// The setting.
+        key: &'static str,
+        /// What is allowed.
+        expected: &'static str,
+        /// What is there.
+        found: String,
+    },
+
+    /// A prompt without a token.
+    #[error("prompt {row} has no token: there is nothing to continue")]
+    EmptyPrompt {
+        /// Its place among the prompts.
+        row: usize,
+    },
+
+    /// An id that the model has no embedding for.
+    #[error("row {row}: token id {id} is not in the model's vocabulary of {vocab}")]
+    UnknownToken {
+        /// The row.
+        row: usize,
+        /// The id.
+        id: i64,
+        /// Size of the vocabulary.
+        vocab: usize,
+    },
+
+    /// A model has computed something that is no number.
+    #[error(
+        "token {step} of row {row}: the logits are not finite{}",
+        layer.map_or(String::new(), |layer| format!("; the first layer with such an output is {layer}"))
+    )]
+    LogitsNotFinite {
+        /// Tokens that were generated before.
+        step: usize,
+        /// The row among those not finished.
+        row: usize,
+        /// The first layer whose output is not finite, if it is a layer's.
+        layer: Option<usize>,
+    },
+
+    /// Every token of the vocabulary is removed before one is chosen.
+    #[error("token {step} of row {row}: the settings of generation leave no token to choose")]
+    NoTokenLeft {
+        /// Tokens that were generated before.
+        step: usize,
+        /// The row among the prompts.
+        row: usize,
+    },
+
     /// A device name that this crate does not know.
     #[error("unknown device {found:?}; known are {}", known.join(", "))]
     UnknownDevice {

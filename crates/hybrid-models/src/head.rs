@@ -6,8 +6,8 @@ use crate::architecture::{Architecture, EncoderPlan, Task};
 use crate::blocks::Activation;
 use crate::config_file::ConfigFile;
 use crate::layers::LayerPlace;
-use crate::loader::{Loader, Part};
-use crate::{Embedding, Hooks, LayerNorm, Linear, ModelError, distilbert};
+use crate::loader::{LinearShape, Loader, Part};
+use crate::{Embedding, Hooks, Linear, ModelError, Norm, NormKind, distilbert};
 
 /// The head of a model.
 #[derive(Debug, Clone)]
@@ -22,7 +22,7 @@ pub(crate) enum Head {
     MaskedLm {
         transform: Linear,
         activation: Activation,
-        norm: LayerNorm,
+        norm: Norm,
         decoder: Linear,
     },
     TokenClassification(Linear),
@@ -43,6 +43,11 @@ impl Head {
         loader: &mut Loader<'_>,
     ) -> Result<Self, ModelError> {
         let d_model = plan.d_model;
+        let to = |d_out| LinearShape {
+            d_in: d_model,
+            d_out,
+            bias: true,
+        };
         match task {
             Task::Headless => Ok(Self::None),
             Task::SequenceClassification => {
@@ -58,13 +63,12 @@ impl Head {
                     }
                 };
                 let transform = match transform {
-                    Some((path, activation)) => Some((
-                        loader.linear(Part::Head, path, d_model, d_model)?,
-                        activation,
-                    )),
+                    Some((path, activation)) => {
+                        Some((loader.linear(Part::Head, path, to(d_model))?, activation))
+                    }
                     None => None,
                 };
-                let classifier = loader.linear(Part::Head, classifier, d_model, n_labels)?;
+                let classifier = loader.linear(Part::Head, classifier, to(n_labels))?;
                 Ok(Self::SequenceClassification {
                     transform,
                     classifier,
@@ -98,10 +102,10 @@ impl Head {
                 };
                 let tied = config.switch_or("tie_word_embeddings", true)?;
                 Ok(Self::MaskedLm {
-                    transform: loader.linear(Part::Head, transform, d_model, d_model)?,
+                    transform: loader.linear(Part::Head, transform, to(d_model))?,
                     activation,
-                    norm: loader.norm(Part::Head, norm, d_model, epsilon)?,
-                    decoder: loader.decoder(decoder, bias, words, tied)?,
+                    norm: loader.norm(Part::Head, norm, NormKind::Layer, d_model, epsilon)?,
+                    decoder: loader.output(decoder, Some(bias), words, tied)?,
                 })
             }
             Task::TokenClassification => {
@@ -109,15 +113,13 @@ impl Head {
                 Ok(Self::TokenClassification(loader.linear(
                     Part::Head,
                     "classifier",
-                    d_model,
-                    n_labels,
+                    to(n_labels),
                 )?))
             }
             Task::SpanAnswering => Ok(Self::SpanAnswering(loader.linear(
                 Part::Head,
                 "qa_outputs",
-                d_model,
-                2,
+                to(2),
             )?)),
         }
     }

@@ -2,7 +2,26 @@
 
 use burn::tensor::{Int, Tensor};
 
-use crate::{Embedding, LayerNorm, Linear, SiteId};
+use crate::{Embedding, Linear, Norm, SiteId};
+
+/// A stack of transformer layers within a base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stack {
+    /// The layers that read the input with sight in both directions.
+    Encoder,
+    /// The layers that read from left to right; in an encoder-decoder those that write the output.
+    Decoder,
+}
+
+/// Keys and values of one layer's self-attention, both
+/// `[1 or batch, n_kv_heads, positions, d_head]`.
+#[derive(Debug, Clone)]
+pub struct KeyValue {
+    /// What queries are compared with, position encoding included.
+    pub key: Tensor<4>,
+    /// What is mixed.
+    pub value: Tensor<4>,
+}
 
 /// What may act on a base while it runs. Every method defaults to "nothing happens".
 ///
@@ -15,7 +34,7 @@ pub trait Hooks {
     }
 
     /// A norm site: LayerNorm tuning, BitFit.
-    fn norm(&self, base: &LayerNorm, x: Tensor<3>) -> Tensor<3> {
+    fn norm(&self, base: &Norm, x: Tensor<3>) -> Tensor<3> {
         base.forward(x)
     }
 
@@ -27,6 +46,23 @@ pub trait Hooks {
     /// The output of a sub-layer, before its residual connection: bottleneck adapters.
     fn block(&self, _site: SiteId, x: Tensor<3>) -> Tensor<3> {
         x
+    }
+
+    /// The token vectors that enter a stack, before positions are added: soft prompts stand in
+    /// front of them. The base takes every vector in front for a token that is seen, also in front
+    /// of padding, and counts positions from the first of them.
+    ///
+    /// # Shapes
+    /// - `words`: `[batch, seq, d_model]` → `[batch, n_virtual + seq, d_model]`
+    fn embedded(&self, _stack: Stack, words: Tensor<3>) -> Tensor<3> {
+        words
+    }
+
+    /// Keys and values in front of those of a stack's self-attention, one for each layer: prefix
+    /// tuning. They are used as they are, without position encoding; the tokens' positions begin
+    /// after them. Called once a forward, and with a cache only when that is empty.
+    fn key_values(&self, _stack: Stack) -> Option<Vec<KeyValue>> {
+        None
     }
 }
 

@@ -43,32 +43,47 @@ pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
     y.reshape([batch, seq, d_out])
 }
 
-/// A frozen layer norm (Ba et al. 2016).
+/// A frozen normalisation of the last axis.
 #[derive(Debug, Clone)]
-pub struct LayerNorm {
+pub struct Norm {
     /// Where this layer sits in the base.
     pub site: SiteId,
+    /// What is normalised.
+    pub kind: NormKind,
     /// Gain, `[d_model]`.
     pub weight: Tensor<1>,
     /// Shift, `[d_model]`.
-    pub bias: Tensor<1>,
-    /// Added to the variance.
+    pub bias: Option<Tensor<1>>,
+    /// Added to the variance, or to the mean square.
     pub epsilon: f64,
 }
 
-impl LayerNorm {
+/// What a [`Norm`] normalises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// Mean and variance (Ba et al. 2016, eq. 4).
+    Layer,
+    /// The root mean square alone (Zhang and Sennrich 2019, eq. 4).
+    Rms,
+}
+
+impl Norm {
     /// # Shapes
     /// - `x`: `[batch, seq, d_model]` → the same
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.forward_with(x, self.weight.clone(), self.bias.clone())
-    }
-
-    /// The same normalisation with another gain and shift (LayerNorm tuning, BitFit).
-    ///
-    /// # Shapes
-    /// - `x`: `[batch, seq, d_model]` → the same; `weight`, `bias`: `[d_model]`
-    pub fn forward_with(&self, x: Tensor<3>, weight: Tensor<1>, bias: Tensor<1>) -> Tensor<3> {
-        module::layer_norm(x, weight, Some(bias), self.epsilon)
+        let (weight, bias) = (self.weight.clone(), self.bias.clone());
+        match self.kind {
+            NormKind::Layer => module::layer_norm(x, weight, bias, self.epsilon),
+            NormKind::Rms => {
+                let mean_square = x.clone().square().mean_dim(2);
+                let scaled = x / mean_square.add_scalar(self.epsilon).sqrt();
+                let y = scaled * weight.unsqueeze();
+                match bias {
+                    Some(bias) => y + bias.unsqueeze(),
+                    None => y,
+                }
+            }
+        }
     }
 }
 
@@ -95,7 +110,7 @@ pub enum Layer {
     /// At a linear site.
     Linear(Linear),
     /// At a norm site.
-    Norm(LayerNorm),
+    Norm(Norm),
     /// At an embedding site.
     Embedding(Embedding),
 }
@@ -110,28 +125,31 @@ impl Layer {
         }
     }
 
+    /// The bias of a linear layer or the shift of a norm, `[d_out]`.
+    pub fn bias(&self) -> Option<&Tensor<1>> {
+        match self {
+            Self::Linear(layer) => layer.bias.as_ref(),
+            Self::Norm(layer) => layer.bias.as_ref(),
+            Self::Embedding(_) => None,
+        }
+    }
+
     /// Shape of the weight, followed by the shape of the bias where there is one.
     pub(crate) fn shape(&self) -> Vec<usize> {
-        match self {
-            Self::Linear(layer) => {
-                let bias = layer.bias.iter().flat_map(|bias| bias.dims());
-                layer.weight.dims().into_iter().chain(bias).collect()
-            }
-            Self::Norm(layer) => layer
-                .weight
-                .dims()
-                .into_iter()
-                .chain(layer.bias.dims())
-                .collect(),
+        let weight: Vec<usize> = match self {
+            Self::Linear(layer) => layer.weight.dims().into(),
+            Self::Norm(layer) => layer.weight.dims().into(),
             Self::Embedding(layer) => layer.weight.dims().into(),
-        }
+        };
+        let bias = self.bias().into_iter().flat_map(|bias| bias.dims());
+        weight.into_iter().chain(bias).collect()
     }
 }
 
 /// A layer in its place, to be replaced.
 pub(crate) enum LayerPlace<'a> {
     Linear(&'a mut Linear),
-    Norm(&'a mut LayerNorm),
+    Norm(&'a mut Norm),
     Embedding(&'a mut Embedding),
 }
 
@@ -150,5 +168,63 @@ impl LayerPlace<'_> {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Tensor, TensorData, Tolerance};
+
+    use super::{Norm, NormKind};
+    use crate::{SiteKind, SiteTable};
+
+    fn norm(kind: NormKind, bias: Option<[f32; 3]>, epsilon: f64) -> Norm {
+        let device = Device::flex();
+        let site = SiteTable::default().add(
+            "norm",
+            None,
+            false,
+            SiteKind::Norm {
+                d_model: 3,
+                bias: bias.is_some(),
+            },
+        );
+        Norm {
+            site,
+            kind,
+            weight: Tensor::from_floats([2.0, -1.0, 0.5], &device),
+            bias: bias.map(|bias| Tensor::from_floats(bias, &device)),
+            epsilon,
+        }
+    }
+
+    /// Rows of different sizes, so that a norm over the wrong axis is seen.
+    #[test]
+    fn a_root_mean_square_norm_does_not_centre() {
+        let device = Device::flex();
+        let x = Tensor::<3>::from_floats([[[3.0, -4.0, 0.0], [1.0, 1.0, 1.0]]], &device);
+        let y = norm(NormKind::Rms, None, 0.25).forward(x.clone());
+        let first = (25.0f32 / 3.0 + 0.25).sqrt();
+        let second = 1.25f32.sqrt();
+        let expected = TensorData::from([[
+            [6.0 / first, 4.0 / first, 0.0],
+            [2.0 / second, -1.0 / second, 0.5 / second],
+        ]]);
+        y.into_data()
+            .assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-6));
+        let shifted = norm(NormKind::Rms, Some([1.0, 2.0, 3.0]), 0.25).forward(x);
+        let values: Vec<f32> = shifted.into_data().iter().collect();
+        assert!((values[2] - 3.0).abs() < 1e-6, "{values:?}");
+    }
+
+    #[test]
+    fn a_layer_norm_centres() {
+        let device = Device::flex();
+        let x = Tensor::<3>::from_floats([[[1.0, 2.0, 3.0]]], &device);
+        let y = norm(NormKind::Layer, None, 1e-9).forward(x);
+        let deviation = (2.0f32 / 3.0).sqrt();
+        let expected = TensorData::from([[[-2.0 / deviation, 0.0, 0.5 / deviation]]]);
+        y.into_data()
+            .assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
     }
 }

@@ -10,6 +10,7 @@ mod device;
 mod error;
 
 mod hooks;
+mod layer_table;
 mod layers;
 mod site;
 
@@ -17,6 +18,7 @@ mod checkpoint;
 mod config_file;
 mod loader;
 mod quantized;
+mod vectorized;
 
 mod blocks;
 mod encoder;
@@ -31,20 +33,38 @@ mod roberta;
 
 mod model;
 
+mod decoder;
+mod gpt2;
+mod llama;
+mod rope;
+
+mod decoder_model;
+mod generate;
+mod score;
+
 mod resolve;
 
 mod whole_file;
 
+pub use blocks::KvCache;
 pub use checkpoint::{BlockFormat, GgufArray, GgufFile, GgufTensor, GgufValue};
+pub use decoder::{Decoder, DecoderAttention, DecoderBatch};
+pub use decoder_model::DecoderModel;
 pub use device::open_device;
-pub use encoder::{Encoder, EncoderBatch};
+pub use encoder::{Encoder, EncoderAttention, EncoderBatch};
 pub use error::ModelError;
-pub use hooks::{Hooks, NoHooks};
-pub use layers::{Embedding, Layer, LayerNorm, Linear, linear};
+pub use generate::{
+    BeamConfig, Decoding, EarlyStopping, Finish, Generated, GenerationConfig, LogitsProcessor,
+    Reader, SampleConfig, generate,
+};
+pub use hooks::{Hooks, KeyValue, NoHooks, Stack};
+pub use layer_table::{Base, BaseKind, LayerTable};
+pub use layers::{Embedding, Layer, Linear, Norm, NormKind, linear};
 pub use losses::{IGNORED, binary_cross_entropy, cross_entropy, mean_squared_error};
 pub use model::Model;
 pub use pooling::Pooling;
 pub use quantized::QuantizedWeight;
 pub use resolve::{Attempt, Resolved, Resolver, Source};
+pub use score::{ScoreRequest, Scores};
 pub use site::{Site, SiteId, SiteKind, SiteTable};
 pub use whole_file::{UNFINISHED, folder_of, sync_folder, write_whole};

@@ -3,38 +3,38 @@
 use burn::tensor::{Device, Tensor};
 
 use crate::checkpoint::Checkpoint;
-use crate::{Embedding, Layer, LayerNorm, Linear, ModelError, SiteId, SiteKind, SiteTable};
+use crate::layer_table::{KeyedLayer, LayerTable};
+use crate::{Embedding, Layer, Linear, ModelError, Norm, NormKind, SiteId, SiteKind, SiteTable};
 
 /// Which part of a model a layer belongs to; decides its prefixes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Part {
-    /// The encoder outside its layers.
-    Encoder,
-    /// One of the encoder's layers.
-    EncoderLayer(usize),
+    /// The body outside its transformer layers.
+    Body,
+    /// One of the transformer layers.
+    Layer(usize),
     /// The task head: its paths have no prefix.
     Head,
 }
 
-/// A layer with the checkpoint keys of its tensors.
-#[derive(Debug, Clone)]
-pub(crate) struct KeyedLayer {
-    pub(crate) layer: Layer,
-    /// `None` when the tensor is another layer's (a tied decoder).
-    pub(crate) weight_key: Option<String>,
-    pub(crate) bias_key: Option<String>,
+/// Sizes of a linear layer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LinearShape {
+    pub(crate) d_in: usize,
+    pub(crate) d_out: usize,
+    pub(crate) bias: bool,
 }
 
 /// Builds the layers of one model, in the order in which the forward reaches them.
 pub(crate) struct Loader<'a> {
-    pub(crate) checkpoint: Checkpoint,
+    checkpoint: Checkpoint,
     device: &'a Device,
-    /// Before encoder keys in the checkpoint: `bert.` or nothing.
+    /// Before body keys in the checkpoint: `bert.` or nothing.
     key_prefix: String,
-    /// Before encoder paths in site names.
+    /// Before body paths in site names.
     site_prefix: String,
-    pub(crate) sites: SiteTable,
-    pub(crate) layers: Vec<Option<KeyedLayer>>,
+    sites: SiteTable,
+    layers: Vec<Option<KeyedLayer>>,
 }
 
 impl<'a> Loader<'a> {
@@ -54,31 +54,39 @@ impl<'a> Loader<'a> {
         }
     }
 
+    /// All layers, when the checkpoint has no tensor left but those that `unused` knows.
+    ///
+    /// # Errors
+    /// [`ModelError::ExtraTensor`].
+    pub(crate) fn finish(self, unused: impl Fn(&str) -> bool) -> Result<LayerTable, ModelError> {
+        self.checkpoint.finish(unused)?;
+        Ok(LayerTable::new(self.sites, self.layers))
+    }
+
     fn place(&mut self, part: Part, path: &str, kind: SiteKind) -> (SiteId, String) {
+        let site_path = format!("{}{path}", self.site_prefix);
+        let key = format!("{}{path}", self.key_prefix);
         let (site_path, key, layer, head) = match part {
-            Part::Encoder => (
-                format!("{}{path}", self.site_prefix),
-                format!("{}{path}", self.key_prefix),
-                None,
-                false,
-            ),
-            Part::EncoderLayer(layer) => (
-                format!("{}{path}", self.site_prefix),
-                format!("{}{path}", self.key_prefix),
-                Some(layer),
-                false,
-            ),
+            Part::Body => (site_path, key, None, false),
+            Part::Layer(layer) => (site_path, key, Some(layer), false),
             Part::Head => (path.to_owned(), path.to_owned(), None, true),
         };
         (self.sites.add(site_path, layer, head, kind), key)
     }
 
-    fn keep(&mut self, layer: Layer, weight_key: Option<String>, bias_key: Option<String>) {
+    fn keep(
+        &mut self,
+        layer: Layer,
+        weight_key: Option<String>,
+        bias_key: Option<String>,
+        input_first: bool,
+    ) {
         self.layers.resize(layer.site().index(), None);
         self.layers.push(Some(KeyedLayer {
             layer,
             weight_key,
             bias_key,
+            input_first,
         }));
     }
 
@@ -93,120 +101,155 @@ impl<'a> Loader<'a> {
         ))
     }
 
-    /// Whether the checkpoint has an encoder layer of this path.
-    pub(crate) fn has_encoder_weight(&self, path: &str) -> bool {
+    /// Whether the checkpoint has a weight of the body under this path.
+    pub(crate) fn has_body_weight(&self, path: &str) -> bool {
         self.checkpoint
             .contains(&format!("{}{path}.weight", self.key_prefix))
     }
 
-    /// A linear layer with a bias.
+    /// A linear layer, its weight `[d_out, d_in]` on disk.
     pub(crate) fn linear(
+        &mut self,
+        part: Part,
+        path: &str,
+        shape: LinearShape,
+    ) -> Result<Linear, ModelError> {
+        self.linear_layer(part, path, shape, false)
+    }
+
+    /// GPT-2's `Conv1D`: a linear layer with a bias, its weight `[d_in, d_out]` on disk.
+    pub(crate) fn conv1d(
         &mut self,
         part: Part,
         path: &str,
         d_in: usize,
         d_out: usize,
     ) -> Result<Linear, ModelError> {
-        let (site, key) = self.place(
-            part,
-            path,
-            SiteKind::Linear {
-                d_in,
-                d_out,
-                bias: true,
-            },
-        );
-        let (weight_key, bias_key) = (format!("{key}.weight"), format!("{key}.bias"));
-        // On disk `[d_out, d_in]`; a transposed view costs no copy.
-        let weight = self.tensor(&weight_key, [d_out, d_in])?.transpose();
-        let bias = Some(self.tensor(&bias_key, [d_out])?);
+        let shape = LinearShape {
+            d_in,
+            d_out,
+            bias: true,
+        };
+        self.linear_layer(part, path, shape, true)
+    }
+
+    fn linear_layer(
+        &mut self,
+        part: Part,
+        path: &str,
+        shape: LinearShape,
+        input_first: bool,
+    ) -> Result<Linear, ModelError> {
+        let LinearShape { d_in, d_out, bias } = shape;
+        let (site, key) = self.place(part, path, SiteKind::Linear { d_in, d_out, bias });
+        let weight_key = format!("{key}.weight");
+        let weight = match input_first {
+            true => self.tensor(&weight_key, [d_in, d_out])?,
+            // A transposed view costs no copy.
+            false => self.tensor(&weight_key, [d_out, d_in])?.transpose(),
+        };
+        let bias_key = bias.then(|| format!("{key}.bias"));
+        let bias = match &bias_key {
+            Some(key) => Some(self.tensor(key, [d_out])?),
+            None => None,
+        };
         let linear = Linear { site, weight, bias };
-        self.keep(
-            Layer::Linear(linear.clone()),
-            Some(weight_key),
-            Some(bias_key),
-        );
+        let layer = Layer::Linear(linear.clone());
+        self.keep(layer, Some(weight_key), bias_key, input_first);
         Ok(linear)
     }
 
-    /// The output projection of a masked language model. Its weight is the word embeddings'
-    /// (Press and Wolf 2017) when `tied`; its bias is under `bias_key`.
-    pub(crate) fn decoder(
+    /// The output layer of a language model. Its weight is the word embeddings' (Press and Wolf
+    /// 2017) when `tied`, unless the checkpoint has another one for it; its bias, where there is
+    /// one, is under `bias_key`.
+    pub(crate) fn output(
         &mut self,
         path: &str,
-        bias_key: &str,
+        bias_key: Option<&str>,
         words: &Embedding,
         tied: bool,
     ) -> Result<Linear, ModelError> {
         let [vocab, d_model] = words.weight.dims();
-        let (site, key) = self.place(
-            Part::Head,
-            path,
-            SiteKind::Linear {
-                d_in: d_model,
-                d_out: vocab,
-                bias: true,
-            },
-        );
-        let weight_key = (!tied).then(|| format!("{key}.weight"));
-        let weight = match &weight_key {
-            Some(key) => self.tensor(key, [vocab, d_model])?,
-            None => words.weight.clone(),
+        let kind = SiteKind::Linear {
+            d_in: d_model,
+            d_out: vocab,
+            bias: bias_key.is_some(),
         };
-        let bias = Some(self.tensor(bias_key, [vocab])?);
+        let (site, key) = self.place(Part::Head, path, kind);
+        let weight_key = format!("{key}.weight");
+        let own = match tied && !self.checkpoint.contains(&weight_key) {
+            true => None,
+            false => Some(self.tensor(&weight_key, [vocab, d_model])?),
+        };
+        let own = own.filter(|own| !tied || own.to_data() != words.weight.to_data());
+        let weight_key = own.is_some().then_some(weight_key);
+        let weight = own.unwrap_or_else(|| words.weight.clone());
+        let bias = match bias_key {
+            Some(key) => Some(self.tensor(key, [vocab])?),
+            None => None,
+        };
         let linear = Linear {
             site,
             weight: weight.transpose(),
             bias,
         };
-        self.keep(
-            Layer::Linear(linear.clone()),
-            weight_key,
-            Some(bias_key.to_owned()),
-        );
+        let bias_key = bias_key.map(str::to_owned);
+        self.keep(Layer::Linear(linear.clone()), weight_key, bias_key, false);
         Ok(linear)
     }
 
-    /// A layer norm.
+    /// A layer norm with gain and shift, or a root mean square norm with a gain alone.
     pub(crate) fn norm(
         &mut self,
         part: Part,
         path: &str,
+        kind: NormKind,
         d_model: usize,
         epsilon: f64,
-    ) -> Result<LayerNorm, ModelError> {
-        let (site, key) = self.place(part, path, SiteKind::Norm { d_model });
-        let (weight_key, bias_key) = (format!("{key}.weight"), format!("{key}.bias"));
+    ) -> Result<Norm, ModelError> {
+        let has_bias = kind == NormKind::Layer;
+        let site_kind = SiteKind::Norm {
+            d_model,
+            bias: has_bias,
+        };
+        let (site, key) = self.place(part, path, site_kind);
+        let weight_key = format!("{key}.weight");
         let weight = self.tensor(&weight_key, [d_model])?;
-        let bias = self.tensor(&bias_key, [d_model])?;
-        let norm = LayerNorm {
+        let bias_key = has_bias.then(|| format!("{key}.bias"));
+        let bias = match &bias_key {
+            Some(key) => Some(self.tensor(key, [d_model])?),
+            None => None,
+        };
+        let norm = Norm {
             site,
+            kind,
             weight,
             bias,
             epsilon,
         };
-        self.keep(Layer::Norm(norm.clone()), Some(weight_key), Some(bias_key));
+        self.keep(Layer::Norm(norm.clone()), Some(weight_key), bias_key, false);
         Ok(norm)
     }
 
-    /// A lookup table of the encoder.
+    /// A lookup table of the body.
     pub(crate) fn embedding(
         &mut self,
         path: &str,
         n: usize,
         d_model: usize,
     ) -> Result<Embedding, ModelError> {
-        let (site, key) = self.place(Part::Encoder, path, SiteKind::Embedding { n, d_model });
+        let (site, key) = self.place(Part::Body, path, SiteKind::Embedding { n, d_model });
         let weight_key = format!("{key}.weight");
         let weight = self.tensor(&weight_key, [n, d_model])?;
         let embedding = Embedding { site, weight };
-        self.keep(Layer::Embedding(embedding.clone()), Some(weight_key), None);
+        let layer = Layer::Embedding(embedding.clone());
+        self.keep(layer, Some(weight_key), None, false);
         Ok(embedding)
     }
 
-    /// The output of a sub-layer of encoder layer `layer`.
+    /// The output of a sub-layer of transformer layer `layer`.
     pub(crate) fn block(&mut self, layer: usize, path: &str, d_model: usize) -> SiteId {
-        self.place(Part::EncoderLayer(layer), path, SiteKind::Block { d_model })
+        self.place(Part::Layer(layer), path, SiteKind::Block { d_model })
             .0
     }
 }

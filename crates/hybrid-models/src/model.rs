@@ -1,20 +1,22 @@
-//! A model: an encoder, its head, and the sites of both.
+//! An encoder with its head, and the sites of both.
 
 use std::path::Path;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
 use crate::architecture::{self, Architecture, Task};
 use crate::blocks::Activation;
 use crate::checkpoint::Checkpoint;
 use crate::config_file::ConfigFile;
 use crate::head::{Head, linear_rows};
-use crate::loader::{KeyedLayer, Loader, Part};
+use crate::layers::LayerPlace;
+use crate::loader::{LinearShape, Loader, Part};
 use crate::{
-    Encoder, EncoderBatch, Hooks, Layer, Linear, ModelError, Pooling, SiteId, SiteTable, pooling,
+    Base, BaseKind, Encoder, EncoderBatch, Hooks, Layer, LayerTable, Linear, ModelError, Pooling,
+    pooling,
 };
 
-/// A frozen model. Clones share their tensors.
+/// A frozen encoder with its head. Clones share their tensors.
 #[derive(Debug, Clone)]
 pub struct Model {
     /// Token ids to hidden states.
@@ -22,9 +24,27 @@ pub struct Model {
     architecture: Architecture,
     pooler: Option<Linear>,
     head: Head,
-    sites: SiteTable,
-    /// By site; nothing at block sites.
-    layers: Vec<Option<KeyedLayer>>,
+    layers: LayerTable,
+}
+
+impl Base for Model {
+    fn model_type(&self) -> &'static str {
+        self.architecture.model_type()
+    }
+
+    fn kind(&self) -> BaseKind {
+        BaseKind::Encoder
+    }
+
+    fn layers(&self) -> &LayerTable {
+        &self.layers
+    }
+
+    fn replace(&mut self, layer: Layer) -> Result<(), ModelError> {
+        let pooler = self.pooler.as_mut().map(LayerPlace::Linear);
+        let places = self.encoder.places().chain(pooler);
+        self.layers.replace(layer, places.chain(self.head.places()))
+    }
 }
 
 impl Model {
@@ -75,12 +95,17 @@ impl Model {
         let encoder = architecture::load_encoder(&plan, &mut loader)?;
         let pooler = match task {
             Task::SequenceClassification => architecture == Architecture::Bert,
-            Task::Headless => loader.has_encoder_weight("pooler.dense"),
+            Task::Headless => loader.has_body_weight("pooler.dense"),
             _ => false,
         };
         let pooler = match pooler {
             true => {
-                Some(loader.linear(Part::Encoder, "pooler.dense", plan.d_model, plan.d_model)?)
+                let shape = LinearShape {
+                    d_in: plan.d_model,
+                    d_out: plan.d_model,
+                    bias: true,
+                };
+                Some(loader.linear(Part::Body, "pooler.dense", shape)?)
             }
             false => None,
         };
@@ -92,105 +117,14 @@ impl Model {
             &encoder.words,
             &mut loader,
         )?;
-        let Loader {
-            checkpoint,
-            sites,
-            mut layers,
-            ..
-        } = loader;
-        checkpoint.finish(|name| architecture.may_go_unused(name))?;
-        layers.resize(sites.len(), None);
+        let layers = loader.finish(|name| architecture.may_go_unused(name))?;
         Ok(Self {
             encoder,
             architecture,
             pooler,
             head,
-            sites,
             layers,
         })
-    }
-
-    /// `model_type` in `config.json`, e.g. `bert`.
-    pub fn model_type(&self) -> &'static str {
-        self.architecture.model_type()
-    }
-
-    /// All sites, in the order in which the forward reaches them.
-    pub fn sites(&self) -> &SiteTable {
-        &self.sites
-    }
-
-    /// Number of weights, tied ones counted once.
-    pub fn n_parameters(&self) -> usize {
-        let size = |keyed: &KeyedLayer| {
-            let (weight, bias) = tensors(&keyed.layer);
-            let weight = if keyed.weight_key.is_some() {
-                weight.shape().num_elements()
-            } else {
-                0
-            };
-            weight + bias.map_or(0, |bias| bias.shape().num_elements())
-        };
-        self.layers.iter().flatten().map(size).sum()
-    }
-
-    /// The frozen layer at a site; nothing at a block site.
-    ///
-    /// # Panics
-    /// If `site` comes from another model with more sites.
-    pub fn layer_at(&self, site: SiteId) -> Option<&Layer> {
-        self.layers[site.index()].as_ref().map(|keyed| &keyed.layer)
-    }
-
-    /// Replaces the frozen layer at its site, as merging an adapter does. Other clones of this
-    /// model keep theirs.
-    ///
-    /// # Errors
-    /// [`ModelError::ReplacementShape`] if the shapes or the kind of layer differ.
-    ///
-    /// # Panics
-    /// If the layer's site comes from another model with more sites.
-    pub fn replace(&mut self, layer: Layer) -> Result<(), ModelError> {
-        let site = layer.site();
-        let expected = self.layer_at(site).map_or(Vec::new(), Layer::shape);
-        let same_kind = self
-            .layer_at(site)
-            .is_some_and(|old| std::mem::discriminant(old) == std::mem::discriminant(&layer));
-        if !same_kind || expected != layer.shape() {
-            let site = self.sites.get(site).path.clone();
-            return Err(ModelError::ReplacementShape {
-                site,
-                expected,
-                found: layer.shape(),
-            });
-        }
-        for place in self.places() {
-            place.replace_if_same_site(&layer);
-        }
-        if let Some(keyed) = &mut self.layers[site.index()] {
-            keyed.layer = layer;
-        }
-        Ok(())
-    }
-
-    fn places(&mut self) -> impl Iterator<Item = crate::layers::LayerPlace<'_>> {
-        let pooler = self.pooler.as_mut().map(crate::layers::LayerPlace::Linear);
-        self.encoder
-            .places()
-            .chain(pooler)
-            .chain(self.head.places())
-    }
-
-    /// Every tensor under its key in a Hugging Face checkpoint, in that layout (linear weights
-    /// `[d_out, d_in]`); a tied decoder's weight is left out.
-    pub fn named_tensors(&self) -> Vec<(String, TensorData)> {
-        let mut named = Vec::new();
-        for keyed in self.layers.iter().flatten() {
-            let (weight, bias) = tensors(&keyed.layer);
-            named.extend(keyed.weight_key.clone().map(|key| (key, weight)));
-            named.extend(keyed.bias_key.clone().zip(bias));
-        }
-        named
     }
 
     /// One vector a row.
@@ -325,18 +259,5 @@ impl Model {
                 .reshape([size, seq])
         };
         Ok([of(0), of(1)])
-    }
-}
-
-/// Weight and bias in the layout of a checkpoint.
-fn tensors(layer: &Layer) -> (TensorData, Option<TensorData>) {
-    let bias = |bias: &Tensor<1>| bias.clone().into_data();
-    match layer {
-        Layer::Linear(linear) => (
-            linear.weight.clone().transpose().into_data(),
-            linear.bias.as_ref().map(bias),
-        ),
-        Layer::Norm(norm) => (norm.weight.clone().into_data(), Some(bias(&norm.bias))),
-        Layer::Embedding(embedding) => (embedding.weight.clone().into_data(), None),
     }
 }

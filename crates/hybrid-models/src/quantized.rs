@@ -1,6 +1,10 @@
 //! Frozen weights that stay in their GGUF blocks and are dequantised a few rows at a time.
 
+mod product;
+
 use std::ops::Range;
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::{BlockFormat, GgufTensor};
 
@@ -135,3 +139,53 @@ impl QuantizedWeight {
         }
     }
 }
+
+impl QuantizedWeight {
+    /// `x Wᵀ + b`, dequantised a bounded number of rows at a time: the dense weight is never whole.
+    /// Equal to the dense product up to the order of float32 sums.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, seq, d_in]`, `bias`: `[d_out]` → `[batch, seq, d_out]`
+    pub fn linear(&self, x: Tensor<3>, bias: Option<Tensor<1>>) -> Tensor<3> {
+        let [batch, seq, d_in] = x.dims();
+        let y = product::product(self, x.reshape([batch * seq, d_in]));
+        let y = match bias {
+            Some(bias) => y + bias.unsqueeze(),
+            None => y,
+        };
+        y.reshape([batch, seq, self.n_rows])
+    }
+
+    /// The rows of a lookup table.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch, seq]` → `[batch, seq, d_model]`
+    ///
+    /// # Panics
+    /// If an id is not below the number of rows.
+    pub fn embedding(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        let [batch, seq] = ids.dims();
+        let device = ids.device().inner();
+        let ids = ids.into_data();
+        let rows = ids.iter::<i64>().flat_map(|id| {
+            let row = usize::try_from(id).ok().filter(|row| *row < self.n_rows);
+            let row = row.unwrap_or_else(|| panic!("id {id} of a table of {} rows", self.n_rows));
+            self.dequantize_rows(row..row + 1)
+        });
+        let shape = [batch, seq, self.row_len];
+        Tensor::from_data(TensorData::new(rows.collect::<Vec<f32>>(), shape), &device)
+    }
+
+    /// The dense weight, for what needs all of it at once, e.g. merging an adapter.
+    ///
+    /// # Shapes
+    /// - `[d_in, d_out]`, as [`Linear`](crate::Linear) has it
+    pub fn dense(&self, device: &Device) -> Tensor<2> {
+        let values = self.dequantize_rows(0..self.n_rows);
+        let shape = [self.n_rows, self.row_len];
+        Tensor::<2>::from_data(TensorData::new(values, shape), device).transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -23,10 +23,12 @@ pub enum SiteKind {
         /// Whether the layer has a bias.
         bias: bool,
     },
-    /// A layer norm over `d_model` features.
+    /// A norm over `d_model` features.
     Norm {
         /// Size of the normalised features.
         d_model: usize,
+        /// Whether the norm has a shift.
+        bias: bool,
     },
     /// A lookup table of `n` vectors.
     Embedding {
@@ -49,9 +51,10 @@ pub struct Site {
     pub id: SiteId,
     /// Module path as Transformers names it, e.g. `bert.encoder.layer.0.attention.self.query`.
     pub path: String,
-    /// Index of the transformer layer, `None` for embeddings and heads.
+    /// Index of the transformer layer, `None` for embeddings, final norms and heads. The decoder's
+    /// layers of an encoder-decoder are counted after the encoder's.
     pub layer: Option<usize>,
-    /// Whether the site belongs to a task head rather than to the encoder.
+    /// Whether the site belongs to a task head rather than to the body.
     pub head: bool,
     /// What acts here.
     pub kind: SiteKind,

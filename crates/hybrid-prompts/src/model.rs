@@ -1,10 +1,10 @@
-//! The seam to a model, and checks of what comes back.
+//! The seam to an encoder, and checks of what comes back.
 
 use std::error::Error;
 
 use crate::error::PromptError;
 
-/// What prompts need of a model.
+/// What prompts need of an encoder; of a language model: [`LanguageModel`](crate::LanguageModel).
 ///
 /// Both methods are pure functions of the text: the same text has the same answer during a search.
 pub trait PromptModel {
@@ -43,9 +43,18 @@ pub(crate) fn embedded(
 ) -> Result<Vec<Vec<f32>>, PromptError> {
     let vectors = model
         .embed(texts)
-        .map_err(|error| failed(texts.len(), error))?;
-    let width = vectors.first().map_or(0, Vec::len);
-    check(texts, &vectors, width)?;
+        .map_err(|error| PromptError::model(texts.len(), error))?;
+    checked_vectors(texts, vectors, None)
+}
+
+/// One finite vector a text, all of one width.
+pub(crate) fn checked_vectors(
+    texts: &[String],
+    vectors: Vec<Vec<f32>>,
+    known_width: Option<usize>,
+) -> Result<Vec<Vec<f32>>, PromptError> {
+    let first_width = || vectors.first().map_or(0, Vec::len);
+    check(texts, &vectors, known_width.unwrap_or_else(first_width))?;
     Ok(vectors)
 }
 
@@ -57,7 +66,7 @@ pub(crate) fn classified(
 ) -> Result<Option<Vec<Vec<f32>>>, PromptError> {
     let rows = model
         .classify(texts)
-        .map_err(|error| failed(texts.len(), error))?;
+        .map_err(|error| PromptError::model(texts.len(), error))?;
     if let Some(rows) = &rows {
         check(texts, rows, n_labels)?;
     }
@@ -85,15 +94,6 @@ fn check(texts: &[String], vectors: &[Vec<f32>], width: usize) -> Result<(), Pro
         }
     }
     Ok(())
-}
-
-/// A failure of the model, once: models that wrap models hand the inner one's error on.
-fn failed(n_texts: usize, error: impl Error + Send + Sync + 'static) -> PromptError {
-    let error: Box<dyn Error + Send + Sync> = Box::new(error);
-    match error.downcast::<PromptError>() {
-        Ok(inner) => *inner,
-        Err(source) => PromptError::Model { n_texts, source },
-    }
 }
 
 /// Scales a vector to length one; a zero vector stays.

@@ -1,4 +1,4 @@
-//! A prompt: a template and the words of each label.
+//! A prompt: instruction, template, label words, demonstrations and format.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -8,17 +8,52 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::demonstration::Demonstrations;
 use crate::error::PromptError;
 use crate::label_words::label_words;
 
+/// How the parts of a prompt become one text.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum PromptFormat {
+    /// Instruction, demonstrations and input, with an empty line between them.
+    #[default]
+    Plain,
+    /// Messages that the model's own chat template renders: the instruction is what the system
+    /// says (or the opening of the first user message, where the template shows no system
+    /// message), demonstrations and input are turns.
+    Chat,
+}
+
+impl PromptFormat {
+    fn is_plain(&self) -> bool {
+        *self == Self::Plain
+    }
+}
+
 /// What a model reads, and what stands for each class. Text, never a tensor.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+///
+/// A sentence encoder reads the template alone; the other parts are for language models.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Prompt {
-    /// The [`Template`](crate::Template)'s source.
+    /// What is to be done, in words. Text, not a template; empty for none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub instruction: String,
+    /// The [`Template`](crate::Template)'s source, for input and demonstrations alike.
     pub template: String,
-    /// Label to the texts that stand for it; their vectors are averaged.
+    /// How the parts become one text.
+    #[serde(default, skip_serializing_if = "PromptFormat::is_plain")]
+    pub format: PromptFormat,
+    /// Label to the texts that stand for it. An encoder averages their vectors, a language model
+    /// their probabilities; the first one is shown in demonstrations. Empty for tasks without
+    /// classes.
     pub label_words: BTreeMap<String, Vec<String>>,
+    /// Answered examples that are shown before the input.
+    #[serde(default, skip_serializing_if = "Demonstrations::is_empty")]
+    pub demonstrations: Demonstrations,
 }
 
 impl Prompt {
@@ -40,6 +75,7 @@ impl Prompt {
         Ok(Self {
             template: slots.join(" "),
             label_words,
+            ..Self::default()
         })
     }
 
@@ -48,20 +84,50 @@ impl Prompt {
         self.label_words.get(label).map_or(&[], Vec::as_slice)
     }
 
+    /// The first part that only a language model reads, in words.
+    pub(crate) fn part_for_language_models(&self) -> Option<&'static str> {
+        if !self.instruction.is_empty() {
+            Some("an instruction")
+        } else if !self.demonstrations.is_empty() {
+            Some("demonstrations")
+        } else if self.format != PromptFormat::Plain {
+            Some("the chat format")
+        } else {
+            None
+        }
+    }
+
     /// A name made of the content: 16 hexadecimal digits of SHA-256, equal for equal prompts on
     /// every machine and in every version.
     pub fn id(&self) -> String {
         let mut hash = Sha256::new();
-        let mut add = |text: &str| {
-            // The length first, so that texts cannot run into each other.
-            hash.update((text.len() as u64).to_le_bytes());
-            hash.update(text);
-        };
-        add(&self.template);
+        add(&mut hash, &self.template);
         for (label, words) in &self.label_words {
-            add(label);
-            add(&words.len().to_string());
-            words.iter().for_each(|word| add(word));
+            add(&mut hash, label);
+            add(&mut hash, &words.len().to_string());
+            words.iter().for_each(|word| add(&mut hash, word));
+        }
+        if self.part_for_language_models().is_some() {
+            // A length that no text has, so that no label word can read as one of these parts.
+            hash.update(u64::MAX.to_le_bytes());
+            add(&mut hash, &self.instruction);
+            add(
+                &mut hash,
+                if self.format.is_plain() {
+                    "plain"
+                } else {
+                    "chat"
+                },
+            );
+            add(&mut hash, &format!("{:?}", self.demonstrations.nearest));
+            for demonstration in &self.demonstrations.examples {
+                add(&mut hash, &demonstration.answer);
+                add(&mut hash, &demonstration.fields.len().to_string());
+                for (field, text) in &demonstration.fields {
+                    add(&mut hash, field);
+                    add(&mut hash, text);
+                }
+            }
         }
         let mut id = String::with_capacity(16);
         for byte in hash.finalize().iter().take(8) {
@@ -71,11 +137,22 @@ impl Prompt {
     }
 }
 
+/// Adds a text to a hash, its length first, so that texts cannot run into each other.
+fn add(hash: &mut Sha256, text: &str) {
+    hash.update((text.len() as u64).to_le_bytes());
+    hash.update(text);
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
-    use super::Prompt;
+    use proptest::collection::{btree_map, vec};
+    use proptest::option;
+    use proptest::prelude::{any, prop_assert_eq, proptest};
+
+    use super::{Prompt, PromptFormat};
+    use crate::demonstration::{Demonstration, Demonstrations};
     use crate::error::PromptError;
 
     fn prompt(template: &str, words: &[(&str, &[&str])]) -> Prompt {
@@ -88,6 +165,14 @@ mod tests {
         Prompt {
             template: template.to_owned(),
             label_words: words.collect(),
+            ..Prompt::default()
+        }
+    }
+
+    fn demonstration(text: &str, answer: &str) -> Demonstration {
+        Demonstration {
+            answer: answer.to_owned(),
+            fields: BTreeMap::from([("text".to_owned(), text.to_owned())]),
         }
     }
 
@@ -103,6 +188,63 @@ mod tests {
         ];
         for other in others {
             assert_ne!(other.id(), first.id(), "{other:?}");
+        }
+        let shown = |nearest, examples| Prompt {
+            demonstrations: Demonstrations { nearest, examples },
+            ..first.clone()
+        };
+        let mut ids = BTreeSet::from([first.id()]);
+        for other in [
+            Prompt {
+                instruction: "plain".to_owned(),
+                ..first.clone()
+            },
+            Prompt {
+                format: PromptFormat::Chat,
+                ..first.clone()
+            },
+            shown(None, vec![demonstration("x", "a")]),
+            shown(Some(1), vec![demonstration("x", "a")]),
+            shown(None, vec![demonstration("a", "x")]),
+            shown(None, vec![demonstration("x", "a"), demonstration("x", "a")]),
+        ] {
+            assert!(ids.insert(other.id()), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_prompt_for_an_encoder_is_written_as_ever() {
+        let text = toml::to_string(&prompt("{{ text }}", &[("a", &["x"])])).unwrap();
+        assert_eq!(
+            text,
+            "template = \"{{ text }}\"\n\n[label_words]\na = [\"x\"]\n"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_prompt_survives_its_file(
+            instruction in any::<String>(),
+            template in any::<String>(),
+            chat: bool,
+            words in btree_map(any::<String>(), vec(any::<String>(), 0..3), 0..3),
+            nearest in option::of(1usize..9),
+            shown in vec((any::<String>(), any::<String>()), 0..3),
+        ) {
+            let examples: Vec<Demonstration> =
+                shown.iter().map(|(text, answer)| demonstration(text, answer)).collect();
+            let prompt = Prompt {
+                instruction,
+                template,
+                format: if chat { PromptFormat::Chat } else { PromptFormat::Plain },
+                label_words: words,
+                // Without examples, nothing is written.
+                demonstrations: Demonstrations { nearest: nearest.filter(|_| !examples.is_empty()), examples },
+            };
+            let text = toml::to_string_pretty(&prompt).unwrap();
+            let read: Prompt = toml::from_str(&text).unwrap();
+            prop_assert_eq!(read.id(), prompt.id());
+            prop_assert_eq!(read, prompt);
         }
     }
 

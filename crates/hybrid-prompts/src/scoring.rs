@@ -29,7 +29,8 @@ pub struct Scores {
 ///
 /// # Errors
 /// [`PromptError::Data`] for a label outside `labels`, [`PromptError::EmptySpace`] without
-/// examples, [`PromptError::NoLabelWords`], and errors of the template and of the model.
+/// examples, [`PromptError::NoLabelWords`], [`PromptError::LanguageModelOnly`] for a prompt with
+/// parts that an encoder does not read, and errors of the template and of the model.
 pub fn score(
     prompt: &Prompt,
     examples: &[Example],
@@ -39,6 +40,9 @@ pub fn score(
     let targets = labels.targets(examples)?;
     if targets.is_empty() {
         return Err(PromptError::EmptySpace { what: "example" });
+    }
+    if let Some(part) = prompt.part_for_language_models() {
+        return Err(PromptError::LanguageModelOnly { part });
     }
     let template = Template::parse(&prompt.template)?;
     let texts = examples
@@ -111,7 +115,7 @@ pub fn label_vectors(
     Ok(words.map(mean).collect())
 }
 
-fn judge(log_probabilities: Vec<Vec<f32>>, targets: &[usize]) -> Scores {
+pub(crate) fn judge(log_probabilities: Vec<Vec<f32>>, targets: &[usize]) -> Scores {
     let predictions: Vec<usize> = log_probabilities.iter().map(|row| largest(row)).collect();
     let right = predictions
         .iter()
@@ -142,7 +146,7 @@ fn largest(row: &[f32]) -> usize {
     best
 }
 
-fn log_softmax(row: &mut [f32], scale: f32) {
+pub(crate) fn log_softmax(row: &mut [f32], scale: f32) {
     let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f32 = row.iter().map(|value| ((value - max) * scale).exp()).sum();
     let log_sum = sum.ln();
@@ -151,7 +155,7 @@ fn log_softmax(row: &mut [f32], scale: f32) {
 }
 
 /// Eight sums side by side, so that the processor need not wait for each addition.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let (a_chunks, a_rest) = a.as_chunks::<8>();
     let (b_chunks, b_rest) = b.as_chunks::<8>();
     let mut sums = [0.0f32; 8];

@@ -1,29 +1,38 @@
 //! Search: propose prompts, score them on fit examples, keep the best.
 
-mod fit_sample;
+mod encoder;
+mod explorer;
+mod ladder;
+mod language;
+mod neighbourhood;
+mod parzen;
+mod runner;
 mod space;
 mod strategy;
 mod text_cache;
 
-use std::cmp::Ordering;
-use std::collections::HashSet;
-use std::ops::ControlFlow;
+use std::collections::{BTreeMap, HashSet};
 
 use hybrid_data::{Example, LabelSet};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::PromptError;
-use crate::model::PromptModel;
+use crate::instruction::InstructionGrammar;
 use crate::prompt::Prompt;
-use crate::scoring::score;
-use crate::template::Template;
 
+pub use encoder::search;
+pub use language::{InstructionProposals, LanguageSearch, search_language};
 pub use space::SearchSpace;
 pub use strategy::SearchStrategy;
 
-use fit_sample::nested_order;
-use strategy::Plan;
-use text_cache::TextCache;
+use explorer::Explorer;
+use ladder::Proposals;
+use neighbourhood::{beam, evolution};
+use parzen::tree_parzen;
+use runner::{Runner, Stop, better};
+use space::Point;
+use strategy::{Halving, Plan};
 
 /// What is searched, over which examples, and how.
 #[derive(Debug, Clone, Copy)]
@@ -49,12 +58,21 @@ pub struct Trial {
     pub prompt: Prompt,
     /// On how many fit examples.
     pub sample: usize,
-    /// Share of right predictions.
+    /// Share of right predictions; where there are no classes, the mean of what outputs are worth
+    /// ([`LanguageScores::values`](crate::LanguageScores::values)).
     pub accuracy: f64,
-    /// Mean negative log-probability of the right label, in nats.
+    /// Mean negative log-probability of the right label or of the wanted tokens, in nats; 0 where
+    /// outputs are generated.
     pub log_loss: f64,
-    /// How many texts the model had to read for it; known ones are not read again.
-    pub n_texts: usize,
+    /// How many inputs were cut because their prompts were too long; 0 for an encoder, which cuts
+    /// by itself.
+    #[serde(default)]
+    pub n_cut: usize,
+    /// What the model had to read for it: texts for an encoder, tokens for a language model. What is
+    /// known is not read again.
+    pub cost: u64,
+    /// What the search had spent by its end.
+    pub spent: u64,
 }
 
 /// What a search tells while it runs.
@@ -67,11 +85,11 @@ pub enum SearchEvent<'a> {
         prompt: &'a Prompt,
         /// On how many fit examples.
         sample: usize,
-        /// How many texts the model has yet to read for it.
-        n_unread: usize,
+        /// Most texts or tokens that the model has yet to read for it.
+        cost: u64,
         /// Trials that are done.
         n_done: usize,
-        /// Trials of the whole search.
+        /// Trials of the whole search, or most of them where they depend on each other.
         n_planned: usize,
     },
     /// A prompt was scored. Breaking here ends the search too.
@@ -85,17 +103,40 @@ pub struct SearchOutcome {
     pub best: Prompt,
     /// All trials in the order they were made.
     pub trials: Vec<Trial>,
-    /// How many texts the model read.
-    pub n_texts: usize,
-    /// Whether the search came to its end; false when the observer broke it off.
+    /// Which figure decided.
+    pub criterion: Criterion,
+    /// How many texts or tokens the model read.
+    pub spent: u64,
+    /// Whether the search came to its end; false when the observer broke it off or the budget was
+    /// too small for it.
     pub complete: bool,
 }
 
 impl SearchOutcome {
     /// The last trial of each prompt, best first: more examples before fewer, then higher
-    /// accuracy, then lower log-loss, then the order of trials.
+    /// accuracy, then lower log-loss (or the other way round), then the order of trials.
     pub fn ranking(&self) -> Vec<&Trial> {
-        ranking(&self.trials)
+        ranking(&self.trials, self.criterion)
+    }
+
+    /// The best prompt so far after each trial.
+    pub fn curve(&self) -> Vec<BestSoFar> {
+        let mut best: Option<&Trial> = None;
+        let mut curve = Vec::with_capacity(self.trials.len());
+        for trial in &self.trials {
+            let so_far = match best {
+                Some(best) if better(trial, best, self.criterion).is_ge() => best,
+                _ => trial,
+            };
+            best = Some(so_far);
+            curve.push(BestSoFar {
+                spent: trial.spent,
+                sample: so_far.sample,
+                accuracy: so_far.accuracy,
+                log_loss: so_far.log_loss,
+            });
+        }
+        curve
     }
 
     /// The `n` best prompts, best first.
@@ -108,57 +149,52 @@ impl SearchOutcome {
     }
 }
 
-/// Finds the best prompt of a space on the fit examples.
-///
-/// The model reads no text twice. Where it has a trained head, label words change no score, so
-/// prompts that differ in them alone are one, and keep the incumbent's words (without incumbent,
-/// the first ones). The same request finds the same prompts in the same order.
-///
-/// # Errors
-/// A fault of the request before any trial as itself; [`PromptError::StoppedEarly`] when the
-/// observer breaks before the first trial ended; else [`PromptError::Search`], which holds the
-/// trials so far.
-pub fn search<M: PromptModel>(
-    request: SearchRequest<'_>,
-    model: &mut M,
-    observer: &mut dyn FnMut(SearchEvent<'_>) -> ControlFlow<()>,
-) -> Result<SearchOutcome, PromptError> {
-    let SearchRequest {
-        labels, fit, seed, ..
-    } = request;
-    if fit.is_empty() {
-        return Err(PromptError::EmptySpace {
-            what: "fit example",
-        });
-    }
-    let targets = labels.targets(fit)?;
-    let mut cache = TextCache::new(model, labels.len())?;
-    let prompts = proposals(request, cache.has_head());
-    if prompts.is_empty() {
-        return Err(PromptError::EmptySpace { what: "prompt" });
-    }
-    let plan = Plan::new(
-        request.strategy,
-        prompts.len(),
-        request.incumbent.is_some(),
-        fit.len(),
-        labels.len(),
-        seed,
-    )?;
-    let order = nested_order(&targets, labels.len(), seed);
-    let ordered: Vec<Example> = order.into_iter().map(|row| fit[row].clone()).collect();
+/// Which figure decides between two prompts that were scored on the same examples; the other one
+/// breaks ties.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Criterion {
+    /// The higher accuracy.
+    #[default]
+    Accuracy,
+    /// The lower log-loss, which tells more on few examples.
+    LogLoss,
+}
 
-    let mut trials: Vec<Trial> = Vec::new();
-    let complete = match run(
-        &plan,
-        &prompts,
-        &ordered,
-        labels,
-        &mut cache,
-        observer,
-        &mut trials,
-    ) {
-        Ok(complete) => complete,
+/// The best prompt that a search had found when it had spent so much.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct BestSoFar {
+    /// What the model had read: texts or tokens.
+    pub spent: u64,
+    /// On how many examples the best prompt had been scored. The figures of a later one on more
+    /// examples may be lower.
+    pub sample: usize,
+    /// Its accuracy.
+    pub accuracy: f64,
+    /// Its log-loss.
+    pub log_loss: f64,
+}
+
+/// The part of a request that does not depend on the kind of model.
+struct Search<'a> {
+    space: &'a SearchSpace,
+    incumbent: Option<&'a Prompt>,
+    strategy: &'a SearchStrategy,
+    n_fit: usize,
+    n_labels: usize,
+    seed: u64,
+    /// Whether label words change scores.
+    reads_label_words: bool,
+    grammar: Option<&'a InstructionGrammar>,
+    n_improved: usize,
+}
+
+/// Runs a strategy to its end, or until the budget or the observer stops it.
+fn run(search: &Search<'_>, mut runner: Runner<'_>) -> Result<SearchOutcome, PromptError> {
+    let criterion = runner.criterion;
+    let result = run_strategy(search, &mut runner);
+    let (trials, stop) = (std::mem::take(&mut runner.trials), runner.stop);
+    match result {
         Err(source) if trials.is_empty() => return Err(source),
         Err(source) => {
             return Err(PromptError::Search {
@@ -166,114 +202,120 @@ pub fn search<M: PromptModel>(
                 source: Box::new(source),
             });
         }
-    };
-    let Some(best) = ranking(&trials).first().map(|trial| trial.prompt.clone()) else {
-        return Err(PromptError::StoppedEarly);
+        Ok(()) => {}
+    }
+    let Some(best) = ranking(&trials, criterion)
+        .first()
+        .map(|trial| trial.prompt.clone())
+    else {
+        return Err(match stop {
+            Some(Stop::Unaffordable { needed, left }) => PromptError::Budget { needed, left },
+            _ => PromptError::StoppedEarly,
+        });
     };
     Ok(SearchOutcome {
         best,
         trials,
-        n_texts: cache.n_texts(),
-        complete,
+        criterion,
+        spent: runner.scorer.spent(),
+        complete: stop.is_none(),
     })
 }
 
-/// The prompts that take part, each once.
-fn proposals(request: SearchRequest<'_>, has_head: bool) -> Vec<Prompt> {
-    let mut seen = HashSet::new();
-    let candidates = request
-        .incumbent
-        .cloned()
-        .into_iter()
-        .chain(request.space.prompts());
-    let mut prompts: Vec<Prompt> = Vec::new();
-    for mut prompt in candidates {
-        if has_head && let Some(first) = prompts.first() {
-            prompt.label_words.clone_from(&first.label_words);
-        }
-        if seen.insert(prompt.id()) {
-            prompts.push(prompt);
-        }
+fn run_strategy(search: &Search<'_>, runner: &mut Runner<'_>) -> Result<(), PromptError> {
+    let (n_fit, n_labels, seed) = (search.n_fit, search.n_labels, search.seed);
+    let proposals = Proposals::new(search.space, search.incumbent, search.reads_label_words);
+    if proposals.is_empty() {
+        return Err(PromptError::EmptySpace { what: "prompt" });
     }
-    prompts
-}
-
-/// Runs rung after rung; false when the observer broke it off.
-fn run<M: PromptModel>(
-    plan: &Plan,
-    prompts: &[Prompt],
-    fit: &[Example],
-    labels: &LabelSet,
-    cache: &mut TextCache<'_, M>,
-    observer: &mut dyn FnMut(SearchEvent<'_>) -> ControlFlow<()>,
-    trials: &mut Vec<Trial>,
-) -> Result<bool, PromptError> {
-    let mut alive = plan.first.clone();
-    for rung in &plan.rungs {
-        alive.truncate(rung.n_prompts);
-        let start = trials.len();
-        for &index in &alive {
-            let prompt = &prompts[index];
-            let examples = &fit[..rung.sample];
-            let starting = SearchEvent::Starting {
-                prompt,
-                sample: rung.sample,
-                n_unread: n_unread(prompt, examples, cache)?,
-                n_done: trials.len(),
-                n_planned: plan.n_trials(),
+    let (n_prompts, keep_first) = (proposals.len(), search.incumbent.is_some());
+    match *search.strategy {
+        SearchStrategy::Exhaustive => {
+            let plan = Plan::exhaustive(n_prompts, n_fit)?;
+            ladder::run(&plan, &proposals, runner)
+        }
+        SearchStrategy::Random { trials } => {
+            let plan = Plan::random(trials, n_prompts, keep_first, n_fit, seed)?;
+            ladder::run(&plan, &proposals, runner)
+        }
+        SearchStrategy::Halving {
+            eta,
+            first_sample,
+            max_prompts,
+        } => {
+            let settings = Halving {
+                eta,
+                first_sample,
+                max_prompts,
             };
-            if observer(starting).is_break() {
-                return Ok(false);
-            }
-            let before = cache.n_texts();
-            let scores = score(prompt, examples, labels, cache)?;
-            trials.push(Trial {
-                prompt: prompt.clone(),
-                sample: rung.sample,
-                accuracy: scores.accuracy,
-                log_loss: scores.log_loss,
-                n_texts: cache.n_texts() - before,
-            });
-            if observer(SearchEvent::Finished(&trials[trials.len() - 1])).is_break() {
-                return Ok(false);
-            }
+            let plan = Plan::halving(settings, n_prompts, keep_first, n_fit, n_labels, seed)?;
+            ladder::run(&plan, &proposals, runner)
         }
-        let mut places: Vec<usize> = (0..alive.len()).collect();
-        places.sort_by(|&a, &b| better(&trials[start + a], &trials[start + b]));
-        alive = places.into_iter().map(|place| alive[place]).collect();
+        SearchStrategy::Beam {
+            width,
+            rounds,
+            expansions,
+            sample,
+        } => {
+            PromptError::at_least("width", width, 1)?;
+            PromptError::at_least("rounds", rounds, 1)?;
+            PromptError::at_least("expansions", expansions, 1)?;
+            let (explorer, first) = explorer(search, proposals, runner, sample)?;
+            beam(explorer, first, width, rounds, expansions)
+        }
+        SearchStrategy::Evolution {
+            population,
+            generations,
+            sample,
+        } => {
+            PromptError::at_least("population", population, 1)?;
+            PromptError::at_least("generations", generations, 1)?;
+            let (explorer, first) = explorer(search, proposals, runner, sample)?;
+            evolution(explorer, first, population, generations)
+        }
+        SearchStrategy::TreeParzen {
+            trials,
+            startup,
+            sample,
+        } => {
+            PromptError::at_least("trials", trials, 1)?;
+            PromptError::at_least("startup", startup, 1)?;
+            let (explorer, first) = explorer(search, proposals, runner, sample)?;
+            tree_parzen(explorer, first, trials, startup)
+        }
     }
-    Ok(true)
 }
 
-fn n_unread<M: PromptModel>(
-    prompt: &Prompt,
-    examples: &[Example],
-    cache: &TextCache<'_, M>,
-) -> Result<usize, PromptError> {
-    let template = Template::parse(&prompt.template)?;
-    let texts = examples
-        .iter()
-        .map(|example| template.render(&example.fields))
-        .collect::<Result<Vec<_>, _>>()?;
-    let words = prompt
-        .label_words
-        .values()
-        .flatten()
-        .filter(|_| !cache.has_head());
-    Ok(cache.n_unread(texts.iter().chain(words)))
+/// An explorer, and the point from which it starts: the incumbent, or else the space's first.
+fn explorer<'e, 'r>(
+    search: &Search<'e>,
+    proposals: Proposals,
+    runner: &'e mut Runner<'r>,
+    sample: Option<usize>,
+) -> Result<(Explorer<'e, 'r>, Point), PromptError> {
+    let sample = match sample {
+        Some(sample) => PromptError::at_least("sample", sample, 1)?.min(search.n_fit),
+        None => search.n_fit,
+    };
+    let first = proposals.get(0);
+    let mut space = proposals.into_space();
+    let first = space.find_or_add(&first);
+    let explorer = Explorer {
+        space,
+        grammar: search.grammar,
+        n_improved: search.n_improved,
+        runner,
+        sample,
+        n_fit: search.n_fit,
+        seed: search.seed,
+        scored: BTreeMap::new(),
+    };
+    Ok((explorer, first))
 }
 
-/// Which of two trials on the same sample comes first; equal when only their order can tell.
-fn better(a: &Trial, b: &Trial) -> Ordering {
-    b.sample
-        .cmp(&a.sample)
-        .then(b.accuracy.total_cmp(&a.accuracy))
-        .then(a.log_loss.total_cmp(&b.log_loss))
-}
-
-fn ranking(trials: &[Trial]) -> Vec<&Trial> {
+fn ranking(trials: &[Trial], criterion: Criterion) -> Vec<&Trial> {
     let mut ranked: Vec<&Trial> = trials.iter().collect();
-    ranked.sort_by(|a, b| better(a, b));
+    ranked.sort_by(|a, b| better(a, b, criterion));
     let mut seen = HashSet::new();
     ranked.retain(|trial| seen.insert(trial.prompt.id()));
     ranked

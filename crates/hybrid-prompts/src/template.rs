@@ -128,8 +128,7 @@ impl fmt::Debug for Template {
 fn sandbox() -> Environment<'static> {
     let mut environment = Environment::empty();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment.set_fuel(Some(FUEL));
-    environment.set_recursion_limit(RECURSION_LIMIT);
+    bound(&mut environment);
     environment.add_filter("lower", filters::lower);
     environment.add_filter("upper", filters::upper);
     environment.add_filter("capitalize", filters::capitalize);
@@ -137,6 +136,12 @@ fn sandbox() -> Environment<'static> {
     environment.add_filter("trim", filters::trim);
     environment.add_filter("replace", filters::replace);
     environment
+}
+
+/// Bounds work, output and recursion.
+pub(crate) fn bound(environment: &mut Environment<'_>) {
+    environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(RECURSION_LIMIT);
 }
 
 #[cfg(test)]

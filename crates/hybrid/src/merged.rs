@@ -5,6 +5,8 @@ use std::path::{Component, Path, PathBuf};
 use hybrid_adapters::{Adapters, Trainable};
 use serde_json::Value;
 
+use hybrid_models::Base;
+
 use crate::HybridError;
 use crate::artifact::{self, Artifact, ArtifactDescription, OWN_FOLDER};
 use crate::candidate::AdapterRecord;

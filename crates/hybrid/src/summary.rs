@@ -9,7 +9,7 @@ use hybrid_eval::{
     Final, Generalisation, HeadDetails, OutOfScope, PairedComparison, PromptSummary, Provenance,
     Report, Resamples, RoundReport, StageReport, TargetReport, TrainingCurve, peak_rss_mb,
 };
-use hybrid_models::Pooling;
+use hybrid_models::{Base, Pooling};
 use serde_json::{Value, json};
 
 use crate::HybridError;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hybrid_models::{Model, SiteTable};
+use hybrid_models::{Base, BaseKind, SiteId, SiteTable};
 use serde_json::{Value, json};
 
 use crate::adapters::AnyMethod;
@@ -16,17 +16,12 @@ const PEFT_VERSION: &str = "0.21.2";
 /// The file's text, keys in order, as PEFT writes it.
 pub(super) fn config_text(
     adapters: &Adapters,
-    model: &Model,
+    base: &dyn Base,
     base_name: &str,
     prefix: &str,
     modules_to_save: &[String],
 ) -> String {
-    let whole_classifier = modules_to_save.iter().any(|path| path == "classifier");
-    let task = match whole_classifier && classifies_rows(model.sites()) {
-        true => json!("SEQ_CLS"),
-        false if model.sites().iter().any(|site| site.head) => Value::Null,
-        false => json!("FEATURE_EXTRACTION"),
-    };
+    let task = task(base, modules_to_save);
     let mut keys = BTreeMap::from([
         ("auto_mapping", Value::Null),
         ("base_model_name_or_path", json!(base_name)),
@@ -49,6 +44,7 @@ pub(super) fn config_text(
                 config,
                 &full_paths(method.factors().iter().map(|(path, _)| path), prefix),
                 prefix,
+                input_first(base, method.factors().sites()),
             ),
             (AdapterConfig::Ia3(config), AnyMethod::Ia3(method)) => {
                 let feedforward = method
@@ -62,6 +58,7 @@ pub(super) fn config_text(
                     &full_paths(all, prefix),
                     &full_paths(feedforward, prefix),
                     prefix,
+                    input_first(base, method.scales().sites()),
                 )
             }
             (AdapterConfig::LayerNorm(config), AnyMethod::LayerNorm(method)) => layer_norm(
@@ -76,6 +73,22 @@ pub(super) fn config_text(
     serde_json::to_string_pretty(&keys).expect("JSON values are always text")
 }
 
+/// PEFT's name of what the base is trained for.
+fn task(base: &dyn Base, modules_to_save: &[String]) -> Value {
+    let sites = base.sites();
+    let whole = |name: &str| modules_to_save.iter().any(|path| path == name);
+    let heads = |name: &str| sites.find(name).is_some_and(|site| site.head);
+    if whole("classifier") && classifies_rows(sites) || whole("score") {
+        return json!("SEQ_CLS");
+    }
+    match base.kind() {
+        BaseKind::Decoder if heads("lm_head") => json!("CAUSAL_LM"),
+        BaseKind::EncoderDecoder if heads("lm_head") => json!("SEQ_2_SEQ_LM"),
+        _ if sites.iter().any(|site| site.head) => Value::Null,
+        _ => json!("FEATURE_EXTRACTION"),
+    }
+}
+
 /// Whether a head over this base, there or to come, reads one vector a row: token classifiers have
 /// a `classifier` too, but nothing that pools.
 fn classifies_rows(sites: &SiteTable) -> bool {
@@ -85,6 +98,11 @@ fn classifies_rows(sites: &SiteTable) -> bool {
             .any(|name| path.ends_with(name))
     };
     sites.iter().any(|site| pools(&site.path))
+}
+
+/// Whether files have the weights at these sites as `[d_in, d_out]`: PEFT's `fan_in_fan_out`.
+fn input_first(base: &dyn Base, mut sites: impl Iterator<Item = SiteId>) -> bool {
+    sites.any(|site| base.layers().input_first(site))
 }
 
 type Keys = Vec<(&'static str, Value)>;
@@ -102,7 +120,7 @@ fn carries_over(targets: Option<&Targets>, prefix: &str) -> bool {
     }
 }
 
-fn lora(config: &LoraConfig, paths: &[String], prefix: &str) -> Keys {
+fn lora(config: &LoraConfig, paths: &[String], prefix: &str, input_first: bool) -> Keys {
     let as_given = carries_over(Some(&config.target_modules), prefix)
         && carries_over(config.exclude_modules.as_ref(), prefix);
     let given = |value: Value| if as_given { value } else { Value::Null };
@@ -136,7 +154,7 @@ fn lora(config: &LoraConfig, paths: &[String], prefix: &str) -> Keys {
         ("bias", json!(bias)),
         ("ensure_weight_tying", json!(false)),
         ("exclude_modules", given(json!(config.exclude_modules))),
-        ("fan_in_fan_out", json!(false)),
+        ("fan_in_fan_out", json!(input_first)),
         ("init_lora_weights", json!(true)),
         ("layers_pattern", given(json!(config.layers_pattern))),
         (
@@ -170,7 +188,13 @@ fn lora(config: &LoraConfig, paths: &[String], prefix: &str) -> Keys {
     keys
 }
 
-fn ia3(config: &Ia3Config, paths: &[String], feedforward: &[String], prefix: &str) -> Keys {
+fn ia3(
+    config: &Ia3Config,
+    paths: &[String],
+    feedforward: &[String],
+    prefix: &str,
+    input_first: bool,
+) -> Keys {
     let as_given = carries_over(Some(&config.target_modules), prefix)
         && carries_over(Some(&config.feedforward_modules), prefix)
         && carries_over(config.exclude_modules.as_ref(), prefix)
@@ -184,7 +208,7 @@ fn ia3(config: &Ia3Config, paths: &[String], feedforward: &[String], prefix: &st
                 Value::Null
             },
         ),
-        ("fan_in_fan_out", json!(false)),
+        ("fan_in_fan_out", json!(input_first)),
         (
             "feedforward_modules",
             if as_given {

@@ -153,8 +153,11 @@ impl Places {
                 self.biases("Bitfit.biases", bitfit.biases(), &BTreeSet::new())
             }
             AnyMethod::LayerNorm(tuning) => {
-                for (path, _) in tuning.norms().iter() {
-                    for tensor in ["weight", "bias"] {
+                for (path, norm) in tuning.norms().iter() {
+                    for tensor in ["weight"]
+                        .into_iter()
+                        .chain(norm.bias.as_ref().map(|_| "bias"))
+                    {
                         let key = format!("ln_tuning_layers.{tensor}");
                         self.add("LayerNorm.norms", path, tensor, &key, Layout::Same);
                     }
@@ -177,20 +180,26 @@ impl Places {
                 }
             }
             AnyMethod::Unfreeze(unfreeze) => {
-                for (part, matrices, layout) in [
-                    ("Unfreeze.linears", unfreeze.linears(), Layout::Transposed),
-                    ("Unfreeze.embeddings", unfreeze.embeddings(), Layout::Same),
+                for (part, matrices, is_linear) in [
+                    ("Unfreeze.linears", unfreeze.linears(), true),
+                    ("Unfreeze.embeddings", unfreeze.embeddings(), false),
                 ] {
                     for (path, matrix) in matrices.iter() {
+                        let layout = match is_linear && !matrix.input_first {
+                            true => Layout::Transposed,
+                            false => Layout::Same,
+                        };
                         self.add(part, path, "weight", "weight", layout);
                         if matrix.bias.is_some() {
                             self.add(part, path, "bias", "bias", Layout::Same);
                         }
                     }
                 }
-                for (path, _) in unfreeze.norms().iter() {
+                for (path, norm) in unfreeze.norms().iter() {
                     self.add("Unfreeze.norms", path, "weight", "weight", Layout::Same);
-                    self.add("Unfreeze.norms", path, "bias", "bias", Layout::Same);
+                    if norm.bias.is_some() {
+                        self.add("Unfreeze.norms", path, "bias", "bias", Layout::Same);
+                    }
                 }
             }
         }

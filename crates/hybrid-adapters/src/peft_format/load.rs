@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::{Device, TensorData};
-use hybrid_models::{Model, SiteKind, SiteTable};
+use hybrid_models::{Base, SiteKind, SiteTable};
 
 use super::config_file::{self, PeftConfig};
 use super::keys::places;
@@ -22,11 +22,15 @@ use crate::{AdapterConfig, AdapterError, Adapters, Targets, UnfreezeConfig, name
 /// [`AdapterError::PeftOption`] or [`AdapterError::PeftKeys`] for what this version does not have;
 /// [`AdapterError::Format`]; and [`AdapterError::File`] around a tensor that is missing, of another
 /// shape, not finite, or without a place in the base.
-pub fn load_peft(folder: &Path, model: &Model, device: &Device) -> Result<Adapters, AdapterError> {
+pub fn load_peft(
+    folder: &Path,
+    base: &dyn Base,
+    device: &Device,
+) -> Result<Adapters, AdapterError> {
     let config = config_file::read(&folder.join(CONFIG))?;
     let path = folder.join(TENSORS);
     let tensors = tensor_file::read(&path)?;
-    build(config, tensors, model, device).map_err(|source| AdapterError::File {
+    build(config, tensors, base, device).map_err(|source| AdapterError::File {
         path,
         source: Box::new(source),
     })
@@ -35,11 +39,11 @@ pub fn load_peft(folder: &Path, model: &Model, device: &Device) -> Result<Adapte
 fn build(
     config: PeftConfig,
     tensors: BTreeMap<String, TensorData>,
-    model: &Model,
+    base: &dyn Base,
     device: &Device,
 ) -> Result<Adapters, AdapterError> {
     let mut tensors = by_path(tensors)?;
-    let sites = model.sites();
+    let sites = base.sites();
     let prefix = encoder_prefix(&tensors, sites);
     let mut configs = vec![config.method];
     let whole = whole_modules(sites, &prefix, &config.modules_to_save);
@@ -48,7 +52,7 @@ fn build(
             modules: Targets::Names(whole),
         }));
     }
-    let adapters = Adapters::build(&configs, model, &prefix, 0, device)?;
+    let adapters = Adapters::build(&configs, base, &prefix, 0, device)?;
     let shapes: BTreeMap<String, Vec<usize>> =
         named_tensors::shapes(&adapters).into_iter().collect();
     let mut named = BTreeMap::new();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::TensorData;
-use hybrid_models::{Layer, Model, Pooling, write_whole};
+use hybrid_models::{Base, Layer, Pooling, write_whole};
 
 use super::config_text::config_text;
 use super::keys::torch_tensors;
@@ -44,7 +44,7 @@ fn why_not(adapters: &Adapters) -> Option<&'static str> {
 /// [`AdapterError::NotInPeft`] or [`AdapterError::Write`].
 pub fn save_peft(
     adapters: &Adapters,
-    model: &Model,
+    base: &dyn Base,
     base_name: &str,
     head: Option<&ClassifierHead>,
     folder: &Path,
@@ -60,9 +60,9 @@ pub fn save_peft(
             reason,
         });
     }
-    let head = head.filter(|head| is_of_transformers(head, model));
+    let head = head.filter(|head| is_of_transformers(head, base));
     let prefix = if head.is_some() {
-        format!("{}.", model.model_type())
+        format!("{}.", base.model_type())
     } else {
         String::new()
     };
@@ -70,8 +70,8 @@ pub fn save_peft(
         .into_iter()
         .map(|(key, data)| (format!("{KEY_PREFIX}{prefix}{key}"), data))
         .collect();
-    let mut whole = whole_modules(adapters, model, &prefix);
-    complete(&mut tensors, model, &prefix, &whole);
+    let mut whole = whole_modules(adapters, base, &prefix);
+    complete(&mut tensors, base, &prefix, &whole);
     if let Some(head) = head {
         whole.push("classifier".to_owned());
         tensors.extend(
@@ -85,27 +85,27 @@ pub fn save_peft(
         source,
     })?;
     tensor_file::write(&folder.join(TENSORS), &tensors)?;
-    let text = config_text(adapters, model, base_name, &prefix, &whole);
+    let text = config_text(adapters, base, base_name, &prefix, &whole);
     let path = folder.join(CONFIG);
     write_whole(&path, text.as_bytes()).map_err(|source| AdapterError::Write { path, source })
 }
 
 /// Whether a head over a bare encoder is the one that Transformers puts there.
-fn is_of_transformers(head: &ClassifierHead, model: &Model) -> bool {
+fn is_of_transformers(head: &ClassifierHead, base: &dyn Base) -> bool {
     let config = head.config();
-    let bare = !model.sites().iter().any(|site| site.head);
-    bare && model.model_type() == "bert" && config.pooling == Pooling::Pooler && !config.normalize
+    let bare = !base.sites().iter().any(|site| site.head);
+    bare && base.model_type() == "bert" && config.pooling == Pooling::Pooler && !config.normalize
 }
 
 /// Full paths of the unfrozen layers.
-fn whole_modules(adapters: &Adapters, model: &Model, prefix: &str) -> Vec<String> {
+fn whole_modules(adapters: &Adapters, base: &dyn Base, prefix: &str) -> Vec<String> {
     let unfrozen = adapters
         .stack()
         .iter()
         .filter(|method| matches!(method, AnyMethod::Unfreeze(_)));
     unfrozen
         .flat_map(|method| method.as_method().sites())
-        .map(|site| format!("{prefix}{}", model.sites().get(site).path))
+        .map(|site| format!("{prefix}{}", base.sites().get(site).path))
         .collect()
 }
 
@@ -113,31 +113,31 @@ fn whole_modules(adapters: &Adapters, model: &Model, prefix: &str) -> Vec<String
 /// `classifier` stands for DistilBERT's `pre_classifier` too.
 fn complete(
     tensors: &mut BTreeMap<String, TensorData>,
-    model: &Model,
+    base: &dyn Base,
     prefix: &str,
     whole: &[String],
 ) {
-    for site in model.sites().iter() {
+    for site in base.sites().iter() {
         let path = format!("{prefix}{}", site.path);
         if !whole.iter().any(|name| path.ends_with(name.as_str())) {
             continue;
         }
-        let (weight, bias) = match model.layer_at(site.id) {
-            Some(Layer::Linear(linear)) => (
-                linear.weight.clone().transpose().into_data(),
-                linear.bias.clone(),
-            ),
-            Some(Layer::Norm(norm)) => (norm.weight.to_data(), Some(norm.bias.clone())),
-            Some(Layer::Embedding(embedding)) => (embedding.weight.to_data(), None),
-            None => continue,
+        let Some(layer) = base.layer_at(site.id) else {
+            continue;
+        };
+        let weight = match layer {
+            Layer::Linear(linear) if base.layers().input_first(site.id) => linear.weight.to_data(),
+            Layer::Linear(linear) => linear.weight.clone().transpose().into_data(),
+            Layer::Norm(norm) => norm.weight.to_data(),
+            Layer::Embedding(embedding) => embedding.weight.to_data(),
         };
         let mut add = |tensor: &str, data: TensorData| {
             let key = format!("{KEY_PREFIX}{path}.{tensor}");
             tensors.entry(key).or_insert_with(|| data.convert::<f32>());
         };
         add("weight", weight);
-        if let Some(bias) = bias {
-            add("bias", bias.into_data());
+        if let Some(bias) = layer.bias() {
+            add("bias", bias.to_data());
         }
     }
 }

@@ -1,60 +1,355 @@
-//! Multi-head self-attention (Vaswani et al. 2017, eq. 1) over frozen projections.
+//! Multi-head attention (Vaswani et al. 2017, eq. 1) over frozen projections, with key heads that
+//! several query heads may share (Ainslie et al. 2023).
 
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Tensor, activation, module};
 
-use crate::{Hooks, Linear};
+use super::{LayerCache, Rotation};
+use crate::layers::LayerPlace;
+use crate::{Hooks, KeyValue, Linear, Norm};
 
-/// Query, key, value and output projections of one layer.
+/// Projections of one layer and the shape of its heads.
 #[derive(Debug, Clone)]
 pub(crate) struct Attention {
-    pub(crate) query: Linear,
-    pub(crate) key: Linear,
-    pub(crate) value: Linear,
+    pub(crate) projections: Projections,
+    /// Norms of each head's queries and keys, before position encoding.
+    pub(crate) head_norms: Option<[Norm; 2]>,
     pub(crate) output: Linear,
+    pub(crate) heads: Heads,
+}
+
+/// From hidden states to queries, keys and values.
+#[derive(Debug, Clone)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "made once for each layer of a model"
+)]
+pub(crate) enum Projections {
+    Separate {
+        query: Linear,
+        key: Linear,
+        value: Linear,
+    },
+    /// One layer with queries, keys and values side by side in its output.
+    Fused(Linear),
+}
+
+/// Numbers of heads and what scores are multiplied with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Heads {
     pub(crate) n_heads: usize,
+    /// A divisor of `n_heads`.
+    pub(crate) n_kv_heads: usize,
+    pub(crate) d_head: usize,
+    pub(crate) scale: f64,
+}
+
+impl Heads {
+    /// As many key heads as query heads, scores divided by the root of `d_head`.
+    pub(crate) fn scaled(n_heads: usize, d_head: usize) -> Self {
+        Self {
+            n_heads,
+            n_kv_heads: n_heads,
+            d_head,
+            scale: 1.0 / (d_head as f64).sqrt(),
+        }
+    }
+}
+
+/// What self-attention is given beside its input.
+#[derive(Default)]
+pub(crate) struct SelfInputs<'a> {
+    /// Added to the scores, `[1 or batch, 1 or n_heads, 1 or seq, keys]`. When it is narrower than
+    /// the keys, the keys in front are seen by all. None when all is seen.
+    pub(crate) bias: Option<&'a Tensor<4>>,
+    pub(crate) rotation: Option<&'a Rotation>,
+    /// Stands in front of the keys and values.
+    pub(crate) prefix: Option<&'a KeyValue>,
+    /// Earlier keys and values, extended by the present ones.
+    pub(crate) cache: Option<&'a mut LayerCache>,
 }
 
 impl Attention {
+    /// Attention of a sequence to itself and to what is cached.
+    ///
     /// # Shapes
-    /// - `x`: `[batch, seq, d_model]`, `bias`: `[batch, 1, 1, seq]` → `[batch, seq, d_model]`
-    pub(crate) fn forward(&self, x: Tensor<3>, bias: &Tensor<4>, hooks: &dyn Hooks) -> Tensor<3> {
-        let [batch, seq, d_model] = x.dims();
-        let d_head = d_model / self.n_heads;
-        let heads = |y: Tensor<3>| {
-            y.reshape([batch, seq, self.n_heads, d_head])
-                .swap_dims(1, 2)
+    /// - `x`: `[batch, seq, d_model]` → the same
+    pub(crate) fn forward(
+        &self,
+        x: Tensor<3>,
+        inputs: SelfInputs<'_>,
+        hooks: &dyn Hooks,
+    ) -> Tensor<3> {
+        let (query, own) = self.project(x, hooks);
+        let (query, own) = match inputs.rotation {
+            Some(rotation) => {
+                let key = rotation.apply(own.key);
+                (rotation.apply(query), KeyValue { key, ..own })
+            }
+            None => (query, own),
         };
-        let query = heads(hooks.linear(&self.query, x.clone()));
-        let key = heads(hooks.linear(&self.key, x.clone()));
-        let value = heads(hooks.linear(&self.value, x));
-        let mixed = attend(query, key, value, bias.clone());
+        let own = match inputs.prefix {
+            Some(prefix) => after_prefix(prefix, own),
+            None => own,
+        };
+        let seen = match inputs.cache {
+            Some(cache) => cache.extend(own),
+            None => own,
+        };
+        self.mix(query, seen, inputs.bias, hooks)
+    }
+
+    /// Queries, keys and values of a sequence, normalised where the layer does so.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, seq, d_model]` → `[batch, n_heads, seq, d_head]`, and twice
+    ///   `[batch, n_kv_heads, seq, d_head]`
+    fn project(&self, x: Tensor<3>, hooks: &dyn Hooks) -> (Tensor<4>, KeyValue) {
+        let Heads {
+            n_heads,
+            n_kv_heads,
+            d_head,
+            ..
+        } = self.heads;
+        let [query, key, value] = match &self.projections {
+            Projections::Separate { query, key, value } => [
+                hooks.linear(query, x.clone()),
+                hooks.linear(key, x.clone()),
+                hooks.linear(value, x),
+            ],
+            Projections::Fused(linear) => {
+                let [wide, narrow] = [n_heads * d_head, n_kv_heads * d_head];
+                let all = hooks.linear(linear, x);
+                [
+                    all.clone().narrow(2, 0, wide),
+                    all.clone().narrow(2, wide, narrow),
+                    all.narrow(2, wide + narrow, narrow),
+                ]
+            }
+        };
+        let (query, key) = match &self.head_norms {
+            Some([of_query, of_key]) => (
+                norm_heads(of_query, query, d_head, hooks),
+                norm_heads(of_key, key, d_head, hooks),
+            ),
+            None => (query, key),
+        };
+        let key = split_heads(key, n_kv_heads);
+        let value = split_heads(value, n_kv_heads);
+        (split_heads(query, n_heads), KeyValue { key, value })
+    }
+
+    /// Mixes values by how queries fit keys, and projects the result.
+    ///
+    /// # Shapes
+    /// - `query`: `[batch, n_heads, seq, d_head]`, `seen`: twice
+    ///   `[batch, n_kv_heads, keys, d_head]` → `[batch, seq, d_model]`
+    pub(crate) fn mix(
+        &self,
+        query: Tensor<4>,
+        seen: KeyValue,
+        bias: Option<&Tensor<4>>,
+        hooks: &dyn Hooks,
+    ) -> Tensor<3> {
+        let [_, _, n_keys, _] = seen.key.dims();
+        let bias = bias.map(|bias| widened(bias.clone(), n_keys));
+        let mixed = attend(query, seen, bias, self.heads.scale);
+        let [batch, n_heads, seq, d_head] = mixed.dims();
         hooks.linear(
             &self.output,
-            mixed.swap_dims(1, 2).reshape([batch, seq, d_model]),
+            mixed
+                .swap_dims(1, 2)
+                .reshape([batch, seq, n_heads * d_head]),
         )
+    }
+
+    pub(crate) fn places(&mut self) -> impl Iterator<Item = LayerPlace<'_>> {
+        let projections = match &mut self.projections {
+            Projections::Separate { query, key, value } => vec![query, key, value],
+            Projections::Fused(linear) => vec![linear],
+        };
+        projections
+            .into_iter()
+            .map(LayerPlace::Linear)
+            .chain(self.head_norms.iter_mut().flatten().map(LayerPlace::Norm))
+            .chain([LayerPlace::Linear(&mut self.output)])
     }
 }
 
 /// # Shapes
-/// - `query`, `key`, `value`: `[batch, n_heads, seq, d_head]`, `bias`: `[batch, 1, 1, seq]` →
-///   `[batch, n_heads, seq, d_head]`
-fn attend(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, bias: Tensor<4>) -> Tensor<4> {
+/// - `y`: `[batch, seq, n_heads * d_head]` → `[batch, n_heads, seq, d_head]`
+pub(crate) fn split_heads(y: Tensor<3>, n_heads: usize) -> Tensor<4> {
+    let [batch, seq, width] = y.dims();
+    y.reshape([batch, seq, n_heads, width / n_heads])
+        .swap_dims(1, 2)
+}
+
+/// # Shapes
+/// - `y`: `[batch, seq, n_heads * d_head]` → the same
+fn norm_heads(norm: &Norm, y: Tensor<3>, d_head: usize, hooks: &dyn Hooks) -> Tensor<3> {
+    let [batch, seq, width] = y.dims();
+    let rows = y.reshape([batch, seq * width / d_head, d_head]);
+    hooks.norm(norm, rows).reshape([batch, seq, width])
+}
+
+/// Keys and values with those of a prefix in front, which may be one for all rows.
+fn after_prefix(prefix: &KeyValue, own: KeyValue) -> KeyValue {
+    let [batch, _, _, _] = own.key.dims();
+    let in_front = |prefix: &Tensor<4>, own: Tensor<4>| {
+        let [_, n_heads, positions, d_head] = prefix.dims();
+        let prefix = prefix.clone().expand([batch, n_heads, positions, d_head]);
+        Tensor::cat(vec![prefix, own], 2)
+    };
+    KeyValue {
+        key: in_front(&prefix.key, own.key),
+        value: in_front(&prefix.value, own.value),
+    }
+}
+
+/// A bias with zeros in front until it is as wide as there are keys.
+fn widened(bias: Tensor<4>, n_keys: usize) -> Tensor<4> {
+    let [batch, n_heads, seq, width] = bias.dims();
+    match n_keys - width {
+        0 => bias,
+        missing => {
+            let seen = Tensor::zeros([batch, n_heads, seq, missing], &bias.device());
+            Tensor::cat(vec![seen, bias], 3)
+        }
+    }
+}
+
+/// `softmax(scale Q K^T + bias) V`.
+///
+/// # Shapes
+/// - `query`: `[batch, n_heads, seq, d_head]`, `seen`: twice `[batch, n_kv_heads, keys, d_head]`,
+///   `bias`: `[1 or batch, 1 or n_heads, 1 or seq, keys]` → `[batch, n_heads, seq, d_head]`
+pub(crate) fn attend(
+    query: Tensor<4>,
+    seen: KeyValue,
+    bias: Option<Tensor<4>>,
+    scale: f64,
+) -> Tensor<4> {
+    let KeyValue { key, value } = seen;
+    let [batch, n_heads, seq, d_head] = query.dims();
+    let [_, n_kv_heads, n_keys, _] = key.dims();
     let tracked = [&query, &key, &value]
         .iter()
         .any(|x| x.device().is_autodiff());
-    if !tracked {
+    if !tracked && seq > 1 {
+        let spread = |x: Tensor<4>| match n_heads / n_kv_heads {
+            1 => x,
+            shared => x
+                .reshape([batch, n_kv_heads, 1, n_keys, d_head])
+                .expand([batch, n_kv_heads, shared, n_keys, d_head])
+                .reshape([batch, n_heads, n_keys, d_head]),
+        };
+        let options = AttentionModuleOptions {
+            scale: Some(scale),
+            ..AttentionModuleOptions::default()
+        };
         // An additive bias, because libtorch inverts Boolean masks here.
-        return module::attention(
-            query,
-            key,
-            value,
-            None,
-            Some(bias),
-            AttentionModuleOptions::default(),
-        );
+        return module::attention(query, spread(key), spread(value), None, bias, options);
     }
-    let scale = 1.0 / (query.dims()[3] as f64).sqrt();
-    let scores = query.matmul(key.transpose()).mul_scalar(scale) + bias;
-    activation::softmax(scores, 3).matmul(value)
+    // Query heads that share a key head are rows of one product: keys are not repeated, and those
+    // of a cache are read where they lie.
+    let rows = n_heads / n_kv_heads * seq;
+    let query = query
+        .mul_scalar(scale)
+        .reshape([batch, n_kv_heads, rows, d_head]);
+    let scores = query.matmul(key.transpose());
+    let scores = match bias {
+        Some(bias) => scores.reshape([batch, n_heads, seq, n_keys]) + bias,
+        None => scores,
+    };
+    activation::softmax(scores, 3)
+        .reshape([batch, n_kv_heads, rows, n_keys])
+        .matmul(value)
+        .reshape([batch, n_heads, seq, d_head])
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Tensor, TensorData, Tolerance};
+
+    use super::{KeyValue, attend, widened};
+
+    /// Values without a pattern that symmetries could hide.
+    fn values<const D: usize>(shape: [usize; D], shift: f32, device: &Device) -> Tensor<D> {
+        let n: usize = shape.iter().product();
+        let values: Vec<f32> = (0..n).map(|i| (i as f32 * 1.7 + shift).sin()).collect();
+        Tensor::from_data(TensorData::new(values, shape), device)
+    }
+
+    /// Heads one by one, each with its own copy of the keys.
+    fn one_by_one(
+        query: &[f32],
+        key: &[f32],
+        value: &[f32],
+        bias: &[f32],
+        shape: [usize; 5],
+    ) -> Vec<f32> {
+        let [n_heads, n_kv_heads, seq, n_keys, d_head] = shape;
+        let mut out = Vec::new();
+        for head in 0..n_heads {
+            let shared = head / (n_heads / n_kv_heads);
+            for position in 0..seq {
+                let q = &query[(head * seq + position) * d_head..][..d_head];
+                let row =
+                    |x: &[f32], k: usize| x[(shared * n_keys + k) * d_head..][..d_head].to_vec();
+                let scores: Vec<f32> = (0..n_keys)
+                    .map(|k| {
+                        let dot: f32 = q.iter().zip(row(key, k)).map(|(a, b)| a * b).sum();
+                        (0.3 * dot + bias[position * n_keys + k]).exp()
+                    })
+                    .collect();
+                let total: f32 = scores.iter().sum();
+                for feature in 0..d_head {
+                    let sum: f32 = (0..n_keys)
+                        .map(|k| scores[k] * row(value, k)[feature])
+                        .sum();
+                    out.push(sum / total);
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn heads_that_share_keys_equal_heads_with_copies() {
+        for seq in [1, 3] {
+            let (n_heads, n_kv_heads, n_keys, d_head) = (6, 2, 4, 5);
+            let plain = Device::flex();
+            let expected = one_by_one(
+                &host(values([1, n_heads, seq, d_head], 0.0, &plain)),
+                &host(values([1, n_kv_heads, n_keys, d_head], 1.0, &plain)),
+                &host(values([1, n_kv_heads, n_keys, d_head], 2.0, &plain)),
+                &host(values([1, 1, seq, n_keys], 3.0, &plain)),
+                [n_heads, n_kv_heads, seq, n_keys, d_head],
+            );
+            for device in [plain.clone(), plain.clone().autodiff()] {
+                let seen = KeyValue {
+                    key: values([1, n_kv_heads, n_keys, d_head], 1.0, &device),
+                    value: values([1, n_kv_heads, n_keys, d_head], 2.0, &device),
+                };
+                let query = values([1, n_heads, seq, d_head], 0.0, &device);
+                let bias = values([1, 1, seq, n_keys], 3.0, &plain);
+                let mixed = attend(query, seen, Some(bias), 0.3);
+                let expected = TensorData::new(expected.clone(), [1, n_heads, seq, d_head]);
+                mixed
+                    .into_data()
+                    .assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
+            }
+        }
+    }
+
+    fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+        x.into_data().iter::<f32>().collect()
+    }
+
+    #[test]
+    fn keys_in_front_of_a_bias_are_seen() {
+        let bias = Tensor::<4>::from_floats([[[[-1.0, -2.0]]]], &Device::flex());
+        assert_eq!(host(widened(bias.clone(), 4)), [0.0, 0.0, -1.0, -2.0]);
+        assert_eq!(host(widened(bias, 2)), [-1.0, -2.0]);
+    }
 }

@@ -16,6 +16,7 @@ fn prompt(words: &[(&str, &[&str])]) -> Prompt {
     Prompt {
         template: "{{ text }}".to_owned(),
         label_words: words.collect(),
+        ..Prompt::default()
     }
 }
 

@@ -1,28 +1,43 @@
-//! The prompts to choose from: templates times label words.
+//! The prompts to choose from: instructions x formats x templates x demonstrations x label words.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use hybrid_data::LabelSet;
 
+use crate::demonstration::Demonstrations;
 use crate::error::PromptError;
 use crate::label_words::label_words;
 use crate::library::{default_label_patterns, default_templates};
-use crate::prompt::Prompt;
+use crate::prompt::{Prompt, PromptFormat};
 use crate::template::Template;
 
-/// Templates and sets of label words; every pair of them is a prompt.
+/// How many parts of a prompt are searched.
+pub(super) const DIMENSIONS: usize = 5;
+
+/// One choice of each part: places in the lists of a space, in the order in which the prompts
+/// follow each other.
+pub(super) type Point = [usize; DIMENSIONS];
+
+/// Where the instruction stands in a point.
+pub(super) const INSTRUCTION: usize = 0;
+
+/// Choices of each part of a prompt; one of each makes a prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SearchSpace {
+    instructions: Vec<String>,
+    formats: Vec<PromptFormat>,
     templates: Vec<String>,
+    demonstrations: Vec<Demonstrations>,
     label_words: Vec<BTreeMap<String, Vec<String>>>,
 }
 
 impl SearchSpace {
-    /// A space of these templates and label patterns, checked.
+    /// A space of these templates and label patterns, checked; without instructions and
+    /// demonstrations, in plain format.
     ///
-    /// `label_patterns`: each entry is one choice of label words, a list of patterns whose vectors
-    /// are averaged. `given`: words of some labels that take the place of their names in the
-    /// patterns. An empty list of templates or patterns stands for the built-in one
+    /// `label_patterns`: each entry is one choice of label words, a list of patterns whose words
+    /// together stand for a label. `given`: words of some labels that take the place of their names
+    /// in the patterns. An empty list of templates or patterns stands for the built-in one
     /// ([`default_templates`], [`default_label_patterns`]).
     ///
     /// # Errors
@@ -56,7 +71,10 @@ impl SearchSpace {
             .map(|patterns| label_words(labels, patterns, given))
             .collect::<Result<_, _>>()?;
         Ok(Self {
+            instructions: vec![String::new()],
+            formats: vec![PromptFormat::default()],
             templates,
+            demonstrations: vec![Demonstrations::default()],
             label_words,
         })
     }
@@ -69,9 +87,36 @@ impl SearchSpace {
         Self::build(fields, labels, &[], &[], &BTreeMap::new())
     }
 
+    /// With these instructions in place of none; an empty text is none.
+    pub fn with_instructions(mut self, instructions: Vec<String>) -> Self {
+        self.instructions = instructions;
+        self
+    }
+
+    /// With these formats in place of the plain one.
+    pub fn with_formats(mut self, formats: Vec<PromptFormat>) -> Self {
+        self.formats = formats;
+        self
+    }
+
+    /// With these choices of demonstrations in place of none.
+    pub fn with_demonstrations(mut self, demonstrations: Vec<Demonstrations>) -> Self {
+        self.demonstrations = demonstrations;
+        self
+    }
+
+    /// With these choices of label words beside those there are, each with the words of every label.
+    pub fn with_more_label_words(
+        mut self,
+        choices: impl IntoIterator<Item = BTreeMap<String, Vec<String>>>,
+    ) -> Self {
+        self.label_words.extend(choices);
+        self
+    }
+
     /// How many prompts there are, equal ones counted each.
     pub fn len(&self) -> usize {
-        self.templates.len() * self.label_words.len()
+        self.sizes().into_iter().fold(1, usize::saturating_mul)
     }
 
     /// Whether there is no prompt.
@@ -79,18 +124,134 @@ impl SearchSpace {
         self.len() == 0
     }
 
-    /// The prompts: for each template, each set of label words.
+    /// The prompts: for each instruction, format, template and choice of demonstrations, each
+    /// choice of label words.
     pub fn prompts(&self) -> impl Iterator<Item = Prompt> + '_ {
-        let prompt = |template: &String, label_words: &BTreeMap<String, Vec<String>>| Prompt {
-            template: template.clone(),
-            label_words: label_words.clone(),
-        };
-        self.templates.iter().flat_map(move |template| {
-            self.label_words
-                .iter()
-                .map(move |words| prompt(template, words))
-        })
+        (0..self.len()).map(|index| self.at(self.point(index)))
     }
+
+    /// How many choices there are of each part.
+    pub(super) fn sizes(&self) -> Point {
+        [
+            self.instructions.len(),
+            self.formats.len(),
+            self.templates.len(),
+            self.demonstrations.len(),
+            self.label_words.len(),
+        ]
+    }
+
+    /// The prompt of a point that lies in the space.
+    pub(super) fn at(&self, point: Point) -> Prompt {
+        let [instruction, format, template, demonstrations, label_words] = point;
+        Prompt {
+            instruction: self.instructions[instruction].clone(),
+            template: self.templates[template].clone(),
+            format: self.formats[format],
+            label_words: self.label_words[label_words].clone(),
+            demonstrations: self.demonstrations[demonstrations].clone(),
+        }
+    }
+
+    /// The point of the prompt that comes `index`-th.
+    pub(super) fn point(&self, mut index: usize) -> Point {
+        let mut point = self.sizes();
+        for place in point.iter_mut().rev() {
+            let size = *place;
+            *place = index % size;
+            index /= size;
+        }
+        point
+    }
+
+    /// Which prompt a point is, counted from the first.
+    pub(super) fn index(&self, point: Point) -> usize {
+        let sizes = self.sizes();
+        (0..DIMENSIONS).fold(0, |index, place| index * sizes[place] + point[place])
+    }
+
+    /// The point of a prompt whose parts are all in the space.
+    pub(super) fn find(&self, prompt: &Prompt) -> Option<Point> {
+        Some([
+            place_of(&self.instructions, &prompt.instruction)?,
+            place_of(&self.formats, &prompt.format)?,
+            place_of(&self.templates, &prompt.template)?,
+            place_of(&self.demonstrations, &prompt.demonstrations)?,
+            place_of(&self.label_words, &prompt.label_words)?,
+        ])
+    }
+
+    /// The point of a prompt; parts that are not in the space are added to it.
+    pub(super) fn find_or_add(&mut self, prompt: &Prompt) -> Point {
+        [
+            place_or_add(&mut self.instructions, &prompt.instruction),
+            place_or_add(&mut self.formats, &prompt.format),
+            place_or_add(&mut self.templates, &prompt.template),
+            place_or_add(&mut self.demonstrations, &prompt.demonstrations),
+            place_or_add(&mut self.label_words, &prompt.label_words),
+        ]
+    }
+
+    /// The place of an instruction, which is added where it is new.
+    pub(super) fn instruction_place(&mut self, instruction: &str) -> usize {
+        place_or_add(&mut self.instructions, &instruction.to_owned())
+    }
+
+    pub(super) fn instructions(&self) -> &[String] {
+        &self.instructions
+    }
+
+    pub(super) fn formats(&self) -> &[PromptFormat] {
+        &self.formats
+    }
+
+    /// The choices of label words.
+    pub(super) fn label_words(&self) -> &[BTreeMap<String, Vec<String>>] {
+        &self.label_words
+    }
+
+    /// Adds choices of demonstrations.
+    pub(super) fn add_demonstrations(&mut self, sets: Vec<Demonstrations>) {
+        for set in &sets {
+            place_or_add(&mut self.demonstrations, set);
+        }
+    }
+
+    /// With these label words alone.
+    pub(super) fn with_only_label_words(mut self, words: BTreeMap<String, Vec<String>>) -> Self {
+        self.label_words = vec![words];
+        self
+    }
+
+    /// Each choice of a part once, where it stands first.
+    pub(super) fn distinct(&self) -> Self {
+        Self {
+            instructions: distinct(&self.instructions),
+            formats: distinct(&self.formats),
+            templates: distinct(&self.templates),
+            demonstrations: distinct(&self.demonstrations),
+            label_words: distinct(&self.label_words),
+        }
+    }
+}
+
+fn place_of<T: PartialEq>(list: &[T], wanted: &T) -> Option<usize> {
+    list.iter().position(|choice| choice == wanted)
+}
+
+fn place_or_add<T: PartialEq + Clone>(list: &mut Vec<T>, wanted: &T) -> usize {
+    place_of(list, wanted).unwrap_or_else(|| {
+        list.push(wanted.clone());
+        list.len() - 1
+    })
+}
+
+fn distinct<T: PartialEq + Clone>(list: &[T]) -> Vec<T> {
+    let mut distinct = Vec::new();
+    for choice in list {
+        place_or_add(&mut distinct, choice);
+    }
+    distinct
 }
 
 #[cfg(test)]
@@ -101,6 +262,7 @@ mod tests {
 
     use super::SearchSpace;
     use crate::error::PromptError;
+    use crate::prompt::{Prompt, PromptFormat};
 
     fn labels() -> LabelSet {
         vec!["top_up".to_owned(), "card_arrival".to_owned()].into()
@@ -143,6 +305,36 @@ mod tests {
             let ids: BTreeSet<String> = space.prompts().map(|prompt| prompt.id()).collect();
             assert_eq!(ids.len(), space.len(), "all differ");
         }
+    }
+
+    #[test]
+    fn all_parts_are_multiplied_and_found_again() {
+        let (fields, labels) = (fields(&["text"]), labels());
+        let templates = ["{{ text }}", "q: {{ text }}", "{{ text }}"].map(str::to_owned);
+        let mut space = SearchSpace::build(&fields, &labels, &templates, &[], &BTreeMap::new())
+            .unwrap()
+            .with_instructions(vec![String::new(), "Judge.".to_owned()])
+            .with_formats(vec![PromptFormat::Plain, PromptFormat::Chat])
+            .with_more_label_words([BTreeMap::new()]);
+        assert_eq!(space.len(), 2 * 2 * 3 * 9);
+        for (index, prompt) in space.prompts().enumerate() {
+            assert_eq!(space.index(space.point(index)), index);
+            assert_eq!(space.at(space.find(&prompt).unwrap()), prompt);
+        }
+        let distinct = space.distinct();
+        assert_eq!(distinct.len(), 2 * 2 * 2 * 9);
+        let ids: BTreeSet<String> = distinct.prompts().map(|prompt| prompt.id()).collect();
+        assert_eq!(ids.len(), distinct.len());
+        let other = Prompt {
+            instruction: "Say.".to_owned(),
+            template: "{{ text }}!".to_owned(),
+            ..Prompt::default()
+        };
+        assert_eq!(space.find(&other), None);
+        let point = space.find_or_add(&other);
+        assert_eq!(point, [2, 0, 3, 0, 8]);
+        assert_eq!(space.at(point), other);
+        assert_eq!(space.find_or_add(&other), point);
     }
 
     #[test]

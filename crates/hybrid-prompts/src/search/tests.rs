@@ -7,7 +7,8 @@ use std::ops::ControlFlow;
 use hybrid_data::{Example, LabelSet};
 
 use super::{
-    SearchEvent, SearchOutcome, SearchRequest, SearchSpace, SearchStrategy, Trial, search,
+    Criterion, SearchEvent, SearchOutcome, SearchRequest, SearchSpace, SearchStrategy, Trial,
+    search,
 };
 use crate::error::PromptError;
 use crate::fake_model::{BagOfWords, example, labels};
@@ -67,6 +68,7 @@ fn planted() -> Prompt {
     Prompt {
         template: "{{ text }}".to_owned(),
         label_words: words.collect(),
+        ..Prompt::default()
     }
 }
 
@@ -123,6 +125,59 @@ fn every_strategy_finds_the_planted_prompt() {
 }
 
 #[test]
+fn strategies_that_learn_find_the_planted_prompt_of_a_larger_space() {
+    let space = space(39);
+    for strategy in [
+        SearchStrategy::Beam {
+            width: 4,
+            rounds: 6,
+            expansions: 4,
+            sample: Some(16),
+        },
+        SearchStrategy::Evolution {
+            population: 8,
+            generations: 8,
+            sample: Some(16),
+        },
+        SearchStrategy::TreeParzen {
+            trials: 60,
+            startup: 10,
+            sample: Some(16),
+        },
+    ] {
+        let outcome = run(&space, strategy, 1, &mut BagOfWords::default());
+        assert_eq!(outcome.best, planted(), "{strategy:?}");
+        assert!(outcome.complete && outcome.ranking()[0].sample == 40);
+        let again = run(&space, strategy, 1, &mut BagOfWords::default());
+        assert_eq!(outcome, again, "{strategy:?}");
+    }
+}
+
+#[test]
+fn an_encoder_refuses_what_it_does_not_read() {
+    let (fit, labels) = (fit(), names());
+    let space = space(1).with_instructions(vec!["Judge.".to_owned()]);
+    let request = SearchRequest {
+        space: &space,
+        incumbent: None,
+        strategy: &SearchStrategy::Exhaustive,
+        fit: &fit,
+        labels: &labels,
+        seed: 0,
+    };
+    let error = search(request, &mut BagOfWords::default(), &mut watch).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            PromptError::LanguageModelOnly {
+                part: "an instruction"
+            }
+        ),
+        "{error:?}"
+    );
+}
+
+#[test]
 fn no_text_is_read_twice_and_halving_reads_fewer() {
     let space = space(15);
     let n_read = |strategy| {
@@ -130,16 +185,10 @@ fn no_text_is_read_twice_and_halving_reads_fewer() {
         let outcome = run(&space, strategy, 1, &mut model);
         let distinct: HashSet<&String> = model.read.iter().collect();
         assert_eq!(distinct.len(), model.read.len(), "a text was read twice");
-        assert_eq!(outcome.n_texts, model.read.len());
-        assert_eq!(
-            outcome
-                .trials
-                .iter()
-                .map(|trial| trial.n_texts)
-                .sum::<usize>(),
-            outcome.n_texts
-        );
-        outcome.n_texts
+        assert_eq!(outcome.spent, model.read.len() as u64);
+        let costs = outcome.trials.iter().map(|trial| trial.cost);
+        assert_eq!(costs.sum::<u64>(), outcome.spent);
+        outcome.spent
     };
     let (exhaustive, halving) = (n_read(SearchStrategy::Exhaustive), n_read(halving()));
     assert_eq!(
@@ -330,24 +379,22 @@ fn an_observer_may_break_for_its_budget() {
         labels: &labels,
         seed: 0,
     };
-    let within = |budget: usize| {
+    let within = |budget: u64| {
         let (mut spent, mut planned) = (0, 0);
         let mut model = BagOfWords::default();
         let outcome = search(request, &mut model, &mut |event| match event {
             SearchEvent::Starting {
-                n_unread,
-                n_planned,
-                ..
+                cost, n_planned, ..
             } => {
                 planned = n_planned;
-                if spent + n_unread > budget {
+                if spent + cost > budget {
                     ControlFlow::Break(())
                 } else {
                     ControlFlow::Continue(())
                 }
             }
             SearchEvent::Finished(trial) => {
-                spent += trial.n_texts;
+                spent += trial.cost;
                 ControlFlow::Continue(())
             }
         });
@@ -375,12 +422,14 @@ fn ties_go_to_the_lower_log_loss_then_to_the_first() {
     let trial = |template: &str, sample, accuracy, log_loss| Trial {
         prompt: Prompt {
             template: template.to_owned(),
-            label_words: BTreeMap::new(),
+            ..Prompt::default()
         },
         sample,
         accuracy,
         log_loss,
-        n_texts: 0,
+        n_cut: 0,
+        cost: 1,
+        spent: 0,
     };
     let trials = vec![
         trial("lucky", 8, 1.0, 0.1),
@@ -392,7 +441,8 @@ fn ties_go_to_the_lower_log_loss_then_to_the_first() {
     let outcome = SearchOutcome {
         best: trials[3].prompt.clone(),
         trials,
-        n_texts: 0,
+        criterion: Criterion::Accuracy,
+        spent: 5,
         complete: true,
     };
     let ranked: Vec<&str> = outcome
@@ -402,6 +452,18 @@ fn ties_go_to_the_lower_log_loss_then_to_the_first() {
         .collect();
     assert_eq!(ranked, ["best", "tied", "third", "lucky"]);
     assert_eq!(outcome.shortlist(2).len(), 2);
+    let best: Vec<(usize, f64)> = outcome
+        .curve()
+        .iter()
+        .map(|point| (point.sample, point.log_loss))
+        .collect();
+    assert_eq!(best, [(8, 0.1), (8, 0.1), (16, 0.5), (16, 0.4), (16, 0.4)]);
+    let by_log_loss = SearchOutcome {
+        criterion: Criterion::LogLoss,
+        trials: vec![trial("right", 8, 0.9, 0.8), trial("sure", 8, 0.8, 0.3)],
+        ..outcome
+    };
+    assert_eq!(by_log_loss.ranking()[0].prompt.template, "sure");
 }
 
 #[test]

@@ -190,9 +190,9 @@ impl Prefix {
         hooks: &dyn Hooks,
     ) -> Tensor<3> {
         let encoder = &model.base.encoder;
-        let bias = encoder.attention_bias(batch);
+        let attention = encoder.attention(batch, hooks);
         (self.layers..encoder.n_layers()).fold(hidden, |hidden, index| {
-            encoder.layer(index, hidden, &bias, hooks)
+            encoder.layer(index, hidden, &attention, hooks)
         })
     }
 }
@@ -204,9 +204,9 @@ fn first_layers(
     hooks: &dyn Hooks,
 ) -> Tensor<3> {
     let encoder = &model.base.encoder;
-    let bias = encoder.attention_bias(batch);
-    let embedded = encoder.embed(batch, hooks);
+    let attention = encoder.attention(batch, hooks);
+    let embedded = encoder.embed(batch, &attention, hooks);
     (0..layers).fold(embedded, |hidden, index| {
-        encoder.layer(index, hidden, &bias, hooks)
+        encoder.layer(index, hidden, &attention, hooks)
     })
 }

@@ -1,8 +1,10 @@
 //! How GGUF tensors are stored: plain floats, or blocks of small integers with scales.
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::{k_blocks, small_blocks};
+use crate::vectorized::vectorized;
 
 /// The format of a GGUF tensor's values.
 ///
@@ -154,9 +156,18 @@ impl BlockFormat {
             "whole blocks of {}",
             self.name()
         );
+        vectorized(Dequantize {
+            format: self,
+            bytes,
+            values,
+        });
+    }
+
+    #[inline(always)]
+    fn dequantize_blocks(self, bytes: &[u8], values: &mut [f32]) {
         match self {
             Self::F32 => each(bytes, values, |b, [v]| *v = f32::from_le_bytes(*b)),
-            Self::F16 => each(bytes, values, |b, [v]| *v = f16::from_le_bytes(*b).to_f32()),
+            Self::F16 => halves(bytes, values),
             Self::BF16 => each(bytes, values, |b, [v]| {
                 *v = bf16::from_le_bytes(*b).to_f32()
             }),
@@ -173,6 +184,36 @@ impl BlockFormat {
             Self::Q6_K => each(bytes, values, k_blocks::q6_k),
             Self::IQ4_XS => each(bytes, values, k_blocks::iq4_xs),
         }
+    }
+}
+
+/// The work of [`BlockFormat::dequantize`].
+struct Dequantize<'a> {
+    format: BlockFormat,
+    bytes: &'a [u8],
+    values: &'a mut [f32],
+}
+
+impl pulp::NullaryFnOnce for Dequantize<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        self.format.dequantize_blocks(self.bytes, self.values);
+    }
+}
+
+/// Float16 values, as many at a time as the processor converts together.
+fn halves(bytes: &[u8], values: &mut [f32]) {
+    const TOGETHER: usize = 64;
+    let mut piece = [f16::ZERO; TOGETHER];
+    let pieces = bytes.chunks(2 * TOGETHER).zip(values.chunks_mut(TOGETHER));
+    for (bytes, values) in pieces {
+        let piece = &mut piece[..values.len()];
+        for (half, bytes) in piece.iter_mut().zip(bytes.as_chunks().0) {
+            *half = f16::from_le_bytes(*bytes);
+        }
+        piece.convert_to_f32_slice(values);
     }
 }
 

@@ -1,15 +1,20 @@
-//! Samples of the fit examples that grow: each holds the one before, balanced by label.
+//! Seeded orders of examples that are balanced by label.
 
 use hybrid_data::derive_seed;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
+/// The random numbers of one named event.
+pub(crate) fn rng_of(seed: u64, event: &str) -> ChaCha8Rng {
+    ChaCha8Rng::seed_from_u64(derive_seed(seed, event))
+}
+
 /// An order of the examples whose every prefix is balanced: one of each label, then a second of
 /// each, and so on as long as a label has any. Which example of a label comes first, and which
-/// label within a turn, is drawn with the seed.
-pub(super) fn nested_order(targets: &[usize], n_labels: usize, seed: u64) -> Vec<usize> {
-    let mut rng = ChaCha8Rng::seed_from_u64(derive_seed(seed, "fit sample"));
+/// label within a turn, is drawn with the seed. With one label for all it is a random order.
+pub(crate) fn balanced_order(targets: &[usize], n_labels: usize, seed: u64) -> Vec<usize> {
+    let mut rng = rng_of(seed, "fit sample");
     let mut rows_of = vec![Vec::new(); n_labels];
     for (row, &target) in targets.iter().enumerate() {
         rows_of[target].push(row);
@@ -30,19 +35,25 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
 
-    use super::nested_order;
+    use super::balanced_order;
 
     #[test]
     fn the_seed_decides() {
         let targets: Vec<usize> = (0..60).map(|row| row % 6).collect();
-        assert_eq!(nested_order(&targets, 6, 1), nested_order(&targets, 6, 1));
-        assert_ne!(nested_order(&targets, 6, 1), nested_order(&targets, 6, 2));
+        assert_eq!(
+            balanced_order(&targets, 6, 1),
+            balanced_order(&targets, 6, 1)
+        );
+        assert_ne!(
+            balanced_order(&targets, 6, 1),
+            balanced_order(&targets, 6, 2)
+        );
     }
 
     proptest! {
         #[test]
         fn every_prefix_is_balanced(targets in vec(0usize..5, 0..60), seed: u64) {
-            let order = nested_order(&targets, 5, seed);
+            let order = balanced_order(&targets, 5, seed);
             let mut sorted = order.clone();
             sorted.sort_unstable();
             prop_assert_eq!(sorted, (0..targets.len()).collect::<Vec<_>>());

@@ -1,0 +1,393 @@
+//! The frozen pre-norm stack that GPT-2 and the Llama family share.
+
+mod places;
+
+use burn::tensor::{Int, Tensor, TensorData};
+
+use crate::blocks::{DecoderLayer, KvCache, Rotation, SelfInputs};
+use crate::layers::LayerPlace;
+use crate::rope::Rope;
+use crate::{Embedding, Hooks, KeyValue, ModelError, Norm, Stack};
+pub(crate) use places::TreeTokens;
+use places::{Places, causal_bias, padding_bias};
+
+/// Token ids of a padded batch, or of the next tokens after those in a cache.
+#[derive(Debug, Clone)]
+pub struct DecoderBatch {
+    /// `[batch, seq]`.
+    pub input_ids: Tensor<2, Int>,
+    /// 1 for tokens, 0 for padding on either side, `[batch, cached + seq]`; all tokens when left
+    /// out. What hooks have put in front is not in it.
+    pub attention_mask: Option<Tensor<2, Int>>,
+    /// `[batch, seq]`, counted without what hooks put in front. When left out, positions count all
+    /// places, those of padding too.
+    pub position_ids: Option<Tensor<2, Int>>,
+}
+
+impl DecoderBatch {
+    /// Rows with padding on either side, their tokens counted from 0.
+    ///
+    /// # Shapes
+    /// - `input_ids`, `attention_mask`: `[batch, seq]`
+    pub fn padded(input_ids: Tensor<2, Int>, attention_mask: Tensor<2, Int>) -> Self {
+        let counted = attention_mask.clone().cumsum(1) - 1;
+        Self {
+            input_ids,
+            position_ids: Some(counted.clamp_min(0)),
+            attention_mask: Some(attention_mask),
+        }
+    }
+}
+
+/// How places in a sequence are told apart.
+#[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a model")]
+pub(crate) enum Positions {
+    /// A table of vectors that are added to those of the words.
+    Learned(Embedding),
+    /// Turned queries and keys.
+    Rotary(Rope),
+}
+
+/// What the layers of one forward attend with.
+#[derive(Debug, Clone)]
+pub struct DecoderAttention {
+    /// `[1 or batch, 1, 1 or seq, keys]`; none when all is seen.
+    full: Option<Tensor<4>>,
+    /// The same within the window.
+    sliding: Option<Tensor<4>>,
+    rotation: Option<Rotation>,
+    prefix: Option<Vec<KeyValue>>,
+}
+
+/// A frozen decoder.
+#[derive(Debug, Clone)]
+pub struct Decoder {
+    pub(crate) words: Embedding,
+    pub(crate) positions: Positions,
+    pub(crate) layers: Vec<DecoderLayer>,
+    pub(crate) final_norm: Norm,
+    /// Positions that sliding layers see, the present one included.
+    pub(crate) window: Option<usize>,
+}
+
+impl Decoder {
+    /// Number of transformer layers.
+    pub fn n_layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Size of the hidden states.
+    pub fn d_model(&self) -> usize {
+        self.words.weight.dims()[1]
+    }
+
+    /// Number of attention heads.
+    pub fn n_heads(&self) -> usize {
+        self.layers
+            .first()
+            .map_or(0, |layer| layer.attention.heads.n_heads)
+    }
+
+    /// Number of key and value heads.
+    pub fn n_kv_heads(&self) -> usize {
+        self.layers
+            .first()
+            .map_or(0, |layer| layer.attention.heads.n_kv_heads)
+    }
+
+    /// Size of one head.
+    pub fn d_head(&self) -> usize {
+        self.layers
+            .first()
+            .map_or(0, |layer| layer.attention.heads.d_head)
+    }
+
+    /// Size of the feed-forward layers' hidden features.
+    pub fn d_ff(&self) -> usize {
+        self.layers
+            .first()
+            .map_or(0, |layer| layer.feed_forward.up.weight.dims()[1])
+    }
+
+    /// Size of the vocabulary.
+    pub fn vocab_size(&self) -> usize {
+        self.words.weight.dims()[0]
+    }
+
+    /// Longest sequence that the model is made for. Rotary positions go on beyond it, learned ones
+    /// do not.
+    pub fn max_positions(&self) -> usize {
+        match &self.positions {
+            Positions::Learned(table) => table.weight.dims()[0],
+            Positions::Rotary(rope) => rope.max_positions(),
+        }
+    }
+
+    /// Whether a sequence of this length has positions.
+    ///
+    /// # Errors
+    /// [`ModelError::TooManyPositions`] when positions are learned and do not suffice.
+    pub(crate) fn check_length(&self, positions: usize) -> Result<(), ModelError> {
+        let limit = match &self.positions {
+            Positions::Learned(table) => table.weight.dims()[0],
+            Positions::Rotary(_) => return Ok(()),
+        };
+        match positions > limit {
+            true => Err(ModelError::TooManyPositions { positions, limit }),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether every id has an embedding.
+    ///
+    /// # Errors
+    /// [`ModelError::UnknownToken`].
+    pub(crate) fn check_ids(&self, row: usize, ids: &[i64]) -> Result<(), ModelError> {
+        let vocab = self.vocab_size();
+        let unknown = |id: &&i64| !(0..vocab as i64).contains(*id);
+        match ids.iter().find(unknown) {
+            Some(id) => Err(ModelError::UnknownToken {
+                row,
+                id: *id,
+                vocab,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// The first layer whose output on a sequence is not finite.
+    pub(crate) fn faulty_layer(&self, ids: &[i64], hooks: &dyn Hooks) -> Option<usize> {
+        let device = self.words.weight.device();
+        let n_ids = ids.len();
+        let input_ids = Tensor::from_data(TensorData::new(ids.to_vec(), [1, n_ids]), &device);
+        let batch = DecoderBatch {
+            input_ids,
+            attention_mask: None,
+            position_ids: None,
+        };
+        let (mut hidden, attention) = self.begin(&batch, None, hooks).ok()?;
+        (0..self.n_layers()).find(|index| {
+            hidden = self.layer(*index, hidden.clone(), &attention, None, hooks);
+            hidden
+                .to_data()
+                .iter::<f32>()
+                .any(|value| !value.is_finite())
+        })
+    }
+
+    /// An empty cache with room for `capacity` positions, more when they are needed.
+    pub fn new_cache(&self, capacity: usize) -> KvCache {
+        KvCache::new(self.n_layers(), capacity)
+    }
+
+    /// The input of the first layer, with what `hooks` put in front of the tokens, and what the
+    /// layers attend with. Hooks put something in front of the first tokens of a cache only.
+    ///
+    /// # Shapes
+    /// - `batch`: `[batch, seq]` → `[batch, n_virtual + seq, d_model]`
+    ///
+    /// # Errors
+    /// [`ModelError::BatchShape`], or [`ModelError::TooManyPositions`] when positions are learned.
+    ///
+    /// # Panics
+    /// If an id is not in the vocabulary.
+    pub fn begin(
+        &self,
+        batch: &DecoderBatch,
+        cache: Option<&mut KvCache>,
+        hooks: &dyn Hooks,
+    ) -> Result<(Tensor<3>, DecoderAttention), ModelError> {
+        self.begin_with(batch, None, cache, hooks)
+    }
+
+    fn begin_with(
+        &self,
+        batch: &DecoderBatch,
+        tree: Option<&TreeTokens>,
+        cache: Option<&mut KvCache>,
+        hooks: &dyn Hooks,
+    ) -> Result<(Tensor<3>, DecoderAttention), ModelError> {
+        let [size, seq] = batch.input_ids.dims();
+        let held = cache.as_ref().map_or(0, |cache| cache.len());
+        let mut n_virtual = cache.as_ref().map_or(0, |cache| cache.n_virtual);
+        let mut words = hooks.embedding(&self.words, batch.input_ids.clone());
+        let mut prefix = None;
+        if held == 0 {
+            words = hooks.embedded(Stack::Decoder, words);
+            prefix = hooks.key_values(Stack::Decoder);
+        }
+        let n_soft = words.dims()[1] - seq;
+        let n_prefix = prefix
+            .as_ref()
+            .and_then(|layers| layers.first())
+            .map_or(0, |first| first.key.dims()[2]);
+        if held == 0 {
+            n_virtual = n_soft + n_prefix;
+            if let Some(cache) = cache {
+                cache.n_virtual = n_virtual;
+            }
+        }
+        let places = Places {
+            past: held + n_prefix,
+            own: n_soft + seq,
+            n_soft,
+            n_virtual,
+        };
+        let width = places.keys() - n_virtual;
+        check_shape("attention_mask", &batch.attention_mask, [size, width])?;
+        check_shape("position_ids", &batch.position_ids, [size, seq])?;
+        let position_ids = places.position_ids(batch);
+        let (hidden, rotation) = match &self.positions {
+            Positions::Learned(table) => {
+                self.check_length(match &batch.position_ids {
+                    None => places.keys(),
+                    Some(_) => 1 + position_ids.clone().max().into_scalar::<i64>().max(0) as usize,
+                })?;
+                (words + hooks.embedding(table, position_ids), None)
+            }
+            Positions::Rotary(rope) => (words, Some(rope.rotation(position_ids))),
+        };
+        let padding = batch.attention_mask.as_ref();
+        let padding = padding.map(|mask| padding_bias(mask, n_virtual));
+        let device = batch.input_ids.device();
+        let bias = |window| match tree {
+            Some(tree) => Some(tree.bias(&places, window, &device)),
+            None => causal_bias(&places, window, padding.clone(), &device),
+        };
+        let any = |sliding| self.layers.iter().any(|layer| layer.sliding == sliding);
+        let attention = DecoderAttention {
+            full: if any(false) { bias(None) } else { None },
+            sliding: if any(true) { bias(self.window) } else { None },
+            rotation,
+            prefix,
+        };
+        Ok((hidden, attention))
+    }
+
+    /// Runs one layer.
+    ///
+    /// # Shapes
+    /// - `hidden`: `[batch, seq, d_model]` → the same
+    ///
+    /// # Panics
+    /// If `index` is not below [`n_layers`](Self::n_layers).
+    pub fn layer(
+        &self,
+        index: usize,
+        hidden: Tensor<3>,
+        attention: &DecoderAttention,
+        cache: Option<&mut KvCache>,
+        hooks: &dyn Hooks,
+    ) -> Tensor<3> {
+        let layer = &self.layers[index];
+        let inputs = SelfInputs {
+            bias: match layer.sliding {
+                true => attention.sliding.as_ref(),
+                false => attention.full.as_ref(),
+            },
+            rotation: attention.rotation.as_ref(),
+            prefix: attention.prefix.as_ref().map(|layers| &layers[index]),
+            cache: cache.map(|cache| &mut cache.layers[index]),
+        };
+        layer.forward(hidden, inputs, hooks)
+    }
+
+    /// The last layer's output, normalised.
+    ///
+    /// # Shapes
+    /// - `hidden`: `[batch, seq, d_model]` → the same
+    pub fn finish(&self, hidden: Tensor<3>, hooks: &dyn Hooks) -> Tensor<3> {
+        hooks.norm(&self.final_norm, hidden)
+    }
+
+    /// The last hidden states. With a cache, `batch` has the tokens after those in it, and their
+    /// keys and values are added to it.
+    ///
+    /// # Shapes
+    /// - `batch`: `[batch, seq]` → `[batch, n_virtual + seq, d_model]`
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    ///
+    /// # Panics
+    /// As [`begin`](Self::begin), and if `hooks` have keys for fewer layers than there are.
+    pub fn forward(
+        &self,
+        batch: &DecoderBatch,
+        mut cache: Option<&mut KvCache>,
+        hooks: &dyn Hooks,
+    ) -> Result<Tensor<3>, ModelError> {
+        let (hidden, attention) = self.begin(batch, cache.as_deref_mut(), hooks)?;
+        Ok(self.through_layers(hidden, &attention, cache, hooks))
+    }
+
+    /// The last hidden states of tokens of a tree, whose path the cache holds.
+    ///
+    /// # Shapes
+    /// - `ids`: one a token → `[1, n_virtual + tokens, d_model]`
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub(crate) fn forward_tree(
+        &self,
+        ids: &[i64],
+        tree: &TreeTokens,
+        cache: &mut KvCache,
+        hooks: &dyn Hooks,
+    ) -> Result<Tensor<3>, ModelError> {
+        let device = self.words.weight.device();
+        let ints = |values: Vec<i64>| -> Tensor<2, Int> {
+            let n_values = values.len();
+            Tensor::from_data(TensorData::new(values, [1, n_values]), &device)
+        };
+        let depths = tree.depths.iter().map(|depth| *depth as i64);
+        let batch = DecoderBatch {
+            input_ids: ints(ids.to_vec()),
+            attention_mask: None,
+            position_ids: Some(ints(depths.collect())),
+        };
+        let (hidden, attention) = self.begin_with(&batch, Some(tree), Some(cache), hooks)?;
+        Ok(self.through_layers(hidden, &attention, Some(cache), hooks))
+    }
+
+    fn through_layers(
+        &self,
+        mut hidden: Tensor<3>,
+        attention: &DecoderAttention,
+        mut cache: Option<&mut KvCache>,
+        hooks: &dyn Hooks,
+    ) -> Tensor<3> {
+        for index in 0..self.n_layers() {
+            hidden = self.layer(index, hidden, attention, cache.as_deref_mut(), hooks);
+        }
+        self.finish(hidden, hooks)
+    }
+
+    pub(crate) fn places(&mut self) -> impl Iterator<Item = LayerPlace<'_>> {
+        let table = match &mut self.positions {
+            Positions::Learned(table) => Some(LayerPlace::Embedding(table)),
+            Positions::Rotary(_) => None,
+        };
+        [LayerPlace::Embedding(&mut self.words)]
+            .into_iter()
+            .chain(table)
+            .chain(self.layers.iter_mut().flat_map(DecoderLayer::places))
+            .chain([LayerPlace::Norm(&mut self.final_norm)])
+    }
+}
+
+fn check_shape(
+    what: &'static str,
+    ids: &Option<Tensor<2, Int>>,
+    expected: [usize; 2],
+) -> Result<(), ModelError> {
+    match ids {
+        Some(ids) if ids.dims() != expected => Err(ModelError::BatchShape {
+            what,
+            expected: expected.to_vec(),
+            found: ids.dims().to_vec(),
+        }),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,203 @@
+//! Bases of adapter and training fixtures, whatever their kind.
+
+use std::path::Path;
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use hybrid_adapters::{AdapterError, Adapters};
+use hybrid_models::{Base, DecoderBatch, DecoderModel, EncoderBatch, Hooks, Model};
+
+use crate::fixtures::{self, Tensors};
+
+/// `model_type`s of bases that later work on this project reads.
+const LATER: [&str; 1] = ["t5"];
+
+/// A base of one of the kinds.
+#[expect(clippy::large_enum_variant, reason = "there are few at a time")]
+pub(crate) enum AnyBase {
+    Encoder(Model),
+    Decoder(DecoderModel),
+}
+
+/// A batch as a fixture has it.
+pub(crate) struct AnyBatch {
+    input_ids: Tensor<2, Int>,
+    attention_mask: Tensor<2, Int>,
+    token_type_ids: Option<Tensor<2, Int>>,
+    labels: Labels,
+}
+
+enum Labels {
+    OfRows(Tensor<1, Int>),
+    OfTokens(Tensor<2, Int>),
+}
+
+impl AnyBatch {
+    /// The tensors of a file whose names start with `prefix`.
+    pub(crate) fn read(file: &Tensors, prefix: &str, device: &Device) -> Self {
+        let name = |key: &str| format!("{prefix}{key}");
+        let ids = |key: &str| file.int::<2>(&name(key), device);
+        let labels = name("labels");
+        Self {
+            input_ids: ids("input_ids"),
+            attention_mask: ids("attention_mask"),
+            token_type_ids: file
+                .has(&name("token_type_ids"))
+                .then(|| ids("token_type_ids")),
+            labels: match file.shape(&labels).len() {
+                1 => Labels::OfRows(file.int(&labels, device)),
+                _ => Labels::OfTokens(file.int(&labels, device)),
+            },
+        }
+    }
+
+    pub(crate) fn for_encoder(&self) -> EncoderBatch {
+        EncoderBatch {
+            input_ids: self.input_ids.clone(),
+            attention_mask: self.attention_mask.clone(),
+            token_type_ids: self.token_type_ids.clone(),
+        }
+    }
+
+    /// Positions count padding too, as Transformers does when none are given.
+    pub(crate) fn for_decoder(&self) -> DecoderBatch {
+        DecoderBatch {
+            input_ids: self.input_ids.clone(),
+            attention_mask: Some(self.attention_mask.clone()),
+            position_ids: None,
+        }
+    }
+
+    /// The tokens of each row, without padding.
+    pub(crate) fn prompts(&self) -> Vec<Vec<i64>> {
+        let [_, seq] = self.input_ids.dims();
+        let read = |x: &Tensor<2, Int>| x.to_data().iter::<i64>().collect::<Vec<i64>>();
+        let (ids, mask) = (read(&self.input_ids), read(&self.attention_mask));
+        let rows = ids.chunks(seq).zip(mask.chunks(seq));
+        rows.map(|(ids, mask)| {
+            let kept = ids.iter().zip(mask).filter(|(_, mask)| **mask == 1);
+            kept.map(|(id, _)| *id).collect()
+        })
+        .collect()
+    }
+}
+
+impl AnyBase {
+    /// Nothing for a base of a kind that later work brings.
+    pub(crate) fn load(folder: &Path, device: &Device) -> Option<Self> {
+        let config = fixtures::json(&folder.join("config.json"));
+        let place = folder.display();
+        Some(match config["model_type"].as_str() {
+            Some("bert" | "roberta" | "distilbert") => Self::Encoder(
+                Model::load(folder, device).unwrap_or_else(|error| panic!("{place}: {error}")),
+            ),
+            Some("gpt2" | "llama" | "mistral" | "qwen2" | "qwen3") => Self::Decoder(
+                DecoderModel::load(folder, device)
+                    .unwrap_or_else(|error| panic!("{place}: {error}")),
+            ),
+            Some(later) if LATER.contains(&later) => return None,
+            unknown => panic!("{place}: no test understands model_type {unknown:?}"),
+        })
+    }
+
+    pub(crate) fn as_base(&self) -> &dyn Base {
+        match self {
+            Self::Encoder(model) => model,
+            Self::Decoder(model) => model,
+        }
+    }
+
+    pub(crate) fn merged(&self, adapters: &Adapters) -> Result<Self, AdapterError> {
+        Ok(match self {
+            Self::Encoder(model) => Self::Encoder(adapters.merge(model)?),
+            Self::Decoder(model) => Self::Decoder(adapters.merge(model)?),
+        })
+    }
+
+    /// The same base without its head.
+    pub(crate) fn headless(&self, folder: &Path, device: &Device) -> Self {
+        match self {
+            Self::Encoder(_) => Self::Encoder(Model::load_encoder(folder, device).unwrap()),
+            Self::Decoder(_) => Self::Decoder(DecoderModel::load_headless(folder, device).unwrap()),
+        }
+    }
+
+    pub(crate) fn hidden(&self, batch: &AnyBatch, hooks: &dyn Hooks) -> Vec<f32> {
+        let hidden = match self {
+            Self::Encoder(model) => model.encoder.forward(&batch.for_encoder(), hooks),
+            Self::Decoder(model) => {
+                let hidden = model.decoder.forward(&batch.for_decoder(), None, hooks);
+                hidden.unwrap_or_else(|error| panic!("{error}"))
+            }
+        };
+        host(hidden)
+    }
+
+    /// All logits of the head: one row for each row of the batch, or for each token.
+    pub(crate) fn logits(&self, batch: &AnyBatch, hooks: &dyn Hooks) -> Vec<f32> {
+        match self {
+            Self::Encoder(model) => {
+                let logits = model.classify(&batch.for_encoder(), hooks);
+                host(logits.unwrap_or_else(|error| panic!("{error}")))
+            }
+            Self::Decoder(model) => {
+                let logits = model.logits(&batch.for_decoder(), hooks);
+                host(logits.unwrap_or_else(|error| panic!("{error}")))
+            }
+        }
+    }
+
+    /// Of values with one part for each row or token, those that count: at padding Transformers
+    /// computes something, too.
+    pub(crate) fn counted(&self, values: &[f32], batch: &AnyBatch) -> Vec<f32> {
+        match self {
+            Self::Encoder(_) => values.to_vec(),
+            Self::Decoder(_) => {
+                let mask = batch.attention_mask.to_data();
+                let width = values.len() / mask.shape().num_elements();
+                let rows = values.chunks(width).zip(mask.iter::<i64>());
+                rows.filter(|(_, mask)| *mask == 1)
+                    .flat_map(|(row, _)| row.to_vec())
+                    .collect()
+            }
+        }
+    }
+
+    /// Logits where there is something to learn, with the classes to learn.
+    pub(crate) fn targets(
+        &self,
+        batch: &AnyBatch,
+        hooks: &dyn Hooks,
+    ) -> (Tensor<2>, Tensor<1, Int>) {
+        match (self, &batch.labels) {
+            (Self::Encoder(model), Labels::OfRows(labels)) => {
+                let logits = model.classify(&batch.for_encoder(), hooks);
+                let logits = logits.unwrap_or_else(|error| panic!("{error}"));
+                (logits, labels.clone())
+            }
+            (Self::Decoder(model), Labels::OfTokens(labels)) => model
+                .target_logits(&batch.for_decoder(), labels, hooks)
+                .unwrap_or_else(|error| panic!("{error}")),
+            _ => panic!("the labels do not fit the base"),
+        }
+    }
+
+    /// Logits of the token after a row of tokens, all of them read.
+    pub(crate) fn next_logits(&self, ids: &[i64], device: &Device, hooks: &dyn Hooks) -> Vec<f32> {
+        let Self::Decoder(model) = self else {
+            panic!("only a decoder continues")
+        };
+        let data = TensorData::new(ids.to_vec(), [1, ids.len()]);
+        let batch = DecoderBatch {
+            input_ids: Tensor::from_data(data, device),
+            attention_mask: None,
+            position_ids: None,
+        };
+        let logits = model.logits(&batch, hooks).unwrap();
+        let last = logits.dims()[1] - 1;
+        host(logits.narrow(1, last, 1))
+    }
+}
+
+pub(crate) fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+    x.into_data().iter::<f32>().collect()
+}

@@ -1,0 +1,149 @@
+//! Adapter files that do not fit: each fault is named.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::tensor::TensorData;
+use hybrid_adapters::{AdapterError, Adapters, load_peft};
+use serde_json::{Value, json};
+
+use super::{Case, KEY_PREFIX, cases};
+use crate::fixtures;
+
+/// A copy of a LoRA fixture's adapter with a changed configuration or changed tensors.
+fn changed(
+    case: &Case,
+    change_config: impl Fn(&mut Value),
+    change_tensors: impl Fn(&mut BTreeMap<String, TensorData>),
+) -> Result<Adapters, AdapterError> {
+    let folder = tempfile::tempdir().unwrap();
+    let source = case.fixture.folder.join("adapter");
+    let mut config = fixtures::json(&source.join("adapter_config.json"));
+    change_config(&mut config);
+    std::fs::write(
+        folder.path().join("adapter_config.json"),
+        config.to_string(),
+    )
+    .unwrap();
+    let mut tensors = case
+        .stored()
+        .into_iter()
+        .map(|(key, data)| (format!("{KEY_PREFIX}{key}"), data))
+        .collect();
+    change_tensors(&mut tensors);
+    write_tensors(&folder.path().join("adapter_model.safetensors"), &tensors);
+    load_peft(folder.path(), case.base.as_base(), &case.device)
+}
+
+fn write_tensors(path: &Path, tensors: &BTreeMap<String, TensorData>) {
+    let views = tensors.iter().map(|(name, data)| {
+        let shape = data.shape().as_slice().to_vec();
+        let view =
+            safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, data.bytes())
+                .unwrap();
+        (name.as_str(), view)
+    });
+    std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+#[test]
+fn parity_base_refuses_faulty_adapters() {
+    let case = cases()
+        .into_iter()
+        .find(|case| case.fixture.meta["peft_type"] == "LORA" && case.classifies_rows())
+        .unwrap();
+    let message = |result: Result<Adapters, AdapterError>| {
+        result.expect_err("a faulty adapter was loaded").to_string()
+    };
+    let key = format!(
+        "{KEY_PREFIX}{}",
+        case.stored()
+            .keys()
+            .find(|key| key.contains("lora_A"))
+            .unwrap()
+    );
+    changed(&case, |_| (), |_| ()).expect("the unchanged adapter loads");
+
+    let missing = message(changed(&case, |_| (), |tensors| drop(tensors.remove(&key))));
+    assert!(
+        missing.contains(&key) && missing.contains("missing"),
+        "{missing}"
+    );
+    let head = format!("{KEY_PREFIX}classifier.weight");
+    let missing = message(changed(
+        &case,
+        |_| (),
+        |tensors| drop(tensors.remove(&head)),
+    ));
+    assert!(missing.contains(&head), "{missing}");
+    let extra = |tensors: &mut BTreeMap<String, TensorData>| {
+        tensors.insert(
+            format!("{KEY_PREFIX}surprise.weight"),
+            TensorData::new(vec![0.0f32], [1]),
+        );
+    };
+    assert!(message(changed(&case, |_| (), extra)).contains("surprise.weight"));
+    let nan = |tensors: &mut BTreeMap<String, TensorData>| {
+        let shape = tensors[&key].shape().clone();
+        tensors.insert(
+            key.clone(),
+            TensorData::new(vec![f32::NAN; shape.num_elements()], shape),
+        );
+    };
+    let message_nan = message(changed(&case, |_| (), nan));
+    assert!(
+        message_nan.contains(&key) && message_nan.contains("NaN"),
+        "{message_nan}"
+    );
+
+    let rank = case.stored()[&key[KEY_PREFIX.len()..]].shape()[0];
+    let other_rank = message(changed(
+        &case,
+        |config| config["r"] = (rank + 1).into(),
+        |_| (),
+    ));
+    assert!(
+        other_rank.contains(&format!("[{}, ", rank + 1))
+            && other_rank.contains(&format!("[{rank}, ")),
+        "{other_rank}"
+    );
+    let large = message(changed(
+        &case,
+        |config| config["r"] = 100_000.into(),
+        |_| (),
+    ));
+    assert!(large.contains("rank 100000"), "{large}");
+    let typo = message(changed(
+        &case,
+        |config| config["target_modules"] = json!(["qurey"]),
+        |_| (),
+    ));
+    assert!(typo.contains("qurey") && typo.contains("query"), "{typo}");
+    let unknown = message(changed(
+        &case,
+        |config| config["brand_new"] = true.into(),
+        |_| (),
+    ));
+    assert!(unknown.contains("brand_new"), "{unknown}");
+    let dora = message(changed(
+        &case,
+        |config| config["use_dora"] = true.into(),
+        |_| (),
+    ));
+    assert!(dora.contains("use_dora"), "{dora}");
+
+    let empty = tempfile::tempdir().unwrap();
+    assert!(
+        message(load_peft(empty.path(), case.base.as_base(), &case.device))
+            .contains("adapter_config.json")
+    );
+    std::fs::copy(
+        case.fixture.folder.join("adapter/adapter_config.json"),
+        empty.path().join("adapter_config.json"),
+    )
+    .unwrap();
+    assert!(
+        message(load_peft(empty.path(), case.base.as_base(), &case.device))
+            .contains("adapter_model.safetensors")
+    );
+}
