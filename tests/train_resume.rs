@@ -105,6 +105,40 @@ fn changed_data_base_or_device_are_not_resumed() {
     task.train("a").assert().success();
 }
 
+/// The other process has looked at the folder before the run was made, and has another recipe.
+#[test]
+#[cfg(unix)]
+fn a_run_that_was_made_meanwhile_is_left_alone() {
+    use std::io::Write;
+    let task = TinyTask::new();
+    let pipe = task.file("pipe.jsonl");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let late = std::process::Command::new(assert_cmd::cargo::cargo_bin!("hybrid"))
+        .arg("train")
+        .arg(task.recipe())
+        .arg("--out")
+        .arg(task.file("a"))
+        .args(["--set", "data.select=pipe.jsonl"])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Opening a pipe waits for its reader, which reads its data after that look.
+    let mut open_pipe = std::fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    task.train("a").assert().success();
+    let report = std::fs::read(task.file("a/report.json")).unwrap();
+    let rows = std::fs::read(task.file("select.jsonl")).unwrap();
+    open_pipe.write_all(&rows).unwrap();
+    drop(open_pipe);
+    // The data is read once more for its hash.
+    std::thread::spawn(move || std::fs::write(pipe, rows));
+    let output = late.wait_with_output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("data.select: "), "{message}");
+    assert_eq!(std::fs::read(task.file("a/report.json")).unwrap(), report);
+}
+
 #[test]
 fn a_stage_whose_candidate_is_gone_is_run_again() {
     let task = TinyTask::new();
