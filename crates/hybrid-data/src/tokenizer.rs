@@ -4,6 +4,7 @@ mod splitting;
 mod vocabulary;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use tokenizers::{PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy};
 
@@ -32,13 +33,13 @@ impl Encoding {
     }
 }
 
-/// A tokenizer in the Hugging Face format.
+/// A tokenizer in the Hugging Face format. Clones share it.
 ///
 /// Padding and truncation that are written into the file are switched off: texts are cut at the
 /// given length and padded by batch ([`pad`](crate::pad)).
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Arc<tokenizers::Tokenizer>,
     pad_id: u32,
     max_length: usize,
 }
@@ -91,7 +92,7 @@ impl Tokenizer {
         };
         inner.with_truncation(Some(truncation)).map_err(unusable)?;
         Ok(Self {
-            inner,
+            inner: Arc::new(inner),
             pad_id: pad_id.unwrap_or(0),
             max_length,
         })
@@ -156,6 +157,16 @@ impl Tokenizer {
             type_ids: encoding.get_type_ids().to_vec(),
         });
         Ok(encodings.collect())
+    }
+
+    /// The ids of one text, cut like all texts.
+    ///
+    /// # Errors
+    /// [`DataError::Encode`] when the tokenizer refuses the text.
+    pub fn ids(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, DataError> {
+        let encoded = self.inner.encode_fast(text, add_special_tokens);
+        let encoded = encoded.map_err(|source| DataError::Encode { source })?;
+        Ok(encoded.get_ids().to_vec())
     }
 
     /// The text of ids.

@@ -305,6 +305,26 @@ impl DecoderModel {
         Ok(linear_rows(output, rows_at(hidden, places), hooks))
     }
 
+    /// The mean of a sequence's last hidden states, `d_model` values: a vector of its text.
+    ///
+    /// # Errors
+    /// [`ModelError::EmptyPrompt`] without tokens, [`ModelError::UnknownToken`], and as
+    /// [`Decoder::begin`].
+    pub fn embed(&self, ids: &[i64], hooks: &dyn Hooks) -> Result<Vec<f32>, ModelError> {
+        if ids.is_empty() {
+            return Err(ModelError::EmptyPrompt { row: 0 });
+        }
+        self.decoder.check_ids(0, ids)?;
+        let data = TensorData::new(ids.to_vec(), [1, ids.len()]);
+        let batch = DecoderBatch {
+            input_ids: Tensor::from_data(data, &self.decoder.words.weight.device()),
+            attention_mask: None,
+            position_ids: None,
+        };
+        let hidden = self.decoder.forward(&batch, None, hooks)?;
+        Ok(hidden.mean_dim(1).into_data().iter::<f32>().collect())
+    }
+
     /// Logits at the places that predict a label, and those labels, row by row. The label of a
     /// token is predicted at the place before it; [`IGNORED`] asks for nothing, and neither does
     /// the first token of a row, unless hooks put something in front of it.

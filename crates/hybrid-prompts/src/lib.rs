@@ -77,7 +77,7 @@ pub use model::PromptModel;
 pub use neighbours::Embed;
 pub use output::{Output, OutputKind, parse_output};
 pub use prompt::{Prompt, PromptFormat};
-pub use prompted_model::PromptedModel;
+pub use prompted_model::{FittedPrompts, PromptedModel};
 pub use rendering::{Fitted, Renderer, continuation};
 pub use scoring::{SIMILARITY_SCALE, Scores, label_vectors, score, score_by_similarity};
 pub use search::{

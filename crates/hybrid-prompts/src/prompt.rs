@@ -50,6 +50,7 @@ pub struct Prompt {
     /// Label to the texts that stand for it. An encoder averages their vectors, a language model
     /// their probabilities; the first one is shown in demonstrations. Empty for tasks without
     /// classes.
+    #[serde(default)]
     pub label_words: BTreeMap<String, Vec<String>>,
     /// Answered examples that are shown before the input.
     #[serde(default, skip_serializing_if = "Demonstrations::is_empty")]

@@ -22,12 +22,14 @@ pub struct PromptedModel<'m> {
 }
 
 /// Texts for inputs, each short enough.
-pub(crate) struct FittedPrompts {
-    pub(crate) texts: Vec<PromptText>,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FittedPrompts {
+    /// One an input, in order.
+    pub texts: Vec<PromptText>,
     /// Inputs that were cut.
-    pub(crate) n_cut: usize,
+    pub n_cut: usize,
     /// Demonstrations that were left out, over all inputs.
-    pub(crate) n_dropped: usize,
+    pub n_dropped: usize,
 }
 
 type Fields = BTreeMap<String, String>;
@@ -74,6 +76,11 @@ impl<'m> PromptedModel<'m> {
         &self.cache.answers
     }
 
+    /// The answers of now and earlier, for another model to begin with.
+    pub fn into_answers(self) -> Answers {
+        self.cache.answers
+    }
+
     /// Tokens that the answers cost since the last search began: pieces that prompts of one scoring
     /// share are counted once, no answer twice, and those of earlier like new ones.
     pub fn spent(&self) -> u64 {
@@ -102,7 +109,7 @@ impl<'m> PromptedModel<'m> {
     ///
     /// # Errors
     /// Those of [`Renderer::fit`], and [`PromptError::NoEmbedding`].
-    pub(crate) fn texts(
+    pub fn texts(
         &mut self,
         prompt: &Prompt,
         inputs: &[&Fields],

@@ -1,16 +1,19 @@
 //! The alternation: baseline, then prompt and adapter stages in turn, until the target is met, the
 //! budget is spent or a round brings nothing.
 
+use std::collections::BTreeSet;
+
 use hybrid_adapters::{Adapters, ClassifierHead, Trainable};
 use hybrid_eval::Cost;
-use hybrid_prompts::Prompt;
+use hybrid_prompts::{Prompt, Template, default_language_templates, label_words};
 
 use crate::HybridError;
 use crate::candidate::Candidate;
 use crate::evaluate::{self, Criterion};
 use crate::journal::{Event, StopReason};
-use crate::recipe::StageConfig;
+use crate::recipe::{Recipe, StageConfig};
 use crate::stage::{Context, Spent, StageMeter, adapter, prompt};
+use crate::task::TaskSettings;
 use crate::tensors::NamedTensors;
 
 /// All candidates of a run and why it stopped.
@@ -122,13 +125,16 @@ fn stop(
 /// The plain prompt: the fields alone and the label names as they read.
 fn baseline(context: &mut Context<'_>, criterion: Criterion) -> Result<Candidate, HybridError> {
     let meter = StageMeter::new(context.model, Spent::default());
-    let fields = context.recipe.data.fields.keys().cloned().collect();
-    let prompt = Prompt::plain(&fields, &context.data.labels)?;
-    context.model.activate(None);
+    let prompt = first_prompt(
+        context.recipe,
+        &context.data.task,
+        context.model.is_decoder(),
+    )?;
+    context.model.activate(None, None);
     let scored = evaluate::score(
         context.model,
         &prompt,
-        &context.data.labels,
+        &context.data.task,
         &context.data.select,
     )?;
     let candidate = Candidate {
@@ -145,6 +151,32 @@ fn baseline(context: &mut Context<'_>, criterion: Criterion) -> Result<Candidate
         curve: Vec::new(),
     };
     finish(context, candidate, None, criterion)
+}
+
+/// The prompt that a run starts from: the recipe's, or the plain one.
+///
+/// # Errors
+/// [`HybridError::Prompt`] for a faulty template or label word.
+pub(crate) fn first_prompt(
+    recipe: &Recipe,
+    task: &TaskSettings,
+    is_decoder: bool,
+) -> Result<Prompt, HybridError> {
+    let fields: BTreeSet<String> = recipe.data.fields.keys().cloned().collect();
+    let plain = Prompt::plain(&fields, &task.labels)?;
+    let Some(given) = &recipe.prompt else {
+        let cued = default_language_templates(&fields).swap_remove(0);
+        return Ok(Prompt {
+            template: if is_decoder { cued } else { plain.template },
+            ..plain
+        });
+    };
+    Template::for_fields(&given.template, &fields)?;
+    let names = ["{{ label }}".to_owned()];
+    Ok(Prompt {
+        label_words: label_words(&task.labels, &names, &given.label_words)?,
+        ..given.clone()
+    })
 }
 
 fn cost(spent: Spent, rest: Cost) -> Cost {
@@ -196,9 +228,9 @@ fn stage(
             let scored = match trained.scored {
                 Some(scored) => scored,
                 None => {
-                    context.model.activate(Some(trained.trainable));
+                    context.model.activate(Some(trained.trainable), None);
                     let data = context.data;
-                    evaluate::score(context.model, &candidate.prompt, &data.labels, &data.select)?
+                    evaluate::score(context.model, &candidate.prompt, &data.task, &data.select)?
                 }
             };
             (scored, Some(trained.tensors), trained.spent, part)
@@ -219,26 +251,21 @@ pub(crate) fn activate(
     candidate: &Candidate,
 ) -> Result<Option<NamedTensors>, HybridError> {
     let Some(record) = &candidate.adapter else {
-        context.model.activate(None);
+        context.model.activate(None, None);
         return Ok(None);
     };
     let tensors = Candidate::read_tensors(context.run, &candidate.id)?;
-    let base = &context.model.base;
+    let base = context.model.base.as_base();
     let device = &context.model.device;
     let adapters = Adapters::init(&record.methods, base, 0, device)?;
-    let head = ClassifierHead::init(
-        record.head.clone(),
-        base.encoder.d_model(),
-        context.data.labels.len(),
-        0,
-        device,
-    );
+    let (d_model, n_labels) = (context.model.d_model(), context.data.task.labels.len());
+    let head = record.head.as_ref();
     let trainable = Trainable {
         adapters,
-        head: Some(head),
+        head: head.map(|head| ClassifierHead::init(head.clone(), d_model, n_labels, 0, device)),
     }
     .load_named_tensors(&tensors)?;
-    context.model.activate(Some(trainable));
+    context.model.activate(Some(trainable), Some(&candidate.id));
     Ok(Some(tensors))
 }
 

@@ -15,8 +15,7 @@ use hybrid_adapters::{
     Adapters, ClassifierHead, Trainable, head_from_tensors, head_to_tensors, load_peft, peft_has,
     save_peft,
 };
-use hybrid_data::LabelSet;
-use hybrid_models::{Model, Pooling, Resolver, open_device};
+use hybrid_models::{Base, Pooling, Resolver, open_device};
 use hybrid_prompts::Prompt;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +25,7 @@ use crate::local_model::LocalModel;
 use crate::open_model::open_model;
 use crate::recipe::DataConfig;
 use crate::run_folder::write_whole;
+use crate::task::TaskSettings;
 use crate::tensors::{self, NamedTensors};
 
 /// What an artifact says of itself.
@@ -40,8 +40,8 @@ pub struct ArtifactDescription {
     pub max_length: usize,
     /// How texts are pooled when they are compared with label words.
     pub pooling: Pooling,
-    /// The labels in class order.
-    pub labels: LabelSet,
+    /// What is asked of the model: labels, and how they are scored.
+    pub task: TaskSettings,
     /// The adapter and head, none for a prompt alone.
     pub adapter: Option<AdapterRecord>,
     /// Where the examples of the run were.
@@ -76,7 +76,7 @@ impl ArtifactDescription {
         base: String,
         max_length: usize,
         pooling: Pooling,
-        labels: LabelSet,
+        task: TaskSettings,
         adapter: Option<AdapterRecord>,
         data: DataConfig,
     ) -> Self {
@@ -85,7 +85,7 @@ impl ArtifactDescription {
             base,
             max_length,
             pooling,
-            labels,
+            task,
             adapter,
             data,
         }
@@ -101,7 +101,7 @@ pub(crate) fn write(
     description: &ArtifactDescription,
     prompt: &Prompt,
     trainable: Option<&Trainable>,
-    base: &Model,
+    base: &dyn Base,
 ) -> Result<(), HybridError> {
     let text = serde_json::to_vec_pretty(description).expect("descriptions are plain data");
     write_whole(&folder.join(DESCRIPTION), &text)?;
@@ -171,10 +171,15 @@ impl Artifact {
             device,
         )?;
         let trainable = match &description.adapter {
-            Some(record) => Some(trainable(folder, record, &model.base, &model.device)?),
+            Some(record) => Some(trainable(
+                folder,
+                record,
+                model.base.as_base(),
+                &model.device,
+            )?),
             None => None,
         };
-        model.activate(trainable);
+        model.activate(trainable, None);
         Ok(Self {
             description,
             prompt,
@@ -187,11 +192,16 @@ impl Artifact {
 fn trainable(
     folder: &Path,
     record: &AdapterRecord,
-    base: &Model,
+    base: &dyn Base,
     device: &burn::tensor::Device,
 ) -> Result<Trainable, HybridError> {
-    let (head, _) = tensors::read(&folder.join(HEAD), "")?;
-    let head = head_from_tensors(record.head.clone(), &head, device)?;
+    let head = match &record.head {
+        None => None,
+        Some(config) => {
+            let (head, _) = tensors::read(&folder.join(HEAD), "")?;
+            Some(head_from_tensors(config.clone(), &head, device)?)
+        }
+    };
     let peft = folder.join(PEFT);
     let adapters = if record.methods.is_empty() || !peft.exists() {
         let adapters = Adapters::init(&record.methods, base, 0, device)?;
@@ -202,10 +212,7 @@ fn trainable(
     } else {
         load_peft(&peft, base, device)?
     };
-    Ok(Trainable {
-        adapters,
-        head: Some(head),
-    })
+    Ok(Trainable { adapters, head })
 }
 
 fn read(path: &Path) -> Result<String, HybridError> {

@@ -46,8 +46,9 @@ pub struct Candidate {
 pub struct AdapterRecord {
     /// Adapters in stacking order.
     pub methods: Vec<AdapterConfig>,
-    /// The classifier head.
-    pub head: HeadConfig,
+    /// The classifier head; a language model has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<HeadConfig>,
     /// Number of values that the last adapter stage trained.
     pub trainable_parameters: usize,
 }

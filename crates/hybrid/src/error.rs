@@ -98,6 +98,19 @@ pub enum HybridError {
         /// The folder.
         path: PathBuf,
     },
+    /// Label words that the next token cannot tell apart.
+    #[error(
+        "the label words of {first:?} ({}) and {second:?} ({}) begin with the same token, so \
+        training cannot tell them apart; give other label words", words[0], words[1]
+    )]
+    SharedFirstToken {
+        /// One label.
+        first: String,
+        /// The other label.
+        second: String,
+        /// The words of both.
+        words: [String; 2],
+    },
     /// A tokenizer that belongs to another model.
     #[error(
         "{path}: the tokenizer needs a vocabulary of {found} tokens, but the model has {expected}; \

@@ -5,20 +5,25 @@ use std::collections::BTreeMap;
 use hybrid_data::LabelSet;
 use hybrid_eval::{Classification, log_softmax};
 use hybrid_models::Pooling;
-use hybrid_prompts::{Prompt, PromptModel, SIMILARITY_SCALE, Template, score_by_similarity};
+use hybrid_prompts::{
+    Objective, Prompt, PromptModel, SIMILARITY_SCALE, Template, classify_language,
+    score_by_similarity, score_language,
+};
 
 use serde::{Deserialize, Serialize};
 
 use crate::HybridError;
 use crate::local_model::LocalModel;
 use crate::recipe::{ChooseBy, Metric, Recipe};
-use crate::task::{Split, TaskData};
+use crate::task::{Split, TaskData, TaskSettings};
 
 /// Predictions on a split.
 pub(crate) struct Scored {
     /// `[examples][labels]`.
     pub(crate) probabilities: Vec<Vec<f64>>,
     pub(crate) figures: Classification,
+    /// Inputs that were cut because their prompts were too long.
+    pub(crate) n_cut: usize,
 }
 
 impl Scored {
@@ -97,14 +102,24 @@ pub(crate) fn render<'f>(
         .collect::<Result<_, _>>()?)
 }
 
-/// Class probabilities `[inputs][labels]`: of the active head, or else of the label words'
-/// similarity.
+/// Class probabilities `[inputs][labels]`: of a language model's label words, of the active head, or
+/// else of the label words' similarity.
 pub(crate) fn probabilities(
     model: &mut LocalModel,
     prompt: &Prompt,
-    labels: &LabelSet,
+    task: &TaskSettings,
     inputs: &[BTreeMap<String, String>],
 ) -> Result<Vec<Vec<f64>>, HybridError> {
+    let TaskSettings { labels, scoring } = task;
+    if model.is_decoder() {
+        let scores =
+            model.prompted(|model| classify_language(prompt, inputs, labels, scoring, model))?;
+        return Ok(scores
+            .log_probabilities
+            .into_iter()
+            .map(exponentials)
+            .collect());
+    }
     let texts = render(prompt, inputs.iter())?;
     if let Some(rows) = model.classify(&texts)? {
         return Ok(rows.into_iter().map(exponentials).collect());
@@ -124,19 +139,25 @@ pub(crate) fn probabilities(
 pub(crate) fn score(
     model: &mut LocalModel,
     prompt: &Prompt,
-    labels: &LabelSet,
+    task: &TaskSettings,
     split: &Split,
 ) -> Result<Scored, HybridError> {
-    let scores = hybrid_prompts::score(prompt, &split.examples, labels, model)?;
-    let probabilities: Vec<Vec<f64>> = scores
-        .log_probabilities
-        .into_iter()
-        .map(exponentials)
-        .collect();
+    let TaskSettings { labels, scoring } = task;
+    let (rows, n_cut) = if model.is_decoder() {
+        let objective = Objective::Labels(scoring);
+        let scores = model
+            .prompted(|model| score_language(prompt, &split.examples, labels, objective, model))?;
+        (scores.log_probabilities, scores.n_cut)
+    } else {
+        let scores = hybrid_prompts::score(prompt, &split.examples, labels, model)?;
+        (scores.log_probabilities, 0)
+    };
+    let probabilities: Vec<Vec<f64>> = rows.into_iter().map(exponentials).collect();
     let figures = Classification::of(&probabilities, &split.targets)?;
     Ok(Scored {
         probabilities,
         figures,
+        n_cut,
     })
 }
 
@@ -166,9 +187,9 @@ pub(crate) fn label_vectors(
     prompt: &Prompt,
     pooling: Pooling,
 ) -> Result<Vec<Vec<f32>>, HybridError> {
-    let (words, targets) = labelled_words(prompt, &data.labels);
+    let (words, targets) = labelled_words(prompt, &data.task.labels);
     let vectors = model.embed_pooled(&words, pooling)?;
-    Ok(class_means(&vectors, &targets, data.labels.len()))
+    Ok(class_means(&vectors, &targets, data.task.labels.len()))
 }
 
 /// One unit vector a label: the mean of its embedded fit examples.
@@ -180,7 +201,11 @@ pub(crate) fn centroids(
 ) -> Result<Vec<Vec<f32>>, HybridError> {
     let texts = render(prompt, data.fit.fields())?;
     let vectors = model.embed_pooled(&texts, pooling)?;
-    Ok(class_means(&vectors, &data.fit.targets, data.labels.len()))
+    Ok(class_means(
+        &vectors,
+        &data.fit.targets,
+        data.task.labels.len(),
+    ))
 }
 
 fn class_means(vectors: &[Vec<f32>], targets: &[usize], classes: usize) -> Vec<Vec<f32>> {

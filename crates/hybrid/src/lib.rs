@@ -32,6 +32,7 @@ pub use error::HybridError;
 pub use inputs::Inputs;
 pub use journal::{Event, StopReason};
 pub use local_model::LocalModel;
-pub use model_tokenizer::{gguf_vocabulary, load_tokenizer};
+pub use model_tokenizer::{gguf_vocabulary, load_chat_template, load_tokenizer};
 pub use progress::Show;
 pub use run::{TrainOptions, train};
+pub use task::TaskSettings;

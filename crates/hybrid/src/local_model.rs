@@ -1,17 +1,24 @@
-//! A base in this process: texts to vectors and to class probabilities.
+//! A base in this process with its tokenizer and, perhaps, a trained adapter.
+//!
+//! What can be asked of it depends on its kind: a sentence encoder embeds and classifies texts, a
+//! decoder scores and continues prompts.
 
-use std::collections::HashMap;
+mod encoder;
+mod language;
+mod memory;
+
 use std::path::{Path, PathBuf};
 
-use burn::tensor::activation::log_softmax;
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use hybrid_adapters::{Trainable, unit_rows};
-use hybrid_data::{BatchLimits, BatchOrder, Encoding, PaddedBatch, Tokenizer, length_buckets, pad};
-use hybrid_eval::EncoderSize;
-use hybrid_models::{EncoderBatch, Hooks, Model, NoHooks, Pooling};
-use hybrid_prompts::PromptModel;
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use burn::tensor::Device;
+use hybrid_adapters::Trainable;
+use hybrid_data::{BatchLimits, Encoding, Tokenizer};
+use hybrid_eval::{EncoderSize, TrainingPass};
+use hybrid_models::{Base, DecoderModel, Model, Pooling};
+use hybrid_prompts::ChatTemplate;
+
+use encoder::Kept;
+pub(crate) use encoder::host_rows;
+pub(crate) use memory::Memory;
 
 use crate::{HybridError, interrupt, parallel};
 
@@ -22,58 +29,162 @@ pub(crate) const INFERENCE: BatchLimits = BatchLimits {
     max_tokens: 2048,
 };
 
-/// Most values that are kept of texts read before.
-const MAX_KEPT: usize = 16 << 20;
+/// A base of one of the kinds that the loop works with.
+pub(crate) enum LoadedBase {
+    /// Reads texts.
+    Encoder(Box<Model>),
+    /// Continues prompts.
+    Decoder(Box<DecoderModel>),
+}
 
 /// A base on a device with, perhaps, a trained adapter and head.
 pub struct LocalModel {
-    pub(crate) base: Model,
+    pub(crate) base: LoadedBase,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) device: Device,
-    /// How texts are pooled when they are compared with label words.
+    /// How an encoder's texts are pooled when they are compared with label words.
     pub(crate) pooling: Pooling,
+    /// How a decoder was taught to read conversations.
+    chat_template: Option<ChatTemplate>,
+    /// Most tokens of an input, with what follows it.
+    max_length: usize,
     active: Option<Trainable>,
     kept: Kept,
+    /// What a decoder has answered under adapters that have a name.
+    memory: Memory,
+    /// The name of the active adapters, if what they answer may be remembered.
+    name: Option<String>,
     /// The run that ends when the user asks to stop.
     run: Option<PathBuf>,
     tokens: u64,
     flops: f64,
 }
 
-/// What is read off a text's pooled vector.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Reading {
-    /// The vector at unit length.
-    Unit(Pooling),
-    /// The active head's log-probabilities.
-    LogProbabilities(Pooling),
-}
-
-/// Readings of texts under the active adapter and head.
-#[derive(Debug, Default)]
-struct Kept {
-    readings: HashMap<Reading, HashMap<String, Vec<f32>>>,
-    n_values: usize,
+impl LoadedBase {
+    /// The base whatever its kind.
+    pub(crate) fn as_base(&self) -> &dyn Base {
+        match self {
+            Self::Encoder(model) => &**model,
+            Self::Decoder(model) => &**model,
+        }
+    }
 }
 
 impl LocalModel {
-    /// A base without adapter.
-    pub fn new(base: Model, tokenizer: Tokenizer, device: Device, pooling: Pooling) -> Self {
+    /// A sentence encoder without adapter.
+    pub fn encoder_of(
+        base: Model,
+        tokenizer: Tokenizer,
+        device: Device,
+        pooling: Pooling,
+        max_length: usize,
+    ) -> Self {
+        Self {
+            pooling,
+            ..Self::new(
+                LoadedBase::Encoder(Box::new(base)),
+                tokenizer,
+                device,
+                max_length,
+            )
+        }
+    }
+
+    /// A language model without adapter.
+    pub fn decoder_of(
+        base: DecoderModel,
+        tokenizer: Tokenizer,
+        chat_template: Option<ChatTemplate>,
+        device: Device,
+        max_length: usize,
+    ) -> Self {
+        Self {
+            chat_template,
+            ..Self::new(
+                LoadedBase::Decoder(Box::new(base)),
+                tokenizer,
+                device,
+                max_length,
+            )
+        }
+    }
+
+    fn new(base: LoadedBase, tokenizer: Tokenizer, device: Device, max_length: usize) -> Self {
         Self {
             base,
             tokenizer,
             device,
-            pooling,
+            pooling: Pooling::Mean,
+            chat_template: None,
+            max_length,
             active: None,
             kept: Kept::default(),
+            memory: Memory::default(),
+            name: Some(String::new()),
             run: None,
             tokens: 0,
             flops: 0.0,
         }
     }
 
-    /// Runs with these adapters and head from now on, or with the bare base.
-    pub fn activate(&mut self, trainable: Option<Trainable>) {
+    /// Whether the base continues prompts.
+    pub(crate) fn is_decoder(&self) -> bool {
+        matches!(self.base, LoadedBase::Decoder(_))
+    }
+
+    /// The encoder.
+    ///
+    /// # Panics
+    /// If the base is none.
+    pub(crate) fn encoder(&self) -> &Model {
+        match &self.base {
+            LoadedBase::Encoder(model) => model,
+            LoadedBase::Decoder(_) => panic!("a decoder is asked for what only an encoder does"),
+        }
+    }
+
+    /// The decoder.
+    ///
+    /// # Panics
+    /// If the base is none.
+    pub(crate) fn decoder(&self) -> &DecoderModel {
+        match &self.base {
+            LoadedBase::Decoder(model) => model,
+            LoadedBase::Encoder(_) => panic!("an encoder is asked for what only a decoder does"),
+        }
+    }
+
+    /// Number of transformer layers.
+    pub(crate) fn n_layers(&self) -> usize {
+        match &self.base {
+            LoadedBase::Encoder(model) => model.encoder.n_layers(),
+            LoadedBase::Decoder(model) => model.decoder.n_layers(),
+        }
+    }
+
+    /// Width of the hidden states.
+    pub(crate) fn d_model(&self) -> usize {
+        match &self.base {
+            LoadedBase::Encoder(model) => model.encoder.d_model(),
+            LoadedBase::Decoder(model) => model.decoder.d_model(),
+        }
+    }
+
+    /// Longest input that the base is made for.
+    pub(crate) fn max_positions(&self) -> usize {
+        match &self.base {
+            LoadedBase::Encoder(model) => model.encoder.max_positions(),
+            LoadedBase::Decoder(model) => model.decoder.max_positions(),
+        }
+    }
+
+    /// Runs with these adapters and head from now on, or with the bare base. A decoder's answers
+    /// are remembered under `name`; a state without a name is asked anew each time.
+    pub(crate) fn activate(&mut self, trainable: Option<Trainable>, name: Option<&str>) {
+        self.name = match &trainable {
+            Some(_) => name.map(str::to_owned),
+            None => Some(String::new()),
+        };
         self.active = trainable;
         self.forget();
     }
@@ -83,9 +194,11 @@ impl LocalModel {
         self.kept = Kept::default();
     }
 
-    /// From now on, when the user asks to stop, reading ends with an error that names this run.
-    pub(crate) fn work_for(&mut self, run: &Path) {
+    /// From now on, when the user asks to stop, reading ends with an error that names this run;
+    /// and what a decoder answers is remembered in `memory`.
+    pub(crate) fn work_for(&mut self, run: &Path, memory: Memory) {
         self.run = Some(run.to_owned());
+        self.memory = memory;
     }
 
     /// # Errors
@@ -112,18 +225,44 @@ impl LocalModel {
         self.active.as_ref()
     }
 
+    /// Estimated operations of a pass through the lowest `n_layers` layers.
+    pub(crate) fn forward_flops(&self, n_layers: usize, rows: usize, seq: usize) -> f64 {
+        match &self.base {
+            LoadedBase::Encoder(_) => {
+                let size = EncoderSize {
+                    n_layers,
+                    ..self.size()
+                };
+                size.forward_flops(rows, seq)
+            }
+            LoadedBase::Decoder(_) => self.decoder_flops(n_layers, rows * seq),
+        }
+    }
+
+    /// Estimated operations of a training pass.
+    pub(crate) fn training_flops(&self, pass: TrainingPass) -> f64 {
+        match &self.base {
+            LoadedBase::Encoder(_) => self.size().training_flops(pass),
+            LoadedBase::Decoder(_) => {
+                let tokens = pass.rows * pass.seq;
+                let trained = self.n_layers().saturating_sub(pass.lowest_layer);
+                let below = if pass.cached { 0 } else { pass.lowest_layer };
+                // Forward, the gradient of the states, and that of the adapters.
+                self.decoder_flops(below + 2 * trained, tokens)
+                    + 6.0 * pass.adapter_parameters as f64 * tokens as f64
+            }
+        }
+    }
+
     pub(crate) fn count_flops(&mut self, flops: f64) {
         self.flops += flops;
     }
 
-    /// The base's sizes, for estimates of work.
-    pub(crate) fn size(&self) -> EncoderSize {
-        let encoder = &self.base.encoder;
-        EncoderSize {
-            n_layers: encoder.n_layers(),
-            d_model: encoder.d_model(),
-            d_ff: encoder.d_ff(),
-        }
+    pub(crate) fn count_tokens<'a>(&mut self, encodings: impl IntoIterator<Item = &'a Encoding>) {
+        self.tokens += encodings
+            .into_iter()
+            .map(|encoding| encoding.len() as u64)
+            .sum::<u64>();
     }
 
     /// Token ids of texts, truncated to the longest input.
@@ -134,172 +273,8 @@ impl LocalModel {
         Ok(self.tokenizer.encode(texts)?)
     }
 
-    pub(crate) fn count_tokens<'a>(&mut self, encodings: impl IntoIterator<Item = &'a Encoding>) {
-        self.tokens += encodings
-            .into_iter()
-            .map(|encoding| encoding.len() as u64)
-            .sum::<u64>();
-    }
-
-    /// The padded batch of some rows.
-    pub(crate) fn batch(&self, encodings: &[Encoding], rows: &[usize]) -> EncoderBatch {
-        to_encoder_batch(&pad(encodings, rows, self.tokenizer.pad_id()), &self.device)
-    }
-
-    /// Unit vectors of texts under a pooling of choice.
-    ///
-    /// # Errors
-    /// [`HybridError::Data`] when the tokenizer refuses a text, [`HybridError::Model`] when the
-    /// base has no such pooling, [`HybridError::Interrupted`].
-    pub(crate) fn embed_pooled(
-        &mut self,
-        texts: &[String],
-        pooling: Pooling,
-    ) -> Result<Vec<Vec<f32>>, HybridError> {
-        self.read(texts, Reading::Unit(pooling))
-    }
-
-    /// The padded batch of some rows, in which each token but the first is hidden with chance
-    /// `probability`.
-    pub(crate) fn batch_with_hidden_tokens(
-        &self,
-        encodings: &[Encoding],
-        rows: &[usize],
-        probability: f64,
-        seed: u64,
-    ) -> EncoderBatch {
-        let mut padded = pad(encodings, rows, self.tokenizer.pad_id());
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
-        for (index, seen) in padded.mask.iter_mut().enumerate() {
-            if index % padded.seq != 0 && random.random_bool(probability) {
-                *seen = 0;
-            }
-        }
-        to_encoder_batch(&padded, &self.device)
-    }
-
-    /// A reading of each text. A text that was read before, since the last
-    /// [`activate`](Self::activate) or [`forget`](Self::forget), is not read again.
-    fn read(&mut self, texts: &[String], reading: Reading) -> Result<Vec<Vec<f32>>, HybridError> {
-        let known = self.kept.readings.remove(&reading).unwrap_or_default();
-        let mut new: Vec<String> = Vec::new();
-        let mut places = HashMap::new();
-        for text in texts.iter().filter(|text| !known.contains_key(*text)) {
-            places.entry(text.as_str()).or_insert_with(|| {
-                new.push(text.clone());
-                new.len() - 1
-            });
-        }
-        let read = self.read_new(&new, reading)?;
-        let rows = texts.iter().map(|text| match places.get(text.as_str()) {
-            Some(place) => read[*place].clone(),
-            None => known[text].clone(),
-        });
-        let rows = rows.collect();
-        let mut known = known;
-        for (text, row) in new.into_iter().zip(read) {
-            if self.kept.n_values + row.len() > MAX_KEPT {
-                break;
-            }
-            self.kept.n_values += row.len();
-            known.insert(text, row);
-        }
-        self.kept.readings.insert(reading, known);
-        Ok(rows)
-    }
-
-    /// Reads texts batch by batch in order of length.
-    fn read_new(
-        &mut self,
-        texts: &[String],
-        reading: Reading,
-    ) -> Result<Vec<Vec<f32>>, HybridError> {
-        let encodings = self.encode(texts)?;
-        let lengths: Vec<usize> = encodings.iter().map(Encoding::len).collect();
-        let batches = length_buckets(&lengths, INFERENCE, BatchOrder::Sorted);
-        let model = &*self;
-        let read = parallel::try_map(&batches, self.threads(), |rows| {
-            model.check_interrupt()?;
-            model.read_batch(&model.batch(&encodings, rows), reading)
-        })?;
-        let mut rows_out = vec![Vec::new(); texts.len()];
-        let mut flops = 0.0;
-        for (rows, values) in batches.iter().zip(read) {
-            let longest = rows.iter().map(|row| lengths[*row]).max().unwrap_or(0);
-            flops += self.size().forward_flops(rows.len(), longest);
-            for (row, value) in rows.iter().zip(values) {
-                rows_out[*row] = value;
-            }
-        }
-        self.count_tokens(&encodings);
-        self.count_flops(flops);
-        Ok(rows_out)
-    }
-
-    fn read_batch(
-        &self,
-        batch: &EncoderBatch,
-        reading: Reading,
-    ) -> Result<Vec<Vec<f32>>, HybridError> {
-        let hooks: &dyn Hooks = match &self.active {
-            Some(trainable) => &trainable.adapters,
-            None => &NoHooks,
-        };
-        let hidden = self.base.encoder.forward(batch, hooks);
-        let (Reading::Unit(pooling) | Reading::LogProbabilities(pooling)) = reading;
-        let pooled = self.base.pool(hidden, batch, pooling, hooks)?;
-        let head = self.active.as_ref().and_then(|active| active.head.as_ref());
-        Ok(host_rows(match (reading, head) {
-            (Reading::LogProbabilities(_), Some(head)) => log_softmax(head.forward(pooled), 1),
-            _ => unit_rows(pooled),
-        }))
-    }
-
     /// How many batches are computed at once.
     pub(crate) fn threads(&self) -> usize {
         parallel::threads(&self.device)
-    }
-}
-
-impl PromptModel for LocalModel {
-    type Error = HybridError;
-
-    /// Unit vectors, one a text.
-    fn embed(&mut self, texts: &[String]) -> Result<Vec<Vec<f32>>, HybridError> {
-        self.embed_pooled(texts, self.pooling)
-    }
-
-    /// Log-probabilities of the labels when a head is active.
-    fn classify(&mut self, texts: &[String]) -> Result<Option<Vec<Vec<f32>>>, HybridError> {
-        let head = self.active.as_ref().and_then(|active| active.head.as_ref());
-        match head.map(|head| head.pooling()) {
-            Some(pooling) => self
-                .read(texts, Reading::LogProbabilities(pooling))
-                .map(Some),
-            None => Ok(None),
-        }
-    }
-}
-
-/// The rows of `[rows, d]` on the host.
-pub(crate) fn host_rows(x: Tensor<2>) -> Vec<Vec<f32>> {
-    let [_, width] = x.dims();
-    let data = x.into_data();
-    let values: Vec<f32> = data.iter::<f32>().collect();
-    values.chunks(width).map(<[f32]>::to_vec).collect()
-}
-
-fn to_encoder_batch(batch: &PaddedBatch, device: &Device) -> EncoderBatch {
-    let ints = |values: &[u32]| -> Tensor<2, Int> {
-        let values: Vec<i32> = values.iter().map(|value| *value as i32).collect();
-        Tensor::from_data(
-            TensorData::new(values, [batch.rows.len(), batch.seq]),
-            device,
-        )
-    };
-    EncoderBatch {
-        input_ids: ints(&batch.ids),
-        attention_mask: ints(&batch.mask),
-        token_type_ids: Some(ints(&batch.type_ids)),
     }
 }

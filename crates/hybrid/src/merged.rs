@@ -5,11 +5,12 @@ use std::path::{Component, Path, PathBuf};
 use hybrid_adapters::{Adapters, Trainable};
 use serde_json::Value;
 
-use hybrid_models::Base;
+use hybrid_models::{Base, GgufFile};
 
 use crate::HybridError;
 use crate::artifact::{self, Artifact, ArtifactDescription, OWN_FOLDER};
 use crate::candidate::AdapterRecord;
+use crate::local_model::LoadedBase;
 use crate::run_folder::{write_folder_whole, write_whole};
 use crate::tensors::{self, NamedTensors};
 
@@ -44,15 +45,27 @@ const MODULES: &str = "modules.json";
 /// [`HybridError::Write`].
 pub(crate) fn write(artifact: &Artifact, out: &Path) -> Result<(), HybridError> {
     let model = &artifact.model;
-    let weights: NamedTensors = match model.active() {
-        Some(trainable) => trainable.adapters.merge(&model.base)?.named_tensors(),
-        None => model.base.named_tensors(),
+    if GgufFile::of_model(&artifact.base_folder)?.is_some() {
+        return Err(HybridError::Format {
+            path: artifact.base_folder.clone(),
+            reason: "a GGUF file cannot be written with merged weights; use the artifact as it is"
+                .to_owned(),
+        });
+    }
+    let weights: NamedTensors = match (model.active(), &model.base) {
+        (None, base) => base.as_base().named_tensors(),
+        (Some(trainable), LoadedBase::Encoder(base)) => {
+            trainable.adapters.merge(&**base)?.named_tensors()
+        }
+        (Some(trainable), LoadedBase::Decoder(base)) => {
+            trainable.adapters.merge(&**base)?.named_tensors()
+        }
     }
     .into_iter()
     .collect();
     let head = match model.active() {
         Some(trainable) => Some(Trainable {
-            adapters: Adapters::init(&[], &model.base, 0, &model.device)?,
+            adapters: Adapters::init(&[], model.base.as_base(), 0, &model.device)?,
             head: trainable.head.clone(),
         }),
         None => None,
@@ -83,7 +96,7 @@ pub(crate) fn write(artifact: &Artifact, out: &Path) -> Result<(), HybridError> 
             &description,
             &artifact.prompt,
             head.as_ref(),
-            &model.base,
+            model.base.as_base(),
         )
     })
 }

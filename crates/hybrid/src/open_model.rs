@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use burn::tensor::Device;
-use hybrid_models::{Model, Pooling};
+use hybrid_data::Tokenizer;
+use hybrid_models::{BaseKind, DecoderModel, Model, ModelError, Pooling};
 
 use crate::HybridError;
 use crate::local_model::LocalModel;
-use crate::model_tokenizer::load_tokenizer;
+use crate::model_tokenizer::{load_chat_template, load_tokenizer};
 
 /// The base in a folder or GGUF file, without adapter.
 ///
@@ -20,15 +21,49 @@ pub(crate) fn open_model(
     pooling: Pooling,
     device: Device,
 ) -> Result<LocalModel, HybridError> {
-    let base = Model::load_encoder(folder, &device)?;
-    let tokenizer = load_tokenizer(folder, max_length)?;
-    let (expected, found) = (base.encoder.vocab_size(), tokenizer.id_bound());
-    if found > expected {
-        return Err(HybridError::Vocabulary {
+    match BaseKind::of_folder(folder)? {
+        BaseKind::Encoder => {
+            let base = Model::load_encoder(folder, &device)?;
+            let tokenizer = load_tokenizer(folder, max_length)?;
+            check_vocabulary(folder, base.encoder.vocab_size(), &tokenizer)?;
+            Ok(LocalModel::encoder_of(
+                base, tokenizer, device, pooling, max_length,
+            ))
+        }
+        BaseKind::Decoder => {
+            let base = DecoderModel::load(folder, &device)?;
+            // Prompts are cut by their parts, not by their tokens.
+            let tokenizer = load_tokenizer(folder, usize::MAX)?;
+            check_vocabulary(folder, base.decoder.vocab_size(), &tokenizer)?;
+            let chat_template = load_chat_template(folder)?;
+            Ok(LocalModel::decoder_of(
+                base,
+                tokenizer,
+                chat_template,
+                device,
+                max_length,
+            ))
+        }
+        BaseKind::EncoderDecoder => Err(ModelError::NoSuchPart {
+            architecture: "encoder-decoder",
+            part: "encoder or decoder of its own, which training needs",
+        }
+        .into()),
+    }
+}
+
+fn check_vocabulary(
+    folder: &Path,
+    expected: usize,
+    tokenizer: &Tokenizer,
+) -> Result<(), HybridError> {
+    let found = tokenizer.id_bound();
+    match found > expected {
+        true => Err(HybridError::Vocabulary {
             path: folder.to_owned(),
             expected,
             found,
-        });
+        }),
+        false => Ok(()),
     }
-    Ok(LocalModel::new(base, tokenizer, device, pooling))
 }

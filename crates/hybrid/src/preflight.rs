@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 use hybrid_models::{EncoderBatch, NoHooks, Pooling};
 
 use crate::HybridError;
+use crate::alternate::first_prompt;
 use crate::error::describe;
 use crate::local_model::LocalModel;
 use crate::recipe::{AdapterStage, Fault, Places, RecipeFile, StageConfig};
@@ -28,7 +29,7 @@ pub(crate) fn check(
         places,
         found: Vec::new(),
     };
-    let positions = model.base.encoder.max_positions();
+    let positions = model.max_positions();
     if recipe.base.max_length > positions {
         faults.add(
             "base.max_length",
@@ -38,7 +39,13 @@ pub(crate) fn check(
             ),
         );
     }
-    faults.check_pooling("base.pooling", model, recipe.base.pooling);
+    if !model.is_decoder() {
+        faults.check_pooling("base.pooling", model, recipe.base.pooling);
+    }
+    faults.expect(
+        "prompt",
+        first_prompt(recipe, &data.task, model.is_decoder()),
+    );
     for (key, message) in shared_files(&recipe.data)? {
         faults.add(&format!("data.{key}"), message);
     }
@@ -54,7 +61,7 @@ pub(crate) fn check(
             );
         }
     }
-    if data.labels.len() < 2 {
+    if data.task.labels.len() < 2 {
         faults.add(
             "data.fit",
             "its examples have one label only; a classification needs two",
@@ -114,8 +121,8 @@ impl Faults<'_> {
             attention_mask: Tensor::ones([1, 1], device),
             token_type_ids: None,
         };
-        let hidden = Tensor::zeros([1, 1, model.base.encoder.d_model()], device);
-        if let Err(error) = model.base.pool(hidden, &batch, pooling, &NoHooks) {
+        let hidden = Tensor::zeros([1, 1, model.d_model()], device);
+        if let Err(error) = model.encoder().pool(hidden, &batch, pooling, &NoHooks) {
             self.add(key, format!("{error}; choose `mean` or `cls`"));
         }
     }

@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 use hybrid_adapters::AdapterConfig;
 use hybrid_models::Pooling;
 use hybrid_optim::{EarlyStoppingConfig, GroupConfig, OptimizerConfig, ScheduleConfig};
-use hybrid_prompts::SearchStrategy;
+use hybrid_prompts::{
+    DemonstrationChoice, InstructionProposals, LabelScoring, Prompt, PromptFormat, SearchStrategy,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +53,12 @@ pub struct Recipe {
     /// What decides among candidates on the select split.
     #[serde(default)]
     pub choose_by: ChooseBy,
+    /// How a language model's label words are scored.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub scoring: LabelScoring,
+    /// The prompt to start from. Left out: the fields as they are and the labels as they read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<Prompt>,
     /// What may be spent.
     #[serde(default)]
     pub budget: Budget,
@@ -86,6 +94,11 @@ fn default_max_length() -> usize {
     128
 }
 
+/// Keys that are left as they are do not appear in the recipe of a run.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 fn default_pooling() -> Pooling {
     Pooling::Mean
 }
@@ -117,6 +130,10 @@ pub struct DataConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub shots: Option<usize>,
+    /// Keep this many select examples a label, drawn with the seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub select_shots: Option<usize>,
     /// Template field name to column name.
     #[serde(default = "default_fields")]
     pub fields: BTreeMap<String, String>,
@@ -238,7 +255,8 @@ impl StageConfig {
     }
 }
 
-/// Search over templates x label words.
+/// Search over templates x label words, and for a language model over instructions, formats and
+/// demonstrations too.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PromptStage {
@@ -256,6 +274,26 @@ pub struct PromptStage {
     /// Label words given by hand: label to words.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub label_words: BTreeMap<String, Vec<String>>,
+    /// Instructions to try, an empty one for none. Left out: a built-in list for the task. This and
+    /// the keys down to `max_tokens` are for language models.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub instructions: Vec<String>,
+    /// How the parts become one text. Left out: plain.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub formats: Vec<PromptFormat>,
+    /// How answered examples are chosen that the prompt shows. Left out: none are shown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub demonstrations: Vec<DemonstrationChoice>,
+    /// Whole choices of label words beside those of the patterns: label to words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_label_words: Vec<BTreeMap<String, Vec<String>>>,
+    /// Instructions that are proposed beside those above.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub proposals: InstructionProposals,
+    /// Most tokens that the search may have the model read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_tokens: Option<u64>,
     /// How the space is searched.
     #[serde(default)]
     pub strategy: SearchStrategy,

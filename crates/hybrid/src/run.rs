@@ -12,6 +12,7 @@ use crate::alternate::{self, Outcome};
 use crate::artifact::{self, ArtifactDescription};
 use crate::inputs::Inputs;
 use crate::journal::{Event, Journal};
+use crate::local_model::Memory;
 use crate::open_model::open_model;
 use crate::preflight;
 use crate::progress::{Progress, Show};
@@ -57,7 +58,7 @@ pub fn train(options: &TrainOptions) -> Result<(), HybridError> {
     }
 
     let device = open_device(&options.device)?;
-    let data = TaskData::read(&recipe.data, recipe.seed)?;
+    let data = TaskData::read(recipe)?;
     let resolved =
         Resolver::from_environment().resolve(&recipe.base.model, &|line| progress.say(line))?;
     progress.say(&format!(
@@ -78,11 +79,15 @@ pub fn train(options: &TrainOptions) -> Result<(), HybridError> {
     if is_finished(&out, recipe, options.fresh)? {
         return show_finished(&out, &progress);
     }
-    model.work_for(run.path());
     if options.fresh {
         run.clear()?;
     }
     run.write_recipe(recipe)?;
+    let memory = match model.is_decoder() {
+        true => Memory::open(&run.answers())?,
+        false => Memory::default(),
+    };
+    model.work_for(run.path(), memory);
     let (mut journal, done) = Journal::open(&run.journal())?;
     same_inputs(&out, &done, &inputs)?;
     let mut context = Context {
@@ -185,7 +190,7 @@ fn finish(context: &mut Context<'_>, outcome: &Outcome, device: &str) -> Result<
         recipe.base.model.clone(),
         recipe.base.max_length,
         recipe.base.pooling,
-        context.data.labels.clone(),
+        context.data.task.clone(),
         winner.adapter.clone(),
         recipe.data.clone(),
     );
@@ -195,7 +200,7 @@ fn finish(context: &mut Context<'_>, outcome: &Outcome, device: &str) -> Result<
             &description,
             &winner.prompt,
             context.model.active(),
-            &context.model.base,
+            context.model.base.as_base(),
         )?;
         write_whole(&folder.join("README.md"), card.as_bytes())
     })?;

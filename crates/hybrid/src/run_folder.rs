@@ -101,6 +101,11 @@ impl RunFolder {
         self.path.join(CANDIDATES).join(id)
     }
 
+    /// What a language model has answered, so that nothing is asked twice.
+    pub(crate) fn answers(&self) -> PathBuf {
+        self.path.join("answers.jsonl")
+    }
+
     /// State of the stage that is being trained.
     pub(crate) fn checkpoint(&self) -> PathBuf {
         self.path.join("checkpoint.safetensors")
@@ -153,6 +158,7 @@ impl RunFolder {
         for path in [
             self.journal(),
             self.checkpoint(),
+            self.answers(),
             self.path.join(CANDIDATES),
             self.artifact(),
             self.report_html(),

@@ -9,7 +9,7 @@ use hybrid_eval::{
     Final, Generalisation, HeadDetails, OutOfScope, PairedComparison, PromptSummary, Provenance,
     Report, Resamples, RoundReport, StageReport, TargetReport, TrainingCurve, peak_rss_mb,
 };
-use hybrid_models::{Base, Pooling};
+use hybrid_models::Pooling;
 use serde_json::{Value, json};
 
 use crate::HybridError;
@@ -38,7 +38,7 @@ pub(crate) fn report(
     let metric = Criterion::of(context.recipe).metric;
     let winner = outcome.winner();
     let data = context.data;
-    let scored = evaluate::score(context.model, &winner.prompt, &data.labels, &data.report)?;
+    let scored = evaluate::score(context.model, &winner.prompt, &data.task, &data.report)?;
     let generalisation = generalisation(context, winner, &scored, metric)?;
     let resamples = resamples(context, "report", data.report.targets.len())?;
     let intervals = scored.figures.intervals(&data.report.targets, &resamples)?;
@@ -70,7 +70,8 @@ pub(crate) fn report(
     // Adapters under a head that was trained alone were trained by an earlier stage.
     let trained = context.model.active().map_or(0, Trainable::n_parameters);
     cost.trainable_parameters = trained as u64;
-    cost.total_parameters = context.model.base.n_parameters() as u64 + cost.trainable_parameters;
+    cost.total_parameters =
+        context.model.base.as_base().n_parameters() as u64 + cost.trainable_parameters;
     cost.peak_rss_mb = peak_rss_mb();
     Ok(Report {
         task: context.recipe.name.clone(),
@@ -88,7 +89,7 @@ pub(crate) fn report(
                 .unwrap_or_default()
                 .to_string_lossy()
                 .into_owned(),
-            labels: data.labels.len(),
+            labels: data.task.labels.len(),
             fit: data.fit.examples.len(),
             select: data.select.examples.len(),
             report: data.report.examples.len(),
@@ -106,7 +107,10 @@ pub(crate) fn report(
             .filter(|candidate| !candidate.curve.is_empty())
             .map(curve)
             .collect(),
-        confusion: ConfusionReport::of(data.labels.names().to_vec(), &scored.figures.confusion)?,
+        confusion: ConfusionReport::of(
+            data.task.labels.names().to_vec(),
+            &scored.figures.confusion,
+        )?,
         calibration: scored.figures.calibration,
         provenance: Provenance {
             versions: BTreeMap::from([("hybrid".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
@@ -134,7 +138,7 @@ fn generalisation(
         scored.metric(metric),
     );
     if let (Some(split), Some(file)) = (&data.second_report, &context.recipe.data.second_report) {
-        let second = evaluate::score(context.model, &winner.prompt, &data.labels, split)?;
+        let second = evaluate::score(context.model, &winner.prompt, &data.task, split)?;
         let resamples = resamples(context, "second report", split.targets.len())?;
         let intervals = second.figures.intervals(&split.targets, &resamples)?;
         generalisation = generalisation.with_second_report(
@@ -150,8 +154,7 @@ fn generalisation(
             .iter()
             .map(|example| example.fields.clone())
             .collect();
-        let outside =
-            evaluate::probabilities(context.model, &winner.prompt, &data.labels, &inputs)?;
+        let outside = evaluate::probabilities(context.model, &winner.prompt, &data.task, &inputs)?;
         let figures = OutOfScope::of(&file.to_string_lossy(), &scored.probabilities, &outside)?;
         generalisation = generalisation.with_out_of_scope(figures);
     }
@@ -232,7 +235,10 @@ fn candidate_report(candidate: &Candidate) -> CandidateReport {
                 .iter()
                 .map(|m| serde_json::to_value(m).unwrap_or_else(plain))
                 .collect(),
-            head: Some(serde_json::to_value(&adapter.head).unwrap_or_else(plain)),
+            head: adapter
+                .head
+                .as_ref()
+                .map(|head| serde_json::to_value(head).unwrap_or_else(plain)),
             trainable_parameters: adapter.trainable_parameters as u64,
         }),
         select: candidate.select.clone(),
@@ -251,14 +257,18 @@ fn curve(candidate: &Candidate) -> TrainingCurve {
 pub(crate) fn card_details(context: &Context<'_>, winner: &Candidate) -> CardDetails {
     let active = context.model.active();
     let in_peft = active.is_some_and(|trainable| peft_has(&trainable.adapters));
+    let head = winner
+        .adapter
+        .as_ref()
+        .and_then(|adapter| adapter.head.as_ref());
     CardDetails {
         artifact: "artifact".to_owned(),
         max_length: context.recipe.base.max_length,
         peft_folder: in_peft.then(|| artifact::PEFT.to_owned()),
-        head: winner.adapter.as_ref().map(|adapter| HeadDetails {
+        head: head.map(|head| HeadDetails {
             file: artifact::HEAD.to_owned(),
-            pooling: name_of(adapter.head.pooling),
-            normalize: adapter.head.normalize,
+            pooling: name_of(head.pooling),
+            normalize: head.normalize,
         }),
     }
 }

@@ -7,9 +7,11 @@ use hybrid_data::{
     Example, FieldMapping, Fractions, LabelSet, Splits, files_of, k_shot, read_examples, split,
 };
 use hybrid_eval::SharedTexts;
+use hybrid_prompts::LabelScoring;
+use serde::{Deserialize, Serialize};
 
 use crate::HybridError;
-use crate::recipe::DataConfig;
+use crate::recipe::{DataConfig, Recipe};
 
 /// One split with the label index of each example.
 #[derive(Debug, Clone)]
@@ -25,10 +27,19 @@ impl Split {
     }
 }
 
+/// What is asked of the model, and how it answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskSettings {
+    /// The labels in class order.
+    pub labels: LabelSet,
+    /// How a language model's label words are scored.
+    pub scoring: LabelScoring,
+}
+
 /// The three splits: train on fit, choose on select, show report once at the end.
 #[derive(Debug, Clone)]
 pub(crate) struct TaskData {
-    pub(crate) labels: LabelSet,
+    pub(crate) task: TaskSettings,
     pub(crate) fit: Split,
     pub(crate) select: Split,
     pub(crate) report: Split,
@@ -41,7 +52,8 @@ impl TaskData {
     ///
     /// # Errors
     /// [`HybridError::Data`] with file, line and field; also for a label that fit has never seen.
-    pub(crate) fn read(config: &DataConfig, seed: u64) -> Result<Self, HybridError> {
+    pub(crate) fn read(recipe: &Recipe) -> Result<Self, HybridError> {
+        let (config, seed) = (&recipe.data, recipe.seed);
         let mapping = FieldMapping {
             fields: config.fields.clone(),
             label: Some(config.label.clone()),
@@ -72,6 +84,10 @@ impl TaskData {
                 Some(hybrid_data::derive_seed(seed, "data/shots")),
             )?;
         }
+        if let Some(shots) = config.select_shots {
+            let seed = hybrid_data::derive_seed(seed, "data/select_shots");
+            select = k_shot(select, shots, Some(seed))?;
+        }
         let labels = LabelSet::of(&fit)?;
         let with_targets = |examples: Vec<Example>| -> Result<Split, HybridError> {
             let targets = labels.targets(&examples)?;
@@ -90,7 +106,10 @@ impl TaskData {
                 Some(file) => read_examples(&config.folder.join(file), &unlabelled)?,
                 None => Vec::new(),
             },
-            labels,
+            task: TaskSettings {
+                labels,
+                scoring: recipe.scoring.clone(),
+            },
         })
     }
 
@@ -140,7 +159,7 @@ mod tests {
     use std::path::Path;
 
     use super::{TaskData, shared_files};
-    use crate::recipe::DataConfig;
+    use crate::recipe::{DataConfig, Recipe};
 
     fn config(folder: &Path, rest: &str) -> DataConfig {
         toml::from_str(&format!("folder = {folder:?}\nfit = \"fit.jsonl\"\n{rest}")).unwrap()

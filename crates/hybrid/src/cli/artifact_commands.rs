@@ -58,16 +58,11 @@ pub(super) fn eval(arguments: &EvalArguments) -> Result<(), HybridError> {
         label: Some(data.label.clone()),
     };
     let examples = read_examples(&path, &mapping)?;
-    let targets = artifact.description.labels.targets(&examples)?;
+    let task = artifact.description.task.clone();
+    let targets = task.labels.targets(&examples)?;
     let split = Split { examples, targets };
-    let figures = evaluate::score(
-        &mut artifact.model,
-        &artifact.prompt,
-        &artifact.description.labels,
-        &split,
-    )?
-    .figures;
-    let names = artifact.description.labels.names().to_vec();
+    let figures = evaluate::score(&mut artifact.model, &artifact.prompt, &task, &split)?.figures;
+    let names = task.labels.names().to_vec();
     let confusion = ConfusionReport::of(names, &figures.confusion)?;
     if arguments.json {
         let mut fields = json!(figures.by_name());

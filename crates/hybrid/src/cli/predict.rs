@@ -151,8 +151,9 @@ fn answer(
     if inputs.is_empty() {
         return Ok(Reader::Listens);
     }
-    let labels = &artifact.description.labels;
-    let rows = evaluate::probabilities(&mut artifact.model, &artifact.prompt, labels, inputs)?;
+    let task = &artifact.description.task;
+    let rows = evaluate::probabilities(&mut artifact.model, &artifact.prompt, task, inputs)?;
+    let labels = &task.labels;
     let mut lines = String::new();
     for (fields, row) in inputs.iter().zip(rows) {
         let mut order: Vec<usize> = (0..row.len()).collect();

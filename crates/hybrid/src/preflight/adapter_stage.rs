@@ -6,7 +6,7 @@ use hybrid_optim::{OptimError, OptimizerConfig, ScheduleConfig, Updater};
 use super::Faults;
 use crate::error::describe;
 use crate::local_model::LocalModel;
-use crate::recipe::AdapterStage;
+use crate::recipe::{AdapterStage, HeadStage};
 use crate::task::TaskData;
 
 pub(super) fn check(
@@ -16,27 +16,26 @@ pub(super) fn check(
     data: &TaskData,
     model: &LocalModel,
 ) {
-    let head = &config.head;
-    faults.check_pooling(&format!("{key}.head.pooling"), model, head.pooling);
-    let adapters = Adapters::init(&config.methods, &model.base, 0, &model.device);
+    match model.is_decoder() {
+        true => refuse_parts_for_encoders(faults, key, config),
+        false => faults.check_pooling(&format!("{key}.head.pooling"), model, config.head.pooling),
+    }
+    let adapters = Adapters::init(&config.methods, model.base.as_base(), 0, &model.device);
     let Some(adapters) = faults.expect(&format!("{key}.methods"), adapters) else {
         return;
     };
-    let head = HeadConfig {
-        pooling: head.pooling,
-        normalize: head.normalize,
-        scale: head.scale,
+    let head = || {
+        let head = HeadConfig {
+            pooling: config.head.pooling,
+            normalize: config.head.normalize,
+            scale: config.head.scale,
+        };
+        let n_labels = data.task.labels.len();
+        ClassifierHead::init(head, model.d_model(), n_labels, 0, &model.device)
     };
-    let (d_model, n_labels) = (model.base.encoder.d_model(), data.labels.len());
     let trainable = Trainable {
         adapters,
-        head: Some(ClassifierHead::init(
-            head,
-            d_model,
-            n_labels,
-            0,
-            &model.device,
-        )),
+        head: (!model.is_decoder()).then(head),
     };
     // An updater names its first fault, so each part is tried alone.
     let plain = AdapterStage {
@@ -80,6 +79,37 @@ pub(super) fn check(
                 rest.groups.retain(|group| group.pattern != pattern);
             }
             _ => return,
+        }
+    }
+}
+
+/// What a language model's stage cannot have.
+fn refuse_parts_for_encoders(faults: &mut Faults<'_>, key: &str, config: &AdapterStage) {
+    let parts = [
+        (
+            "methods",
+            config.methods.is_empty(),
+            "a language model has no classifier head to train alone; name a method",
+        ),
+        (
+            "head",
+            config.head != HeadStage::default(),
+            "a language model has no classifier head",
+        ),
+        (
+            "token_dropout",
+            config.token_dropout > 0.0,
+            "only an encoder's tokens can be hidden",
+        ),
+        (
+            "train_on_label_words",
+            config.train_on_label_words,
+            "a language model reads label words in answers only",
+        ),
+    ];
+    for (part, is_there, message) in parts {
+        if is_there {
+            faults.add(&format!("{key}.{part}"), message);
         }
     }
 }

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hybrid_prompts::Template;
+use hybrid_prompts::{InstructionProposals, LanguageModel, PromptFormat, Template};
 
 use super::{Faults, LabelWords};
 use crate::HybridError;
 use crate::local_model::LocalModel;
 use crate::recipe::{PromptStage, Recipe};
-use crate::stage::prompt::space;
+use crate::stage::prompt::{language_space, space};
 use crate::task::TaskData;
 
 pub(super) fn check(
@@ -38,7 +38,16 @@ pub(super) fn check(
         (true, false) => format!("{key}.label_words"),
         (true, true) => key.to_owned(),
     };
-    let Some(space) = faults.expect(&words_key, space(recipe, data, &sound)) else {
+    let space = match model.is_decoder() {
+        true => language_space(recipe, data, &sound),
+        false => space(recipe, data, &sound),
+    };
+    if !model.is_decoder() {
+        refuse_parts_for_language_models(faults, key, config);
+    } else if config.formats.contains(&PromptFormat::Chat) && model.chat_template().is_none() {
+        faults.add(&format!("{key}.formats"), "the model has no chat template");
+    }
+    let Some(space) = faults.expect(&words_key, space) else {
         return;
     };
     let mut templates: Vec<String> = Vec::new();
@@ -76,6 +85,28 @@ pub(super) fn check(
                 words of their own under label_words"
             ),
         );
+    }
+}
+
+/// What a sentence encoder does not read.
+fn refuse_parts_for_language_models(faults: &mut Faults<'_>, key: &str, config: &PromptStage) {
+    let parts = [
+        ("instructions", !config.instructions.is_empty()),
+        ("formats", !config.formats.is_empty()),
+        ("demonstrations", !config.demonstrations.is_empty()),
+        (
+            "proposals",
+            config.proposals != InstructionProposals::default(),
+        ),
+        ("max_tokens", config.max_tokens.is_some()),
+    ];
+    for (part, is_there) in parts {
+        if is_there {
+            faults.add(
+                &format!("{key}.{part}"),
+                "the base is an encoder; this is for language models",
+            );
+        }
     }
 }
 

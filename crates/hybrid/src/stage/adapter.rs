@@ -5,7 +5,8 @@ use hybrid_data::Encoding;
 use hybrid_prompts::{Prompt, SIMILARITY_SCALE};
 
 use super::checkpoint::Checkpoint;
-use super::pass::Input;
+use super::language;
+use super::pass::{Input, Targets};
 use super::prefix::Prefix;
 use super::training::{Start, Trained, Training};
 use super::{Context, Spent, StageMeter};
@@ -34,9 +35,9 @@ pub(crate) fn train(
         flops: progressed.flops,
     });
     let mut meter = StageMeter::new(context.model, carried);
-    let head = head_config(config);
-    let start = start(context, config, &head, parent)?;
-    let n_layers = context.model.base.encoder.n_layers();
+    let head = (!context.model.is_decoder()).then(|| head_config(config));
+    let start = start(context, config, head.as_ref(), parent)?;
+    let n_layers = context.model.n_layers();
     let head_alone = config.methods.is_empty();
     let trained_head = start.trainable.head.as_ref();
     let (lowest_layer, trainable_parameters) = match head_alone {
@@ -55,7 +56,8 @@ pub(crate) fn train(
         trainable_parameters,
     };
     // Hidden tokens change what is pooled.
-    let pooling = Some(record.head.pooling).filter(|_| head_alone && config.token_dropout == 0.0);
+    let pooling = record.head.as_ref().map(|head| head.pooling);
+    let pooling = pooling.filter(|_| head_alone && config.token_dropout == 0.0);
     let prefix = Prefix::plan(context.model, &encodings, lowest_layer, pooling);
     if checkpoint.is_some() {
         meter.recount(context.model);
@@ -80,21 +82,24 @@ fn head_config(config: &AdapterStage) -> HeadConfig {
     }
 }
 
-/// Renders and encodes the fit examples, and the label words when they are trained on too.
+/// The fit examples as tokens, and what is to be learned of them.
 fn rows(
-    context: &Context<'_>,
+    context: &mut Context<'_>,
     config: &AdapterStage,
     prompt: &Prompt,
-) -> Result<(Vec<Encoding>, Vec<usize>), HybridError> {
+) -> Result<(Vec<Encoding>, Targets), HybridError> {
+    if context.model.is_decoder() {
+        return language::rows(context, prompt);
+    }
     let data = context.data;
     let mut texts = evaluate::render(prompt, data.fit.fields())?;
-    let mut targets = data.fit.targets.clone();
+    let mut classes = data.fit.targets.clone();
     if config.train_on_label_words {
-        let (words, classes) = evaluate::labelled_words(prompt, &data.labels);
+        let (words, of_words) = evaluate::labelled_words(prompt, &data.task.labels);
         texts.extend(words);
-        targets.extend(classes);
+        classes.extend(of_words);
     }
-    Ok((context.model.encode(&texts)?, targets))
+    Ok((context.model.encode(&texts)?, Targets::Head(classes)))
 }
 
 /// The stage's parameters before the first update. What the parent has of the same kind goes on
@@ -102,7 +107,7 @@ fn rows(
 fn start(
     context: &mut Context<'_>,
     config: &AdapterStage,
-    head: &HeadConfig,
+    head: Option<&HeadConfig>,
     parent: &Candidate,
 ) -> Result<Start, HybridError> {
     let device = context.model.device.clone();
@@ -121,15 +126,28 @@ fn start(
     } else {
         &config.methods
     };
-    let mut adapters = Adapters::init(methods, &context.model.base, seed, &device)?;
+    let mut adapters = Adapters::init(methods, context.model.base.as_base(), seed, &device)?;
     if methods == earlier {
         adapters = adapters.load_named_tensors(&tensors::under(&trained, "adapters."))?;
     }
     // Every method starts as the identity, so only a dropped one changes the function.
     let goes_on = methods == earlier || earlier.is_empty();
-    if parent.adapter.as_ref().is_some_and(|old| old.head == *head) {
-        let d_model = context.model.base.encoder.d_model();
-        let n_labels = context.data.labels.len();
+    let Some(head) = head else {
+        return Ok(Start {
+            trainable: Trainable {
+                adapters,
+                head: None,
+            },
+            as_parent: goes_on,
+        });
+    };
+    if parent
+        .adapter
+        .as_ref()
+        .is_some_and(|old| old.head.as_ref() == Some(head))
+    {
+        let d_model = context.model.d_model();
+        let n_labels = context.data.task.labels.len();
         let fresh = ClassifierHead::init(head.clone(), d_model, n_labels, seed, &device);
         let head = fresh.load_named_tensors(&tensors::under(&trained, "head."))?;
         return Ok(Start {
@@ -140,10 +158,11 @@ fn start(
             as_parent: goes_on,
         });
     }
-    context.model.activate(Some(Trainable {
+    let bare = Trainable {
         adapters: adapters.clone(),
         head: None,
-    }));
+    };
+    context.model.activate(Some(bare), None);
     let init = config.head.init;
     let as_parent = goes_on && parent.adapter.is_none() && is_prompt(context, init, head);
     let head = initial_head(context, init, head, &parent.prompt, seed)?;
@@ -174,8 +193,8 @@ fn initial_head(
     let device = context.model.device.clone();
     let vectors = match init {
         HeadInit::Random => {
-            let d_model = context.model.base.encoder.d_model();
-            let n_labels = context.data.labels.len();
+            let d_model = context.model.d_model();
+            let n_labels = context.data.task.labels.len();
             return Ok(ClassifierHead::init(
                 config.clone(),
                 d_model,

@@ -1,10 +1,15 @@
 //! Loss and gradients of one piece of a batch.
+//!
+//! A language model learns label words as the field does since PET (Schick and Schuetze 2021): by a
+//! softmax over the label words alone, which is how they are scored, too. Other texts it learns token
+//! by token; the prompt's own tokens are never targets.
 
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Int, Tensor, TensorData};
 use hybrid_adapters::Trainable;
 use hybrid_data::Encoding;
+use hybrid_models::Hooks;
 use hybrid_optim::{cross_entropy_sum, with_margin};
 
 use super::prefix::{Lower, Prefix};
@@ -14,14 +19,41 @@ use crate::recipe::AdapterStage;
 
 /// What is trained on.
 pub(super) struct Input {
-    /// The rendered rows as tokens.
+    /// The rendered rows as tokens; of a language model's row, prompt and wanted text.
     pub(super) encodings: Vec<Encoding>,
-    /// The label of each row.
-    pub(super) targets: Vec<usize>,
+    pub(super) targets: Targets,
     /// The lowest layer that is trained.
     pub(super) lowest_layer: usize,
     /// What lies under that layer.
     pub(super) prefix: Prefix,
+}
+
+/// What is to be learned of each row.
+pub(super) enum Targets {
+    /// A class, by a classifier head.
+    Head(Vec<usize>),
+    /// A class, by the label word that a language model says next.
+    LabelWords {
+        /// The class of each row.
+        classes: Vec<usize>,
+        /// The first tokens of each class's label words.
+        tokens: Vec<Vec<i32>>,
+    },
+    /// The tokens from a place on, by a language model: how many come before them in each row.
+    Tokens(Vec<usize>),
+}
+
+impl Input {
+    /// What the loss of some rows is averaged over: the rows, or their wanted tokens.
+    pub(super) fn weight(&self, rows: &[usize]) -> usize {
+        match &self.targets {
+            Targets::Head(_) | Targets::LabelWords { .. } => rows.len(),
+            Targets::Tokens(begins) => rows
+                .iter()
+                .map(|row| self.encodings[*row].len() - begins[*row])
+                .sum(),
+        }
+    }
 }
 
 /// Rows of a batch that are computed together.
@@ -36,8 +68,8 @@ pub(super) struct Pass<'p> {
     pub(super) config: &'p AdapterStage,
     pub(super) input: &'p Input,
     pub(super) trainable: &'p Trainable,
-    /// Rows of the whole batch, over which the loss is averaged.
-    pub(super) n_rows: usize,
+    /// What the loss of the whole batch is averaged over.
+    pub(super) weight: usize,
 }
 
 impl Pass<'_> {
@@ -52,23 +84,55 @@ impl Pass<'_> {
         let trainable = self.trainable.clone().fork(&autodiff);
         let loss = self
             .loss(model, &trainable, piece)?
-            .div_scalar(self.n_rows as f64);
+            .div_scalar(self.weight as f64);
         let value = f64::from(loss.clone().into_scalar::<f32>());
         let mut gradients = loss.backward();
         let gradients = GradientsParams::from_module(&mut gradients, &trainable);
         Ok((value, gradients))
     }
 
-    /// The summed loss of a piece. Tokens are hidden above the frozen layers only.
+    /// The summed loss of a piece.
     fn loss(
         &self,
         model: &LocalModel,
         trainable: &Trainable,
         piece: &Piece,
     ) -> Result<Tensor<1>, HybridError> {
-        let (encodings, rows) = (&self.input.encodings, &piece.rows);
         let hooks = trainable.adapters.training(piece.seed);
-        let head = trainable.head.as_ref().expect("a stage trains a head");
+        let (logits, targets) = match &self.input.targets {
+            Targets::Head(classes) => {
+                let logits = self.head_logits(model, trainable, piece, &hooks)?;
+                (logits, of_rows(classes, &piece.rows))
+            }
+            Targets::LabelWords { classes, tokens } => {
+                let logits = self.label_logits(model, trainable, piece, tokens, &hooks)?;
+                (logits, of_rows(classes, &piece.rows))
+            }
+            Targets::Tokens(begins) => {
+                self.token_logits(model, trainable, piece, begins, &hooks)?
+            }
+        };
+        let n_targets = targets.len();
+        let targets: Tensor<1, Int> =
+            Tensor::from_data(TensorData::new(targets, [n_targets]), &model.device);
+        let logits = with_margin(logits, targets.clone(), self.config.margin);
+        Ok(cross_entropy_sum(
+            logits,
+            targets,
+            self.config.label_smoothing,
+        ))
+    }
+
+    /// Tokens are hidden above the frozen layers only.
+    fn head_logits(
+        &self,
+        model: &LocalModel,
+        trainable: &Trainable,
+        piece: &Piece,
+        hooks: &dyn Hooks,
+    ) -> Result<Tensor<2>, HybridError> {
+        let (encodings, rows) = (&self.input.encodings, &piece.rows);
+        let head = trainable.head.as_ref().expect("the stage trains a head");
         let prefix = &self.input.prefix;
         let pooled = match prefix.lower(model, encodings, rows, &trainable.adapters)? {
             Lower::Pooled(pooled) => pooled,
@@ -78,21 +142,92 @@ impl Pass<'_> {
                     true => model.batch_with_hidden_tokens(encodings, rows, share, piece.seed),
                     false => model.batch(encodings, rows),
                 };
-                let hidden = prefix.upper(model, hidden, &batch, &hooks);
-                model.base.pool(hidden, &batch, head.pooling(), &hooks)?
+                let hidden = prefix.upper(model, hidden, &batch, hooks);
+                model
+                    .encoder()
+                    .pool(hidden, &batch, head.pooling(), hooks)?
             }
         };
-        let targets: Vec<i32> = rows
-            .iter()
-            .map(|row| self.input.targets[*row] as i32)
-            .collect();
-        let targets: Tensor<1, Int> =
-            Tensor::from_data(TensorData::new(targets, [rows.len()]), &model.device);
-        let logits = with_margin(head.forward(pooled), targets.clone(), self.config.margin);
-        Ok(cross_entropy_sum(
-            logits,
-            targets,
-            self.config.label_smoothing,
-        ))
+        Ok(head.forward(pooled))
     }
+
+    /// The last hidden states of a language model, and how many places of each row come before its
+    /// tokens.
+    fn decoder_states(
+        &self,
+        model: &LocalModel,
+        trainable: &Trainable,
+        piece: &Piece,
+        hooks: &dyn Hooks,
+    ) -> Result<(Tensor<3>, usize), HybridError> {
+        let (encodings, rows) = (&self.input.encodings, &piece.rows);
+        let prefix = &self.input.prefix;
+        let batch = model.batch(encodings, rows);
+        let [_, seq] = batch.input_ids.dims();
+        let lower = match prefix.lower(model, encodings, rows, &trainable.adapters)? {
+            Lower::Hidden(hidden) => hidden,
+            Lower::Pooled(_) => unreachable!("a language model's states are not pooled"),
+        };
+        let hidden = prefix.upper_of_decoder(model, lower, &batch, hooks)?;
+        let n_virtual = hidden.dims()[1] - seq;
+        Ok((hidden, n_virtual))
+    }
+
+    /// For each row and class, the logit of the class's label words as the next token: the
+    /// logarithm of their mean exponential, so that a softmax over classes is what label scoring
+    /// computes.
+    fn label_logits(
+        &self,
+        model: &LocalModel,
+        trainable: &Trainable,
+        piece: &Piece,
+        tokens: &[Vec<i32>],
+        hooks: &dyn Hooks,
+    ) -> Result<Tensor<2>, HybridError> {
+        let (hidden, n_virtual) = self.decoder_states(model, trainable, piece, hooks)?;
+        let [_, seq, _] = hidden.dims();
+        let last = |(place, row): (usize, &usize)| {
+            place * seq + n_virtual + self.input.encodings[*row].len() - 1
+        };
+        let places: Vec<usize> = piece.rows.iter().enumerate().map(last).collect();
+        let logits = model.decoder().logits_at(hidden, &places, hooks)?;
+        let class = |words: &Vec<i32>| {
+            let ids = TensorData::new(words.clone(), [words.len()]);
+            let ids: Tensor<1, Int> = Tensor::from_data(ids, &model.device);
+            let of_words = logits.clone().select(1, ids);
+            if words.len() == 1 {
+                return of_words;
+            }
+            let best = of_words.clone().detach().max_dim(1);
+            (of_words - best.clone()).exp().mean_dim(1).log() + best
+        };
+        Ok(Tensor::cat(tokens.iter().map(class).collect(), 1))
+    }
+
+    /// Logits at the places before the wanted tokens, and those tokens.
+    fn token_logits(
+        &self,
+        model: &LocalModel,
+        trainable: &Trainable,
+        piece: &Piece,
+        begins: &[usize],
+        hooks: &dyn Hooks,
+    ) -> Result<(Tensor<2>, Vec<i32>), HybridError> {
+        let (hidden, n_virtual) = self.decoder_states(model, trainable, piece, hooks)?;
+        let [_, seq, _] = hidden.dims();
+        let (mut places, mut targets) = (Vec::new(), Vec::new());
+        for (place, row) in piece.rows.iter().enumerate() {
+            let ids = &self.input.encodings[*row].ids;
+            for (index, id) in ids.iter().enumerate().skip(begins[*row]) {
+                places.push(place * seq + n_virtual + index - 1);
+                targets.push(*id as i32);
+            }
+        }
+        let logits = model.decoder().logits_at(hidden, &places, hooks)?;
+        Ok((logits, targets))
+    }
+}
+
+fn of_rows(classes: &[usize], rows: &[usize]) -> Vec<i32> {
+    rows.iter().map(|row| classes[*row] as i32).collect()
 }

@@ -8,8 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{Tensor, TensorData};
 use hybrid_data::{BatchOrder, Encoding, length_buckets};
-use hybrid_eval::EncoderSize;
-use hybrid_models::{EncoderBatch, Hooks, Pooling};
+use hybrid_models::{DecoderBatch, EncoderBatch, Hooks, Pooling};
 
 use crate::HybridError;
 use crate::local_model::{INFERENCE, LocalModel, host_rows};
@@ -61,8 +60,8 @@ impl Prefix {
         layers: usize,
         pooling: Option<Pooling>,
     ) -> Self {
-        let d_model = model.base.encoder.d_model();
-        let pooling = pooling.filter(|_| layers == model.base.encoder.n_layers());
+        let d_model = model.d_model();
+        let pooling = pooling.filter(|_| layers == model.n_layers());
         let lengths: Vec<usize> = encodings.iter().map(Encoding::len).collect();
         let vectors = match pooling {
             Some(_) => encodings.len(),
@@ -71,15 +70,12 @@ impl Prefix {
         if layers == 0 || vectors * d_model * size_of::<f32>() > MAX_BYTES {
             return Self { layers, kept: None };
         }
-        let size = EncoderSize {
-            n_layers: layers,
-            ..model.size()
-        };
         let mut places = vec![(0, 0); encodings.len()];
         let mut chunks = Vec::new();
         for rows in length_buckets(&lengths, INFERENCE, BatchOrder::Sorted) {
             let longest = rows.iter().map(|row| lengths[*row]).max().unwrap_or(0);
-            model.count_flops(size.forward_flops(rows.len(), longest));
+            let flops = model.forward_flops(layers, rows.len(), longest);
+            model.count_flops(flops);
             for (place, row) in rows.iter().enumerate() {
                 places[*row] = (chunks.len(), place);
             }
@@ -108,7 +104,7 @@ impl Prefix {
     /// The lower part of some rows; `frozen` are adapters that act there and are not trained.
     ///
     /// # Errors
-    /// [`HybridError::Model`] when the base has no such pooling.
+    /// [`HybridError::Model`] when the base has no such pooling or not so many positions.
     pub(crate) fn lower(
         &self,
         model: &LocalModel,
@@ -118,12 +114,8 @@ impl Prefix {
     ) -> Result<Lower, HybridError> {
         let Some(kept) = &self.kept else {
             let batch = model.batch(encodings, rows);
-            return Ok(Lower::Hidden(first_layers(
-                model,
-                &batch,
-                self.layers,
-                frozen,
-            )));
+            let hidden = first_layers(model, &batch, self.layers, frozen)?;
+            return Ok(Lower::Hidden(hidden));
         };
         let longest = rows.iter().map(|row| encodings[*row].len()).max();
         let seq = kept.pooling.map_or(longest.unwrap_or(0), |_| 1);
@@ -162,9 +154,9 @@ impl Prefix {
         }
         model.check_interrupt()?;
         let batch = model.batch(encodings, &chunk.rows);
-        let hidden = first_layers(model, &batch, self.layers, frozen);
+        let hidden = first_layers(model, &batch, self.layers, frozen)?;
         let computed = match kept.pooling {
-            Some(pooling) => host_rows(model.base.pool(hidden, &batch, pooling, frozen)?),
+            Some(pooling) => host_rows(model.encoder().pool(hidden, &batch, pooling, frozen)?),
             None => {
                 let [n_rows, seq, d_model] = hidden.dims();
                 let mut computed = host_rows(hidden.reshape([n_rows, seq * d_model]));
@@ -189,11 +181,30 @@ impl Prefix {
         batch: &EncoderBatch,
         hooks: &dyn Hooks,
     ) -> Tensor<3> {
-        let encoder = &model.base.encoder;
+        let encoder = &model.encoder().encoder;
         let attention = encoder.attention(batch, hooks);
         (self.layers..encoder.n_layers()).fold(hidden, |hidden, index| {
             encoder.layer(index, hidden, &attention, hooks)
         })
+    }
+
+    /// The same for a decoder, normalised.
+    ///
+    /// # Errors
+    /// As [`hybrid_models::Decoder::begin`].
+    pub(crate) fn upper_of_decoder(
+        &self,
+        model: &LocalModel,
+        hidden: Tensor<3>,
+        batch: &EncoderBatch,
+        hooks: &dyn Hooks,
+    ) -> Result<Tensor<3>, HybridError> {
+        let decoder = &model.decoder().decoder;
+        let (_, attention) = decoder.begin(&to_decoder_batch(batch), None, hooks)?;
+        let hidden = (self.layers..decoder.n_layers()).fold(hidden, |hidden, index| {
+            decoder.layer(index, hidden, &attention, None, hooks)
+        });
+        Ok(decoder.finish(hidden, hooks))
     }
 }
 
@@ -202,11 +213,22 @@ fn first_layers(
     batch: &EncoderBatch,
     layers: usize,
     hooks: &dyn Hooks,
-) -> Tensor<3> {
-    let encoder = &model.base.encoder;
+) -> Result<Tensor<3>, HybridError> {
+    if model.is_decoder() {
+        let decoder = &model.decoder().decoder;
+        let (embedded, attention) = decoder.begin(&to_decoder_batch(batch), None, hooks)?;
+        return Ok((0..layers).fold(embedded, |hidden, index| {
+            decoder.layer(index, hidden, &attention, None, hooks)
+        }));
+    }
+    let encoder = &model.encoder().encoder;
     let attention = encoder.attention(batch, hooks);
     let embedded = encoder.embed(batch, &attention, hooks);
-    (0..layers).fold(embedded, |hidden, index| {
+    Ok((0..layers).fold(embedded, |hidden, index| {
         encoder.layer(index, hidden, &attention, hooks)
-    })
+    }))
+}
+
+fn to_decoder_batch(batch: &EncoderBatch) -> DecoderBatch {
+    DecoderBatch::padded(batch.input_ids.clone(), batch.attention_mask.clone())
 }

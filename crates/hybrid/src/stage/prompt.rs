@@ -3,7 +3,11 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use hybrid_prompts::{Prompt, SearchEvent, SearchRequest, SearchSpace, Trial, search};
+use hybrid_prompts::{
+    Criterion as SearchCriterion, LanguageSearch, Objective, Prompt, SearchEvent, SearchRequest,
+    SearchSpace, TaskKind, Trial, default_instructions, default_language_templates, search,
+    search_language,
+};
 
 use super::{Context, Spent, StageMeter};
 use crate::HybridError;
@@ -11,7 +15,7 @@ use crate::evaluate::{self, Criterion, Scored};
 use crate::interrupt;
 use crate::journal::{Event, Journal};
 use crate::progress::Progress;
-use crate::recipe::{Budget, PromptStage, Recipe};
+use crate::recipe::{Budget, ChooseBy, PromptStage, Recipe};
 use crate::task::TaskData;
 
 /// The best prompt on select, with its scores.
@@ -35,14 +39,17 @@ pub(crate) fn run(
 ) -> Result<Searched, HybridError> {
     let meter = StageMeter::new(context.model, Spent::default());
     let data = context.data;
-    let space = space(context.recipe, data, config)?;
+    let space = match context.model.is_decoder() {
+        true => language_space(context.recipe, data, config)?,
+        false => space(context.recipe, data, config)?,
+    };
     let seed = context.seed(&config.name);
     let request = SearchRequest {
         space: &space,
         incumbent: Some(parent),
         strategy: &config.strategy,
         fit: &data.fit.examples,
-        labels: &data.labels,
+        labels: &data.task.labels,
         seed,
     };
     let mut watch = Watch {
@@ -55,7 +62,25 @@ pub(crate) fn run(
         failed: None,
     };
     watch.progress.begin(&config.name, 0, 1);
-    let found = search(request, context.model, &mut |event| watch.see(event));
+    let found = if context.model.is_decoder() {
+        let language = LanguageSearch {
+            request,
+            objective: Objective::Labels(&data.task.scoring),
+            criterion: match criterion.choose_by {
+                ChooseBy::Metric => SearchCriterion::Accuracy,
+                ChooseBy::LogLoss => SearchCriterion::LogLoss,
+            },
+            demonstrations: &config.demonstrations,
+            instructions: config.proposals,
+            budget: config.max_tokens.unwrap_or(u64::MAX),
+        };
+        let see = &mut |event: SearchEvent<'_>| watch.see(event);
+        context
+            .model
+            .prompted(|model| search_language(language, model, None, see))
+    } else {
+        search(request, context.model, &mut |event| watch.see(event)).map_err(HybridError::from)
+    };
     let failed = watch.failed.take();
     context.progress.end();
     if let Some(error) = failed {
@@ -70,7 +95,7 @@ pub(crate) fn run(
     }
     let mut best: Option<(Prompt, Scored)> = None;
     for prompt in shortlist {
-        let scored = evaluate::score(context.model, &prompt, &data.labels, &data.select)?;
+        let scored = evaluate::score(context.model, &prompt, &data.task, &data.select)?;
         let better = best.as_ref().is_none_or(|(_, so_far)| {
             scored
                 .standing(criterion)
@@ -100,11 +125,47 @@ pub(crate) fn space(
     let fields = recipe.data.fields.keys().cloned().collect();
     Ok(SearchSpace::build(
         &fields,
-        &data.labels,
+        &data.task.labels,
         &config.templates,
         &config.label_patterns,
         &config.label_words,
     )?)
+}
+
+/// The space that a stage searches with a language model.
+///
+/// # Errors
+/// [`HybridError::Prompt`] for a faulty template or label word.
+pub(crate) fn language_space(
+    recipe: &Recipe,
+    data: &TaskData,
+    config: &PromptStage,
+) -> Result<SearchSpace, HybridError> {
+    let fields = recipe.data.fields.keys().cloned().collect();
+    let templates = match (&config.templates[..], &recipe.prompt) {
+        ([], Some(prompt)) => vec![prompt.template.clone()],
+        ([], None) => default_language_templates(&fields),
+        (given, _) => given.to_vec(),
+    };
+    let patterns = match &config.label_patterns[..] {
+        [] => vec![vec!["{{ label }}".to_owned()]],
+        given => given.to_vec(),
+    };
+    let given = match (&config.label_words, &recipe.prompt) {
+        (words, Some(prompt)) if words.is_empty() => &prompt.label_words,
+        (words, _) => words,
+    };
+    let instructions = match &config.instructions[..] {
+        [] => default_instructions(TaskKind::Classification),
+        given => given.to_vec(),
+    };
+    let space = SearchSpace::build(&fields, &data.task.labels, &templates, &patterns, given)?
+        .with_instructions(instructions)
+        .with_more_label_words(config.more_label_words.iter().cloned());
+    Ok(match &config.formats[..] {
+        [] => space,
+        formats => space.with_formats(formats.to_vec()),
+    })
 }
 
 /// Journals trials, shows them and breaks the search off when it must end.

@@ -58,7 +58,7 @@ impl<'c> Training<'c> {
         checkpoint: Option<Checkpoint>,
         meter: StageMeter,
     ) -> Result<Self, HybridError> {
-        let total_steps = config.epochs * input.targets.len().div_ceil(config.batch_size);
+        let total_steps = config.epochs * input.encodings.len().div_ceil(config.batch_size);
         let autodiff = context.model.device.clone().autodiff();
         let (start, as_parent) = (start.trainable, start.as_parent);
         let trainable = match config.methods.is_empty() {
@@ -225,7 +225,7 @@ impl<'c> Training<'c> {
             config: self.config,
             input: &self.input,
             trainable: &self.trainable,
-            n_rows: rows.len(),
+            weight: self.input.weight(rows),
         };
         let passed = parallel::try_map(&pieces, model.threads(), |piece| {
             pass.backward(model, piece)
@@ -249,7 +249,7 @@ impl<'c> Training<'c> {
     fn count(&self, context: &mut Context<'_>, pieces: &[Piece]) {
         for piece in pieces {
             let encodings = piece.rows.iter().map(|row| &self.input.encodings[*row]);
-            let flops = context.model.size().training_flops(TrainingPass {
+            let pass = TrainingPass {
                 rows: piece.rows.len(),
                 seq: encodings.clone().map(Encoding::len).max().unwrap_or(0),
                 lowest_layer: self.input.lowest_layer,
@@ -258,7 +258,8 @@ impl<'c> Training<'c> {
                     true => 0,
                     false => self.trainable.adapters.n_parameters(),
                 },
-            });
+            };
+            let flops = context.model.training_flops(pass);
             context.model.count_tokens(encodings);
             context.model.count_flops(flops);
         }
@@ -412,7 +413,7 @@ fn score_on_select(
     prompt: &Prompt,
     state: Trainable,
 ) -> Result<Scored, HybridError> {
-    context.model.activate(Some(state));
+    context.model.activate(Some(state), None);
     let data = context.data;
-    evaluate::score(context.model, prompt, &data.labels, &data.select)
+    evaluate::score(context.model, prompt, &data.task, &data.select)
 }

@@ -1,0 +1,314 @@
+//! A decoder in this process: scores and continuations of prompts.
+
+use hybrid_data::{BatchLimits, BatchOrder, derive_seed, length_buckets};
+use hybrid_models::{
+    Decoding, Finish as TokensFinish, GenerationConfig, Hooks, NoHooks, SampleConfig,
+    ScoreRequest as TokenRequest,
+};
+use hybrid_prompts::{
+    ChatTemplate, ContinuationScore, Embed, Finish, GenerateOptions, Generated, LanguageModel,
+    PromptError, PromptText, PromptedModel, ScoreRequest,
+};
+
+use super::{LocalModel, Memory};
+use crate::{HybridError, parallel};
+
+/// Prompts whose tokens are read as one tree: what they share is read once.
+const PROMPTS: usize = 32;
+
+/// Prompts that are continued as one padded batch, and their padded tokens.
+const CONTINUED: BatchLimits = BatchLimits {
+    max_rows: 16,
+    max_tokens: 4096,
+};
+
+impl LocalModel {
+    /// Does `work` with the decoder behind its memory: what it has answered before under the
+    /// active adapters is not asked again, and new answers are kept.
+    ///
+    /// # Errors
+    /// That of `work`, or [`HybridError::Interrupted`].
+    pub(crate) fn prompted<R>(
+        &mut self,
+        work: impl FnOnce(&mut PromptedModel<'_>) -> Result<R, PromptError>,
+    ) -> Result<R, HybridError> {
+        let name = self.name.clone();
+        let (answers, mut file) = std::mem::take(&mut self.memory).into_parts();
+        let mut embed = self.embedder();
+        let (result, answers) = match &name {
+            Some(name) => {
+                let mut record = |answered: &[_]| Memory::record(&mut file, answered);
+                let mut model = PromptedModel::new(self, name)
+                    .with_answers(answers)
+                    .recording(&mut record)
+                    .embedding(&mut *embed);
+                (work(&mut model), model.into_answers())
+            }
+            None => {
+                let mut model = PromptedModel::new(self, "").embedding(&mut *embed);
+                (work(&mut model), answers)
+            }
+        };
+        drop(embed);
+        self.memory = Memory::of_parts(answers, file);
+        // A stop shows as an error of the model.
+        self.check_interrupt()?;
+        Ok(result?)
+    }
+
+    fn hooks(&self) -> &dyn Hooks {
+        match self.active() {
+            Some(trainable) => &trainable.adapters,
+            None => &NoHooks,
+        }
+    }
+
+    /// The tokens of a prompt.
+    pub(crate) fn prompt_ids(&self, prompt: &PromptText) -> Result<Vec<i64>, HybridError> {
+        self.ids(&prompt.whole(), !prompt.has_special_tokens)
+    }
+
+    /// The tokens of what follows a prompt.
+    pub(crate) fn continuation_ids(&self, text: &str) -> Result<Vec<i64>, HybridError> {
+        self.ids(text, false)
+    }
+
+    fn ids(&self, text: &str, add_special_tokens: bool) -> Result<Vec<i64>, HybridError> {
+        let ids = self.tokenizer.ids(text, add_special_tokens)?;
+        Ok(ids.into_iter().map(i64::from).collect())
+    }
+
+    /// Embeds texts by the mean of the bare base's last hidden states.
+    fn embedder(&self) -> Box<Embed<'static>> {
+        let (model, tokenizer) = (self.decoder().clone(), self.tokenizer.clone());
+        Box::new(move |texts| {
+            let embed = |text: &String| -> Result<Vec<f32>, HybridError> {
+                let ids = tokenizer.ids(text, true)?;
+                let ids: Vec<i64> = ids.into_iter().map(i64::from).collect();
+                Ok(model.embed(&ids, &NoHooks)?)
+            };
+            let vectors = texts.iter().map(embed).collect::<Result<Vec<_>, _>>();
+            vectors.map_err(|error| PromptError::model(texts.len(), error))
+        })
+    }
+
+    /// Estimated operations of a pass of `n_layers` layers over some tokens: twice the weights that
+    /// multiply each of them. Attention and the output layer are left out.
+    pub(crate) fn decoder_flops(&self, n_layers: usize, tokens: usize) -> f64 {
+        let decoder = &self.decoder().decoder;
+        let embeddings = decoder.vocab_size() * decoder.d_model();
+        let layers = self
+            .base
+            .as_base()
+            .n_parameters()
+            .saturating_sub(embeddings);
+        2.0 * layers as f64 * n_layers as f64 / decoder.n_layers() as f64 * tokens as f64
+    }
+
+    fn count_read(&mut self, tokens: usize) {
+        self.tokens += tokens as u64;
+        let flops = self.decoder_flops(self.n_layers(), tokens);
+        self.count_flops(flops);
+    }
+
+    fn score_all(
+        &mut self,
+        requests: &[ScoreRequest],
+    ) -> Result<Vec<Vec<ContinuationScore>>, HybridError> {
+        let model = &*self;
+        let groups: Vec<&[ScoreRequest]> = requests.chunks(PROMPTS).collect();
+        let scored = parallel::try_map(&groups, model.threads(), |group| model.score_group(group))?;
+        let mut rows = Vec::with_capacity(requests.len());
+        for (group, tokens) in scored {
+            rows.extend(group);
+            self.count_read(tokens);
+        }
+        Ok(rows)
+    }
+
+    /// The scores of some prompts' continuations, and how many tokens were read for them.
+    fn score_group(
+        &self,
+        requests: &[ScoreRequest],
+    ) -> Result<(Vec<Vec<ContinuationScore>>, usize), HybridError> {
+        self.check_interrupt()?;
+        let mut sequences: Vec<(Vec<i64>, usize)> = Vec::new();
+        for request in requests {
+            let prompt = self.prompt_ids(&request.prompt)?;
+            for text in &*request.continuations {
+                let mut ids = prompt.clone();
+                ids.extend(self.continuation_ids(text)?);
+                sequences.push((ids, prompt.len()));
+            }
+        }
+        let asked: Vec<TokenRequest<'_>> = sequences
+            .iter()
+            .map(|(ids, n_context)| TokenRequest {
+                ids,
+                n_context: *n_context,
+            })
+            .collect();
+        let scores = self.decoder().score(&asked, self.hooks())?;
+        let mut log_probs = scores.log_probs.into_iter();
+        let row = |request: &ScoreRequest| {
+            let scores = log_probs.by_ref().take(request.continuations.len());
+            scores
+                .map(|tokens| ContinuationScore {
+                    log_probability: tokens.iter().map(|value| f64::from(*value)).sum(),
+                    n_tokens: tokens.len(),
+                })
+                .collect()
+        };
+        Ok((requests.iter().map(row).collect(), scores.tokens_read))
+    }
+
+    fn generate_all(
+        &mut self,
+        prompts: &[PromptText],
+        options: &GenerateOptions,
+    ) -> Result<Vec<Generated>, HybridError> {
+        let ids: Vec<Vec<i64>> = prompts
+            .iter()
+            .map(|prompt| self.prompt_ids(prompt))
+            .collect::<Result<_, _>>()?;
+        let lengths: Vec<usize> = ids
+            .iter()
+            .map(|ids| ids.len() + options.max_tokens)
+            .collect();
+        // What is drawn for a prompt must not depend on the prompts beside it.
+        let limits = match options.temperature > 0.0 {
+            true => BatchLimits {
+                max_rows: 1,
+                ..CONTINUED
+            },
+            false => CONTINUED,
+        };
+        let batches = length_buckets(&lengths, limits, BatchOrder::Sorted);
+        let model = &*self;
+        let generated = parallel::try_map(&batches, model.threads(), |rows| {
+            let rows: Vec<Vec<i64>> = rows.iter().map(|row| ids[*row].clone()).collect();
+            model.generate_batch(&rows, options)
+        })?;
+        let mut outputs: Vec<Option<Generated>> = vec![None; prompts.len()];
+        for (rows, generated) in batches.iter().zip(generated) {
+            for (row, output) in rows.iter().zip(generated) {
+                self.count_read(ids[*row].len() + output.n_tokens);
+                outputs[*row] = Some(output);
+            }
+        }
+        Ok(outputs.into_iter().flatten().collect())
+    }
+
+    fn generate_batch(
+        &self,
+        prompts: &[Vec<i64>],
+        options: &GenerateOptions,
+    ) -> Result<Vec<Generated>, HybridError> {
+        self.check_interrupt()?;
+        let config = self.generation(options, prompts);
+        let mut failed = None;
+        let mut ends = |_row: usize, ids: &[i64]| {
+            if options.stop.is_empty() {
+                return false;
+            }
+            match self.text(ids) {
+                Ok(text) => options.stop.iter().any(|stop| text.contains(stop)),
+                Err(error) => {
+                    failed = Some(error);
+                    true
+                }
+            }
+        };
+        let generated = self
+            .decoder()
+            .generate(prompts, &config, self.hooks(), &mut ends)?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let output = |generated: hybrid_models::Generated| {
+            let mut text = self.text(&generated.ids)?;
+            let stops = options.stop.iter().filter_map(|stop| text.find(stop));
+            if let Some(end) = stops.min() {
+                text.truncate(end);
+            }
+            Ok(Generated {
+                text,
+                n_tokens: generated.ids.len(),
+                finish: match generated.finish {
+                    TokensFinish::EndOfSequence => Finish::EndOfText,
+                    TokensFinish::Stopped => Finish::Stop,
+                    TokensFinish::Length => Finish::MaxTokens,
+                },
+            })
+        };
+        generated.into_iter().map(output).collect()
+    }
+
+    fn generation(&self, options: &GenerateOptions, prompts: &[Vec<i64>]) -> GenerationConfig {
+        let decoding = match options.temperature > 0.0 {
+            false => Decoding::Greedy,
+            true => Decoding::Sample(SampleConfig {
+                temperature: options.temperature,
+                top_k: Some(options.top_k).filter(|k| *k > 0),
+                top_p: Some(options.top_p).filter(|p| *p < 1.0),
+                min_p: Some(options.min_p).filter(|p| *p > 0.0),
+                seed: derive_seed(options.seed, &format!("{:?}", prompts.first())),
+            }),
+        };
+        GenerationConfig {
+            max_new_tokens: options.max_tokens,
+            eos_ids: self.decoder().eos_ids().to_vec(),
+            decoding,
+            repetition_penalty: options.repetition_penalty,
+            processors: Vec::new(),
+        }
+    }
+
+    /// The text of generated tokens.
+    fn text(&self, ids: &[i64]) -> Result<String, HybridError> {
+        let ids: Vec<u32> = ids
+            .iter()
+            .map(|id| u32::try_from(*id).expect("ids of a vocabulary are small"))
+            .collect();
+        Ok(self.tokenizer.decode(&ids, true)?)
+    }
+}
+
+impl LanguageModel for LocalModel {
+    fn score(
+        &mut self,
+        requests: &[ScoreRequest],
+    ) -> Result<Vec<Vec<ContinuationScore>>, PromptError> {
+        let scored = self.score_all(requests);
+        scored.map_err(|error| PromptError::model(requests.len(), error))
+    }
+
+    fn generate(
+        &mut self,
+        prompts: &[PromptText],
+        options: &GenerateOptions,
+    ) -> Result<Vec<Generated>, PromptError> {
+        let generated = self.generate_all(prompts, options);
+        generated.map_err(|error| PromptError::model(prompts.len(), error))
+    }
+
+    fn count_tokens(&self, texts: &[&str]) -> Result<Vec<usize>, PromptError> {
+        let counted = texts
+            .iter()
+            .map(|text| Ok(self.tokenizer.ids(text, false)?.len()));
+        let counted = counted.collect::<Result<Vec<usize>, HybridError>>();
+        counted.map_err(|error| PromptError::model(texts.len(), error))
+    }
+
+    fn context_length(&self) -> usize {
+        // One or two tokens may begin and end each sequence.
+        let special = self.tokenizer.ids("", true).map_or(0, |ids| ids.len());
+        self.max_length
+            .min(self.max_positions())
+            .saturating_sub(special)
+    }
+
+    fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.chat_template.as_ref()
+    }
+}

@@ -1,0 +1,105 @@
+//! What an adapter stage trains a language model on: rendered prompts and what should follow them.
+
+use std::collections::BTreeMap;
+
+use hybrid_data::Encoding;
+use hybrid_prompts::{Prompt, PromptError, PromptText, continuation};
+
+use super::Context;
+use super::pass::Targets;
+use crate::HybridError;
+use crate::local_model::LocalModel;
+
+/// The prompts of the fit examples as tokens, and the classes of their label words.
+pub(super) fn rows(
+    context: &mut Context<'_>,
+    prompt: &Prompt,
+) -> Result<(Vec<Encoding>, Targets), HybridError> {
+    let data = context.data;
+    let texts = prompt_texts(context, prompt)?;
+    let model = &*context.model;
+    let labels = data.task.labels.names();
+    let mut tokens: Vec<Vec<i32>> = Vec::with_capacity(labels.len());
+    // Templates end alike, so what follows the first prompt follows each of them alike.
+    let before = texts.first().map(PromptText::whole).unwrap_or_default();
+    for label in labels {
+        tokens.push(first_tokens(model, &before, prompt.words_of(label))?);
+    }
+    refuse_shared(prompt, labels, &tokens)?;
+    let encoding = |text: &PromptText| -> Result<Encoding, HybridError> {
+        let ids = model.prompt_ids(text)?;
+        let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
+        Ok(Encoding {
+            type_ids: vec![0; ids.len()],
+            ids,
+        })
+    };
+    let encodings = texts.iter().map(encoding).collect::<Result<_, _>>()?;
+    let classes = data.fit.targets.clone();
+    Ok((encodings, Targets::LabelWords { classes, tokens }))
+}
+
+/// The prompt's texts for the fit examples, each short enough for its answer to follow.
+fn prompt_texts(
+    context: &mut Context<'_>,
+    prompt: &Prompt,
+) -> Result<Vec<PromptText>, HybridError> {
+    let data = context.data;
+    let inputs: Vec<&BTreeMap<String, String>> = data.fit.fields().collect();
+    // A label word's first token is all that is trained.
+    let following = vec![1; inputs.len()];
+    let fitted = context
+        .model
+        .prompted(|model| model.texts(prompt, &inputs, &following))?;
+    if fitted.n_cut > 0 {
+        context.progress.say(&format!(
+            "{} of {} fit examples are cut: their prompts are too long",
+            fitted.n_cut,
+            inputs.len()
+        ));
+    }
+    Ok(fitted.texts)
+}
+
+/// The first token of each word behind a text.
+fn first_tokens(
+    model: &LocalModel,
+    before: &str,
+    words: &[String],
+) -> Result<Vec<i32>, HybridError> {
+    let mut tokens = Vec::with_capacity(words.len());
+    for word in words {
+        let ids = model.continuation_ids(&continuation(before, word))?;
+        let first = ids.first().ok_or_else(|| PromptError::EmptyContinuation {
+            continuation: word.clone(),
+        })?;
+        let first = i32::try_from(*first).expect("ids of a vocabulary are small");
+        if !tokens.contains(&first) {
+            tokens.push(first);
+        }
+    }
+    Ok(tokens)
+}
+
+/// Refuses label words of two labels that begin with the same token: nothing could tell the labels
+/// apart by the next token.
+fn refuse_shared(
+    prompt: &Prompt,
+    labels: &[String],
+    tokens: &[Vec<i32>],
+) -> Result<(), HybridError> {
+    let mut owners: BTreeMap<i32, usize> = BTreeMap::new();
+    for (class, own) in tokens.iter().enumerate() {
+        for token in own {
+            let Some(other) = owners.insert(*token, class) else {
+                continue;
+            };
+            return Err(HybridError::SharedFirstToken {
+                first: labels[other].clone(),
+                second: labels[class].clone(),
+                words: [other, class].map(|class| prompt.words_of(&labels[class]).join(", ")),
+            });
+        }
+    }
+    Ok(())
+}
