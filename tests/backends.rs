@@ -72,8 +72,9 @@ fn parity_of_losses_with_and_without_gradients() {
     }
 }
 
-/// A training goes on exactly where it stopped, whatever Burn's default device is. Devices that
-/// choose their kernels by measuring them may choose another one in between.
+/// A training goes on exactly where it stopped, whatever Burn's default device is. What was stored
+/// is not looked at before the first training has ended: it must not have moved with it. Devices
+/// that choose their kernels by measuring them may choose another one in between.
 #[test]
 fn parity_of_a_resumed_training() {
     for run in training_run::all(&fixtures::device()) {

@@ -1,6 +1,6 @@
 //! ROUGE and the Porter stemmer against rouge_score and NLTK.
 
-use hybrid_eval::{Rouge, RougeScore, RougeScores, porter_stem};
+use hybrid_eval::{Rouge, RougeScore, RougeScores, TextFigures, TextTask, porter_stem};
 use serde_json::Value;
 
 use super::{Checks, list, text, texts};
@@ -19,6 +19,9 @@ pub(super) fn check(checks: &Checks, cases: &Value) {
                     .map(|(hypothesis, reference)| rouge.score(hypothesis, &[reference]).unwrap())
                     .collect();
                 rows(checks, name, &scores, expected);
+                if !stemming {
+                    as_text_figures(checks, &hypotheses, &references, expected);
+                }
             }
             "tokenized_stemmer" | "tokenized_no_stemmer" => {
                 let expected = list(expected);
@@ -63,6 +66,26 @@ fn rows(checks: &Checks, case: &str, scores: &[RougeScores], expected: &Value) {
                 _ => panic!("unknown figure {what:?}"),
             }
         }
+    }
+}
+
+/// The figures of the task, which does not stem.
+fn as_text_figures(checks: &Checks, outputs: &[&str], references: &[&str], expected: &Value) {
+    let references: Vec<[&str; 1]> = references.iter().map(|text| [*text]).collect();
+    let figures = TextFigures::of(TextTask::Summarization, outputs, &references).unwrap();
+    for name in TextTask::Summarization.figures() {
+        let what = format!("text {name}");
+        let expected = &expected[*name];
+        checks.figure(
+            &what,
+            figures.value(name).unwrap(),
+            &expected["mean_fmeasure"],
+        );
+        checks.figures(
+            &what,
+            &figures.per_example(name).unwrap(),
+            &expected["fmeasure"],
+        );
     }
 }
 

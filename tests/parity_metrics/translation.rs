@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use hybrid_eval::{Bleu, BleuScore, BleuTokenizer, Chrf, CorpusMetric, Smoothing, Ter};
+use hybrid_eval::{
+    Bleu, BleuScore, BleuTokenizer, Chrf, CorpusMetric, Smoothing, Ter, TextFigures, TextTask,
+};
 use serde_json::Value;
 
 use super::{Checks, list, text, texts};
@@ -56,6 +58,7 @@ pub(super) fn check(checks: &Checks, cases: &Value) {
                     "ter" => case.ter(checks),
                     unknown => panic!("unknown metric {unknown:?} in {name}"),
                 }
+                case.as_text_figures(checks);
             }
         }
     }
@@ -161,6 +164,25 @@ impl<'f> Case<'f> {
         self.figures(checks, &bleu, |key, counts, expected| {
             bleu_figure(checks, self.name, key, &bleu.score(counts), expected);
         });
+    }
+
+    /// The figures of the task, whose settings are the defaults, and for single sentences BLEU's
+    /// effective order.
+    fn as_text_figures(&self, checks: &Checks) {
+        let settings = self.name.split('_').count() - 2;
+        let of_sentences = self.name.starts_with("bleu_sentence_effective_order");
+        if (settings > 0 && !of_sentences) || self.metric == "chrf++" {
+            return;
+        }
+        let task = TextTask::Translation;
+        let figures = TextFigures::of(task, self.hypotheses, &self.references).unwrap();
+        let what = format!("text {}", self.name);
+        if let Some(score) = self.expected.get("score") {
+            checks.figure(&what, figures.value(self.metric).unwrap(), score);
+        }
+        if let Some(scores) = self.expected.get("sentence_scores") {
+            checks.figures(&what, &figures.per_example(self.metric).unwrap(), scores);
+        }
     }
 
     fn chrf(&self, checks: &Checks) {

@@ -181,11 +181,8 @@ pub fn unit_rows(rows: Tensor<2>) -> Tensor<2> {
 
 /// A head's tensors in PyTorch's layout: `weight` `[n_labels, d_model]`, `bias` `[n_labels]`.
 pub fn head_to_tensors(head: &ClassifierHead) -> Vec<(String, TensorData)> {
-    let weight = frozen::plain(&head.weight)
-        .transpose()
-        .into_data()
-        .convert::<f32>();
-    let bias = frozen::plain(&head.bias).into_data().convert::<f32>();
+    let weight = named_tensors::read(frozen::plain(&head.weight).transpose());
+    let bias = named_tensors::read(frozen::plain(&head.bias));
     vec![("bias".to_owned(), bias), ("weight".to_owned(), weight)]
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::AdapterError;
+use crate::{AdapterError, frozen};
 
 /// Names and float32 values of all parameters, in the module's order.
 pub(crate) fn collect<M: Module>(module: &M) -> Vec<(String, TensorData)> {
@@ -15,6 +15,16 @@ pub(crate) fn collect<M: Module>(module: &M) -> Vec<(String, TensorData)> {
     };
     module.visit(&mut collector);
     collector.tensors
+}
+
+/// A plain tensor's float32 values as they are now.
+///
+/// Backends on CubeCL (wgpu, CUDA) read a tensor only when its data is first looked at, and an
+/// update may have been written in its place by then. So they are looked at here.
+pub(crate) fn read<const D: usize>(tensor: Tensor<D>) -> TensorData {
+    let data = tensor.into_data();
+    let _ = data.as_bytes();
+    data.convert::<f32>()
 }
 
 struct Collector {
@@ -32,8 +42,8 @@ impl ModuleVisitor for Collector {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let data = param.val().without_autodiff().into_data().convert::<f32>();
-        self.tensors.push((self.path.join("."), data));
+        self.tensors
+            .push((self.path.join("."), read(frozen::plain(param))));
     }
 }
 

@@ -18,7 +18,10 @@ pub struct PairedComparison {
     pub difference: f64,
     /// 95 % percentile interval of the difference.
     pub interval: [f64; 2],
-    /// Share of draws in which `a` is ahead.
+    /// Share of draws in which `a` is ahead: higher, or lower where [`TextFigures::compare`] knows
+    /// that lower is better.
+    ///
+    /// [`TextFigures::compare`]: crate::TextFigures::compare
     pub win_rate: f64,
     /// Share of draws in which both are equal.
     pub tie_rate: f64,
@@ -60,7 +63,7 @@ impl PairedComparison {
         }
         let n = a.len() as f64;
         let difference = a.iter().sum::<f64>() / n - b.iter().sum::<f64>() / n;
-        Ok(Self::drawn(difference, resamples, |rows| {
+        Ok(Self::drawn(difference, true, resamples, |rows| {
             let mean = |scores: &[f64]| rows.iter().map(|row| scores[*row]).sum::<f64>() / n;
             mean(a) - mean(b)
         }))
@@ -94,28 +97,30 @@ impl PairedComparison {
         check_rows("counts", a.len(), b.len())?;
         check_rows("resamples", a.len(), resamples.n_examples())?;
         let difference = figure(&a.iter().sum()) - figure(&b.iter().sum());
-        Ok(Self::drawn(difference, resamples, |rows| {
+        Ok(Self::drawn(difference, true, resamples, |rows| {
             let figure = |counts: &[C]| figure(&rows.iter().map(|row| &counts[*row]).sum());
             figure(a) - figure(b)
         }))
     }
 
     /// Collects the difference of each draw.
-    fn drawn(
+    pub(crate) fn drawn(
         difference: f64,
+        higher_is_better: bool,
         resamples: &Resamples,
         mut difference_of: impl FnMut(&[usize]) -> f64,
     ) -> Self {
         let mut drawn = Vec::with_capacity(resamples.count());
         resamples.for_each(|rows| drawn.push(difference_of(rows)));
+        let lead = |value: f64| if higher_is_better { value } else { -value };
         let share = |holds: &dyn Fn(f64) -> bool| {
             drawn.iter().filter(|value| holds(**value)).count() as f64 / drawn.len() as f64
         };
         Self {
             difference,
-            win_rate: share(&|value| value > 0.0),
+            win_rate: share(&|value| lead(value) > 0.0),
             tie_rate: share(&|value| value == 0.0),
-            p_one_sided: share(&|value| value <= 0.0),
+            p_one_sided: share(&|value| lead(value) <= 0.0),
             p_two_sided: share(&|value| (value - difference).abs() >= difference.abs() - SLACK),
             resamples: drawn.len(),
             interval: interval(drawn),

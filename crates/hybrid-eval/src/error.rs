@@ -60,6 +60,14 @@ pub enum EvalError {
         /// The row, counted from 0.
         row: usize,
     },
+    /// A set of figures lacks one.
+    #[error("there is no figure {name:?}: there are {}", known.join(", "))]
+    UnknownFigure {
+        /// The name.
+        name: String,
+        /// The names of the figures that there are.
+        known: &'static [&'static str],
+    },
     /// A figure needs values that differ.
     #[error("{metric} is undefined: all values of a side are equal")]
     Constant {

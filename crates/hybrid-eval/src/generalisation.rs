@@ -16,7 +16,8 @@ pub struct Generalisation {
     pub select: f64,
     /// Its value on report.
     pub report: f64,
-    /// Select minus report: what choosing on select flattered.
+    /// Select minus report: what choosing on select flattered, below 0 for a figure of which less
+    /// is better.
     pub gap: f64,
     /// A second labelled report set from another source.
     pub second_report: Option<SecondReport>,

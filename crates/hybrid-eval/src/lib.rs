@@ -38,6 +38,7 @@ pub use metrics::classification::Classification;
 pub use metrics::confusion::{Averages, ClassFigures, ConfusedPair, ConfusionMatrix};
 pub use metrics::corpus::CorpusMetric;
 pub use metrics::correlation::{kendall_tau_b, pearson, spearman};
+pub use metrics::higher_is_better;
 pub use metrics::mteval::BleuTokenizer;
 pub use metrics::multilabel::Multilabel;
 pub use metrics::porter::porter_stem;
@@ -47,7 +48,9 @@ pub use metrics::regression::{mean_absolute_error, mean_squared_error, r_squared
 pub use metrics::rouge::{Rouge, RougeScore, RougeScores};
 pub use metrics::squad::{Squad, SquadRow, normalize_answer};
 pub use metrics::ter::{Ter, TerCounts};
+pub use metrics::text::{TextFigures, TextTask};
 pub use report::card::{CardDetails, HeadDetails};
+pub use report::texts::{OutputExample, TextReport};
 pub use report::{
     AdapterSummary, CandidateReport, Comparison, ConfusionReport, CurvePoint, DataSummary, Final,
     PromptSummary, Provenance, Report, RoundReport, SharedTexts, StageReport, TargetReport,

@@ -17,6 +17,7 @@ pub(crate) mod regression;
 pub(crate) mod rouge;
 pub(crate) mod squad;
 pub(crate) mod ter;
+pub(crate) mod text;
 mod words;
 
 use crate::EvalError;
@@ -28,6 +29,19 @@ pub(crate) fn ratio(numerator: f64, denominator: f64) -> f64 {
     } else {
         numerator / denominator
     }
+}
+
+/// Figures of errors; of every other figure more is better.
+const ERRORS: [&str; 5] = ["brier", "ece", "log_loss", "mce", "ter"];
+
+/// Whether more of a figure, by the name it has in reports, is better: true unless it counts errors.
+///
+/// ```
+/// assert!(hybrid_eval::higher_is_better("bleu"));
+/// assert!(!hybrid_eval::higher_is_better("ter"));
+/// ```
+pub fn higher_is_better(figure: &str) -> bool {
+    !ERRORS.contains(&figure)
 }
 
 /// Refuses inputs that are empty or of different lengths.

@@ -11,6 +11,9 @@ mod lineage;
 mod plot;
 #[cfg(test)]
 mod sample;
+#[cfg(test)]
+mod text_sample;
+pub(crate) mod texts;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,6 +24,7 @@ use crate::{
     Calibration, ClassFigures, ConfusionMatrix, Cost, EvalError, Generalisation, PairedComparison,
 };
 use card::CardDetails;
+use texts::TextReport;
 
 /// Everything worth knowing about a finished run. Field order is the order in `report.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,10 +58,15 @@ pub struct Report {
     pub comparisons: Vec<Comparison>,
     /// Loss curve of each stage that trained.
     pub curves: Vec<TrainingCurve>,
-    /// Errors of the winner on the report split.
-    pub confusion: ConfusionReport,
-    /// Trust in the winner's confidence on the report split.
-    pub calibration: Calibration,
+    /// Errors of the winner on the report split; none where answers are texts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confusion: Option<ConfusionReport>,
+    /// Trust in the winner's confidence on the report split; none where answers are texts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
+    /// What the winner wrote on the report split; none where answers are labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub texts: Option<TextReport>,
     /// What it takes to make the run again.
     pub provenance: Provenance,
 }
@@ -78,7 +87,7 @@ pub struct TargetReport {
 pub struct DataSummary {
     /// What the data set is called or where it is.
     pub source: String,
-    /// Number of labels.
+    /// Number of labels; 0 where answers are texts.
     pub labels: usize,
     /// Examples to train on.
     pub fit: usize,
@@ -151,7 +160,7 @@ pub struct PromptSummary {
     pub id: String,
     /// The template around the input.
     pub template: String,
-    /// Words that stand for each label.
+    /// Words that stand for each label; none where answers are texts.
     pub label_words: BTreeMap<String, Vec<String>>,
 }
 

@@ -26,11 +26,12 @@ impl<M: Module> Updater<M> {
                 .get(slot.group)
                 .optimizer
                 .state_flatten(&slot.path, state, &mut sink);
-            tensors.extend(
-                sink.tensors
-                    .into_iter()
-                    .map(|(name, data)| (format!("{MOMENTS}{name}"), data)),
-            );
+            tensors.extend(sink.tensors.into_iter().map(|(name, data)| {
+                // Backends on CubeCL read a tensor only when its data is first looked at; the next
+                // update may have been written in its place by then.
+                let _ = data.as_bytes();
+                (format!("{MOMENTS}{name}"), data)
+            }));
             tensors.extend(sink.scalars.into_iter().map(|(name, value)| {
                 let value =
                     i64::try_from(value).expect("AdamW and SGD keep no other scalars than counts");

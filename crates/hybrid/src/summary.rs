@@ -107,11 +107,12 @@ pub(crate) fn report(
             .filter(|candidate| !candidate.curve.is_empty())
             .map(curve)
             .collect(),
-        confusion: ConfusionReport::of(
+        confusion: Some(ConfusionReport::of(
             data.task.labels.names().to_vec(),
             &scored.figures.confusion,
-        )?,
-        calibration: scored.figures.calibration,
+        )?),
+        calibration: Some(scored.figures.calibration),
+        texts: None,
         provenance: Provenance {
             versions: BTreeMap::from([("hybrid".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
             commit: option_env!("HYBRID_COMMIT").map(str::to_owned),

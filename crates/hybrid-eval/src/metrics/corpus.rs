@@ -90,7 +90,10 @@ pub trait CorpusMetric {
     }
 
     /// Paired bootstrap of two sets of hypotheses for the same references (Koehn 2004): each draw
-    /// sums the counts of its rows anew.
+    /// sums the counts of its rows anew. The higher figure is ahead, for TER too: see
+    /// [`TextFigures::compare`] for the better one.
+    ///
+    /// [`TextFigures::compare`]: crate::TextFigures::compare
     ///
     /// # Errors
     /// As [`CorpusMetric::counts`], or [`EvalError::Length`] if the resamples belong to another

@@ -7,7 +7,7 @@ use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior, Value};
 
 use super::{CandidateReport, Final, Report, format};
-use crate::EvalError;
+use crate::{EvalError, TextTask, higher_is_better};
 
 const NAME: &str = "card.md";
 const TEMPLATE: &str = include_str!("card.md");
@@ -21,7 +21,7 @@ pub struct CardDetails {
     pub max_length: usize,
     /// Folder of the adapter in PEFT's format, relative to the artifact; none without one.
     pub peft_folder: Option<String>,
-    /// The classifier head; none for a prompt alone.
+    /// The classifier head; none for a prompt alone and where answers are texts.
     pub head: Option<HeadDetails>,
 }
 
@@ -44,6 +44,15 @@ struct Card<'r> {
     #[serde(rename = "final")]
     final_result: &'r Final,
     winner: Option<&'r CandidateReport>,
+    /// The task's name on model hubs.
+    hub_task: &'static str,
+    /// Figures for the model index: the hub's name of each, ours where it needs one, the value.
+    hub_figures: Vec<HubFigure>,
+    /// The labels; none where answers are texts.
+    labels: Option<&'r [String]>,
+    calibration_error: Option<f64>,
+    /// By how much choosing on select flattered the deciding figure.
+    flattery: f64,
     /// The winner's methods in words.
     methods: Vec<String>,
     /// Whether the base has a name that others can load too.
@@ -55,6 +64,16 @@ struct Card<'r> {
     example: String,
 }
 
+/// A figure as model hubs name it.
+#[derive(serde::Serialize)]
+struct HubFigure {
+    /// The metric.
+    metric: &'static str,
+    /// Which of the metric's figures it is, where that has several.
+    name: Option<String>,
+    value: f64,
+}
+
 /// The whole card.
 pub(super) fn render(report: &Report, details: &CardDetails) -> Result<String, EvalError> {
     let winner = report.candidate(&report.final_result.candidate);
@@ -63,6 +82,21 @@ pub(super) fn render(report: &Report, details: &CardDetails) -> Result<String, E
         report,
         final_result: &report.final_result,
         winner,
+        hub_task: hub_task(report),
+        hub_figures: hub_figures(report),
+        labels: report
+            .confusion
+            .as_ref()
+            .map(|confusion| confusion.labels.as_slice()),
+        calibration_error: report
+            .calibration
+            .as_ref()
+            .map(|calibration| calibration.ece),
+        flattery: if higher_is_better(&report.generalisation.metric) {
+            report.generalisation.gap
+        } else {
+            -report.generalisation.gap
+        },
         methods: adapter.map_or_else(Vec::new, |adapter| {
             adapter
                 .methods
@@ -77,7 +111,14 @@ pub(super) fn render(report: &Report, details: &CardDetails) -> Result<String, E
                 .head
                 .as_ref()
                 .is_some_and(|head| head.pooling == "pooler" && !head.normalize),
-        example: example(winner.map_or("", |winner| &winner.prompt.template)),
+        example: example(
+            winner.map_or("", |winner| &winner.prompt.template),
+            if report.texts.is_some() {
+                "..."
+            } else {
+                "where is my card?"
+            },
+        ),
     };
     let fault = |source| EvalError::Template {
         template: NAME,
@@ -88,20 +129,51 @@ pub(super) fn render(report: &Report, details: &CardDetails) -> Result<String, E
         .map_err(fault)
 }
 
+fn hub_task(report: &Report) -> &'static str {
+    match report.texts.as_ref().map(|texts| texts.task) {
+        None => "text-classification",
+        Some(TextTask::QuestionAnswering) => "question-answering",
+        Some(TextTask::Translation) => "translation",
+        Some(TextTask::Summarization) => "summarization",
+    }
+}
+
+/// Those of the report's figures that hubs know.
+fn hub_figures(report: &Report) -> Vec<HubFigure> {
+    let known = [
+        ("accuracy", "accuracy"),
+        ("macro_f1", "f1"),
+        ("mcc", "matthews_correlation"),
+        ("f1", "f1"),
+        ("exact_match", "exact_match"),
+        ("chrf", "chrf"),
+        ("bleu", "bleu"),
+        ("ter", "ter"),
+        ("rouge1", "rouge"),
+        ("rouge2", "rouge"),
+        ("rougeL", "rouge"),
+    ];
+    let value = |figure: &str| report.final_result.per_metric.get(figure).copied();
+    let told = known.into_iter().filter_map(|(figure, metric)| {
+        Some(HubFigure {
+            metric,
+            name: (figure == "macro_f1" || metric == "rouge").then(|| format::metric_name(figure)),
+            value: value(figure)?,
+        })
+    });
+    told.collect()
+}
+
 /// An input with every field that the template uses.
-fn example(template: &str) -> String {
+fn example(template: &str, value: &str) -> String {
     let environment = Environment::new();
     let used = environment
         .template_from_str(template)
         .map(|template| template.undeclared_variables(false));
     let mut fields: Vec<String> = used.unwrap_or_default().into_iter().collect();
     fields.sort();
-    let quoted = |field: &String| {
-        format!(
-            "{}: \"where is my card?\"",
-            serde_json::Value::from(field.as_str())
-        )
-    };
+    let quoted =
+        |field: &String| format!("{}: \"{value}\"", serde_json::Value::from(field.as_str()));
     format!(
         "{{{}}}",
         fields.iter().map(quoted).collect::<Vec<_>>().join(", ")
@@ -198,8 +270,9 @@ fn quoted(value: Value) -> Result<String, minijinja::Error> {
 #[cfg(test)]
 mod tests {
     use super::{CardDetails, HeadDetails, cell, code, render};
-    use crate::SharedTexts;
     use crate::report::sample::sample;
+    use crate::report::text_sample::text_sample;
+    use crate::{Generalisation, SharedTexts, TextTask};
 
     fn details() -> CardDetails {
         CardDetails {
@@ -281,13 +354,69 @@ mod tests {
         assert!(card.contains("No text stands in two of them."), "{card}");
     }
 
+    fn of_texts() -> CardDetails {
+        CardDetails {
+            head: None,
+            ..details()
+        }
+    }
+
+    #[test]
+    fn texts_are_spoken_of_as_texts() {
+        for (task, name, metrics) in [
+            (
+                TextTask::QuestionAnswering,
+                "question-answering",
+                "  - f1\n  - exact_match\n",
+            ),
+            (
+                TextTask::Translation,
+                "translation",
+                "  - chrf\n  - bleu\n  - ter\n",
+            ),
+            (TextTask::Summarization, "summarization", "  - rouge\n"),
+        ] {
+            let card = render(&text_sample(task), &of_texts()).unwrap();
+            assert!(card.contains(&format!("pipeline_tag: {name}\n")), "{card}");
+            assert!(
+                card.contains(&format!("metrics:\n{metrics}model-index")),
+                "{card}"
+            );
+            assert!(card.contains("PeftModel.from_pretrained") && card.contains("generate("));
+            for of_labels in ["label", "calibration", "classif", "\n\n\n\n"] {
+                assert!(!card.contains(of_labels), "{of_labels:?} in {card}");
+            }
+            let prompt = render(
+                &text_sample(task),
+                &CardDetails {
+                    peft_folder: None,
+                    ..of_texts()
+                },
+            );
+            assert!(!prompt.unwrap().to_lowercase().contains("peft"));
+        }
+        let card = render(&text_sample(TextTask::Summarization), &of_texts()).unwrap();
+        assert!(card.contains("          - type: rouge\n            name: ROUGE-2\n"));
+    }
+
+    #[test]
+    fn a_figure_of_errors_is_flattered_downwards() {
+        let mut report = text_sample(TextTask::Translation);
+        report.generalisation = Generalisation::of("ter", 40.0, 42.5);
+        let card = render(&report, &of_texts()).unwrap();
+        assert!(
+            card.contains("flattered the translation edit rate by\n  +2.5 against"),
+            "{card}"
+        );
+    }
+
     #[test]
     fn hostile_text_stays_text() {
         assert_eq!(cell("a|b\n# c"), "a\\|b \\# c");
         assert_eq!(code("a `b` | c"), "`` a `b` \\| c ``");
         let mut report = sample();
         report.task = "x\"\n---\nevil: true".to_owned();
-        report.confusion.labels[0] = "\"\"\"\nimport os".to_owned();
+        report.confusion.as_mut().unwrap().labels[0] = "\"\"\"\nimport os".to_owned();
         let card = render(&report, &details()).unwrap();
         assert!(!card.contains("\nevil: true"), "{card}");
         assert!(!card.contains("\nimport os"), "{card}");

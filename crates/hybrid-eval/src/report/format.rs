@@ -15,47 +15,84 @@ pub(super) fn fine_percent(share: f64) -> String {
     format!("{:.2}{SPACE}%", 100.0 * share)
 }
 
-/// Whether a figure is a share that reads best in per cent.
-fn is_share(metric: &str) -> bool {
-    !["mcc", "cohen_kappa", "log_loss", "brier"].contains(&metric)
+/// How the value of a figure is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unit {
+    /// A share of 1 that reads best in per cent.
+    Share,
+    /// Per cent already.
+    Percent,
+    /// Per cent by its definition, told without the sign by custom.
+    Points,
+    /// A plain number.
+    Plain,
+}
+
+impl Unit {
+    pub(super) fn of(metric: &str) -> Self {
+        match metric {
+            "mcc" | "cohen_kappa" | "log_loss" | "brier" => Self::Plain,
+            "f1" | "exact_match" => Self::Percent,
+            "bleu" | "chrf" | "ter" => Self::Points,
+            _ => Self::Share,
+        }
+    }
+
+    /// What one hundredth of the usual range is.
+    pub(super) fn hundredth(self) -> f64 {
+        match self {
+            Self::Share | Self::Plain => 0.01,
+            Self::Percent | Self::Points => 1.0,
+        }
+    }
 }
 
 /// A figure in the way that suits it.
 pub(super) fn figure(value: f64, metric: &str) -> String {
-    if is_share(metric) {
-        percent(value)
-    } else {
-        format!("{value:.3}")
+    match Unit::of(metric) {
+        Unit::Share => percent(value),
+        Unit::Percent => percent(value / 100.0),
+        Unit::Points => format!("{value:.1}"),
+        Unit::Plain => format!("{value:.3}"),
     }
 }
 
 /// A difference of two figures, with its sign; of shares in percentage points.
 pub(super) fn difference(value: f64, metric: &str) -> String {
     let sign = if value < 0.0 { '−' } else { '+' };
-    if is_share(metric) {
-        format!("{sign}{:.1}{SPACE}pp", 100.0 * value.abs())
-    } else {
-        format!("{sign}{:.3}", value.abs())
+    let size = value.abs();
+    match Unit::of(metric) {
+        Unit::Share => format!("{sign}{:.1}{SPACE}pp", 100.0 * size),
+        Unit::Percent => format!("{sign}{size:.1}{SPACE}pp"),
+        Unit::Points => format!("{sign}{size:.1}"),
+        Unit::Plain => format!("{sign}{size:.3}"),
     }
 }
 
 /// The two bounds of an interval of figures.
 pub(super) fn interval([low, high]: [f64; 2], metric: &str) -> String {
-    if is_share(metric) {
-        format!("{:.1} – {:.1}{SPACE}%", 100.0 * low, 100.0 * high)
-    } else {
-        format!("{low:.3} – {high:.3}")
+    match Unit::of(metric) {
+        Unit::Share => format!("{:.1} – {:.1}{SPACE}%", 100.0 * low, 100.0 * high),
+        Unit::Percent => format!("{low:.1} – {high:.1}{SPACE}%"),
+        Unit::Points => format!("{low:.1} – {high:.1}"),
+        Unit::Plain => format!("{low:.3} – {high:.3}"),
     }
 }
 
 /// A figure's name in words.
 pub(super) fn metric_name(metric: &str) -> String {
     match metric {
+        "bleu" => "BLEU".to_owned(),
         "brier" => "Brier score".to_owned(),
+        "chrf" => "chrF".to_owned(),
         "cohen_kappa" => "Cohen's kappa".to_owned(),
         "ece" => "expected calibration error".to_owned(),
         "mcc" => "Matthews correlation".to_owned(),
         "mce" => "maximum calibration error".to_owned(),
+        "rouge1" => "ROUGE-1".to_owned(),
+        "rouge2" => "ROUGE-2".to_owned(),
+        "rougeL" => "ROUGE-L".to_owned(),
+        "ter" => "translation edit rate".to_owned(),
         other => other
             .replace('_', " ")
             .replace("f1", "F1")
@@ -186,6 +223,7 @@ mod tests {
         count, describe_config, difference, duration, figure, interval, metric_name, p_value,
         shorten, significant, with_prefix,
     };
+    use crate::{TextFigures, TextTask};
 
     #[test]
     fn numbers_read_well() {
@@ -209,8 +247,33 @@ mod tests {
         assert_eq!(figure(0.8942, "mcc"), "0.894");
         assert_eq!(difference(-0.0312, "accuracy"), "−3.1\u{a0}pp");
         assert_eq!(interval([0.88, 0.905], "macro_f1"), "88.0 – 90.5\u{a0}%");
+        assert_eq!(figure(75.56, "f1"), "75.6\u{a0}%");
+        assert_eq!(figure(124.04, "ter"), "124.0");
+        assert_eq!(figure(0.4321, "rougeL"), "43.2\u{a0}%");
+        assert_eq!(difference(-1.26, "exact_match"), "−1.3\u{a0}pp");
+        assert_eq!(difference(-1.26, "bleu"), "−1.3");
+        assert_eq!(difference(0.012, "rouge2"), "+1.2\u{a0}pp");
+        assert_eq!(interval([31.0, 35.26], "chrf"), "31.0 – 35.3");
+        assert_eq!(interval([31.0, 35.26], "f1"), "31.0 – 35.3\u{a0}%");
         assert_eq!(p_value(0.0, 1000), "<\u{a0}0.001");
         assert_eq!(metric_name("top_5_accuracy"), "top-5 accuracy");
+    }
+
+    #[test]
+    fn every_figure_of_texts_is_shown_on_its_scale() {
+        let references = [["the cat sat on the mat"]];
+        for (task, whole) in [
+            (TextTask::QuestionAnswering, "100.0\u{a0}%"),
+            (TextTask::Translation, "100.0"),
+            (TextTask::Summarization, "100.0\u{a0}%"),
+        ] {
+            let figures = TextFigures::of(task, &references[0], &references).unwrap();
+            for (name, value) in figures.by_name() {
+                let shown = if name == "ter" { "0.0" } else { whole };
+                assert_eq!(figure(value, &name), shown, "{name}");
+                assert_ne!(metric_name(&name), name, "{name} has a name in words");
+            }
+        }
     }
 
     #[test]

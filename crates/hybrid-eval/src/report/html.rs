@@ -5,14 +5,17 @@ use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior, Value};
 
 use super::lineage::Descent;
-use super::{Final, Report, format, lineage, plot};
-use crate::EvalError;
+use super::texts::TextReport;
+use super::{ConfusionReport, Final, Report, format, lineage, plot};
+use crate::{Calibration, EvalError};
 
 const NAME: &str = "report.html";
 const TEMPLATE: &str = include_str!("report.html");
 const MOST_CONFUSED: usize = 10;
 /// Label words shown for a candidate before the rest is summed up.
 const LABEL_WORDS: usize = 8;
+/// Characters of an input or output that are shown; report.json has all.
+const LONGEST_TEXT: usize = 600;
 
 #[derive(serde::Serialize)]
 struct Confused<'r> {
@@ -28,6 +31,9 @@ struct Page<'r> {
     report: &'r Report,
     #[serde(rename = "final")]
     final_result: &'r Final,
+    confusion: Option<&'r ConfusionReport>,
+    calibration: Option<&'r Calibration>,
+    texts: Option<&'r TextReport>,
     baseline: Option<f64>,
     lineage: Vec<Descent>,
     /// For each candidate, its methods and head in words.
@@ -37,8 +43,17 @@ struct Page<'r> {
     curves: Vec<CurvePlot<'r>>,
     stages_svg: Value,
     cost_svg: Value,
-    confusion_svg: Value,
-    calibration_svg: Value,
+    confusion_svg: Option<Value>,
+    calibration_svg: Option<Value>,
+    outputs: Vec<Output>,
+}
+
+/// An example of an output, with long texts shortened.
+#[derive(serde::Serialize)]
+struct Output {
+    input: String,
+    wanted: Vec<String>,
+    output: String,
 }
 
 #[derive(serde::Serialize)]
@@ -63,6 +78,9 @@ pub(super) fn render(report: &Report) -> Result<String, EvalError> {
     let page = Page {
         report,
         final_result: &report.final_result,
+        confusion: report.confusion.as_ref(),
+        calibration: report.calibration.as_ref(),
+        texts: report.texts.as_ref(),
         baseline: report
             .candidates
             .first()
@@ -75,8 +93,9 @@ pub(super) fn render(report: &Report) -> Result<String, EvalError> {
         curves,
         stages_svg: safe(plot::stages(report)?),
         cost_svg: safe(plot::cost(report)?),
-        confusion_svg: safe(plot::confusion(&report.confusion)?),
-        calibration_svg: safe(plot::calibration(&report.calibration)?),
+        confusion_svg: drawn(report.confusion.as_ref(), plot::confusion)?,
+        calibration_svg: drawn(report.calibration.as_ref(), plot::calibration)?,
+        outputs: outputs(report),
     };
     let fault = |source| EvalError::Template {
         template: NAME,
@@ -85,6 +104,14 @@ pub(super) fn render(report: &Report) -> Result<String, EvalError> {
     environment()
         .and_then(|environment| environment.get_template(NAME)?.render(Serde(page)))
         .map_err(fault)
+}
+
+/// The plot of what is there.
+fn drawn<T>(
+    subject: Option<&T>,
+    plot: impl FnOnce(&T) -> Result<String, EvalError>,
+) -> Result<Option<Value>, EvalError> {
+    subject.map(|subject| plot(subject).map(safe)).transpose()
 }
 
 fn safe(svg: String) -> Value {
@@ -159,7 +186,9 @@ fn describe_adapter(candidate: &super::CandidateReport) -> Vec<String> {
 
 /// The most frequent errors, most frequent first.
 fn most_confused(report: &Report) -> Vec<Confused<'_>> {
-    let confusion = &report.confusion;
+    let Some(confusion) = &report.confusion else {
+        return Vec::new();
+    };
     let mut pairs: Vec<Confused<'_>> = Vec::new();
     for (actual, row) in confusion.counts.iter().enumerate() {
         let total = row.iter().sum::<u64>();
@@ -181,10 +210,24 @@ fn most_confused(report: &Report) -> Vec<Confused<'_>> {
     pairs
 }
 
+fn outputs(report: &Report) -> Vec<Output> {
+    let short = |text: &String| format::shorten(text, LONGEST_TEXT);
+    let examples = report.texts.iter().flat_map(|texts| &texts.examples);
+    examples
+        .map(|example| Output {
+            input: short(&example.input),
+            wanted: example.wanted.iter().map(short).collect(),
+            output: short(&example.output),
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::{most_confused, render};
+    use crate::TextTask;
     use crate::report::sample::{sample, sample_of};
+    use crate::report::text_sample::text_sample;
 
     #[test]
     fn the_page_is_whole_and_needs_nothing_else() {
@@ -221,7 +264,7 @@ mod tests {
         let mut report = sample();
         report.task.clone_from(&evil);
         report.base.clone_from(&evil);
-        report.confusion.labels[0].clone_from(&evil);
+        report.confusion.as_mut().unwrap().labels[0].clone_from(&evil);
         report.candidates[1].id.clone_from(&evil);
         report.candidates[1].prompt.template.clone_from(&evil);
         report.candidates[1]
@@ -234,6 +277,34 @@ mod tests {
         let page = render(&report).unwrap();
         assert!(!page.contains("<img"));
         assert!(page.contains("&lt;img"));
+    }
+
+    #[test]
+    fn texts_are_shown_in_place_of_labels() {
+        let mut report = text_sample(TextTask::Translation);
+        let examples = &mut report.texts.as_mut().unwrap().examples;
+        examples[0].output = "<script>alert(1)</script>".to_owned();
+        examples[1].input = "x".repeat(5000);
+        examples[2].wanted.clear();
+        let page = render(&report).unwrap();
+        for id in ["verdict", "stages", "outputs", "lineage", "recipe"] {
+            assert!(page.contains(&format!("id=\"{id}\"")), "{id}");
+        }
+        for id in ["calibration", "confusion", "confused", "labels"] {
+            assert!(!page.contains(&format!("id=\"{id}\"")), "{id}");
+        }
+        assert!(!page.contains("<script") && page.contains("&lt;script"));
+        assert!(!page.contains(&"x".repeat(601)) && page.contains(&"x".repeat(599)));
+        assert!(page.contains("no answer"));
+        assert!(!page.contains("Label words") && !page.contains("0 labels"));
+        let output = &report.texts.unwrap().examples[3].output;
+        assert!(page.contains(&format!("<td class=\"text\">{output}</td>")));
+        let [low, high] = report.final_result.interval;
+        assert!(page.contains(&format!("95 % interval {low:.1} – {high:.1}")));
+        for task in [TextTask::QuestionAnswering, TextTask::Summarization] {
+            let page = render(&text_sample(task)).unwrap();
+            assert!(page.contains("id=\"outputs\""), "{task:?}");
+        }
     }
 
     #[test]

@@ -101,9 +101,10 @@ mod tests {
     use tempfile::TempDir;
 
     use super::{to_text, without_times};
-    use crate::EvalError;
     use crate::report::Report;
     use crate::report::sample::sample;
+    use crate::report::text_sample::text_sample;
+    use crate::{EvalError, TextTask};
 
     #[test]
     fn a_report_comes_back_equal() {
@@ -164,6 +165,24 @@ mod tests {
                 .any(|line| line.trim().starts_with("\"interval\": [0.")),
             "pairs stay on one line"
         );
+    }
+
+    /// Tasks of either kind have their own keys only.
+    #[test]
+    fn texts_and_labels_exclude_each_other() {
+        let value = serde_json::to_value(sample()).unwrap();
+        assert!(value.get("confusion").is_some() && value.get("calibration").is_some());
+        assert!(value.get("texts").is_none());
+        let report = text_sample(TextTask::Summarization);
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("report.json");
+        std::fs::write(&path, report.to_json().unwrap()).unwrap();
+        let read = Report::read_json(&path).unwrap();
+        assert_eq!(read.texts, report.texts);
+        let value = serde_json::to_value(read).unwrap();
+        assert_eq!(value["texts"]["task"], "summarization");
+        assert_eq!(value["texts"]["examples"].as_array().unwrap().len(), 20);
+        assert!(value.get("confusion").is_none() && value.get("calibration").is_none());
     }
 
     #[test]

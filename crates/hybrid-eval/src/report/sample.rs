@@ -108,8 +108,9 @@ pub(crate) fn sample_of(n_labels: usize, rounds: usize) -> Report {
             result: PairedComparison::of(&right(&figures), &right(&earlier), &resamples).expect("same rows"),
         }],
         curves: (1..=rounds).map(|round| TrainingCurve { candidate: format!("{round}-lora"), points: points() }).collect(),
-        confusion: ConfusionReport::of(labels, &figures.confusion).expect("one label a class"),
-        calibration: figures.calibration,
+        confusion: Some(ConfusionReport::of(labels, &figures.confusion).expect("one label a class")),
+        calibration: Some(figures.calibration),
+        texts: None,
         provenance: Provenance {
             versions: [("burn", "0.22.1"), ("hybrid", "0.1.0")].map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             commit: Some("0123456789abcdef0123456789abcdef01234567".to_owned()),

@@ -9,7 +9,7 @@ use super::canvas::{
 };
 use crate::EvalError;
 use crate::report::Report;
-use crate::report::format::{figure, metric_name};
+use crate::report::format::{Unit, figure, metric_name};
 
 const HEIGHT: i32 = 250;
 const LEFT: i32 = 52;
@@ -28,7 +28,7 @@ pub(in crate::report) fn stages(report: &Report) -> Result<String, EvalError> {
         figure(report.generalisation.select, metric),
         figure(report.final_result.value, metric),
     );
-    svg("accuracy over stages", HEIGHT, &description, |area| {
+    svg("quality over stages", HEIGHT, &description, |area| {
         paint(report, area)
     })
 }
@@ -64,7 +64,11 @@ fn paint(report: &Report, area: &Area<'_>) -> Paint {
         .filter(is_free)
         .collect();
     grid(area, x.units, y, &ticks, |tick| {
-        figure(tick, metric).replace(".0\u{a0}", "\u{a0}")
+        let text = figure(tick, metric);
+        match Unit::of(metric) {
+            Unit::Points => text.strip_suffix(".0").unwrap_or(&text).to_owned(),
+            _ => text.replace(".0\u{a0}", "\u{a0}"),
+        }
     })?;
     if let Some(target) = target {
         let height = y.at(target);
@@ -207,7 +211,7 @@ fn short_figure(value: f64, metric: &str) -> String {
     figure(value, metric).replace("\u{a0}%", "")
 }
 
-/// All values with some air, within what the figure can be.
+/// All values with some air.
 fn range(report: &Report) -> [f64; 2] {
     let last = &report.final_result;
     let values: Vec<f64> = (0..report.candidates.len())
@@ -217,6 +221,6 @@ fn range(report: &Report) -> [f64; 2] {
         .collect();
     let low = values.iter().copied().fold(f64::INFINITY, f64::min);
     let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let air = (0.12 * (high - low)).max(0.01);
+    let air = (0.12 * (high - low)).max(Unit::of(&last.metric).hundredth());
     [low - air, high + air]
 }
