@@ -14,6 +14,7 @@ mod bad_input_preflight;
 mod contracts;
 mod decoder_reference;
 mod fixtures;
+mod language;
 mod parity_adapters;
 mod parity_chat;
 mod parity_gguf;

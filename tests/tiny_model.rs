@@ -1,4 +1,4 @@
-//! A small BERT with random weights and a WordPiece tokenizer, on disk as Transformers writes them.
+//! Small models with random weights and a word tokenizer, on disk as Transformers writes them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -39,6 +39,72 @@ pub(crate) fn write(folder: &Path, words: &[&str]) {
     let tokenizer = tokenizer(words).to_string();
     std::fs::write(folder.join("tokenizer.json"), tokenizer).unwrap();
     save(&folder.join("model.safetensors"), &weights());
+}
+
+/// Writes a small Llama, its tokenizer and a chat template into a new folder.
+pub(crate) fn write_llama(folder: &Path, words: &[&str]) {
+    std::fs::create_dir(folder).unwrap();
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": D_MODEL,
+        "intermediate_size": D_FF,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 96,
+        "vocab_size": VOCABULARY,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": true,
+        "eos_token_id": 3,
+    });
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let mut tokenizer = tokenizer(words);
+    tokenizer["post_processor"] = Value::Null;
+    std::fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let chat = "{% for message in messages %}{{ message.role }} : {{ message.content }} \
+                [SEP] {% endfor %}";
+    let chat = json!({"chat_template": chat, "eos_token": "[SEP]"});
+    std::fs::write(folder.join("tokenizer_config.json"), chat.to_string()).unwrap();
+    save(&folder.join("model.safetensors"), &llama_weights());
+}
+
+fn llama_weights() -> Weights {
+    let mut random = ChaCha8Rng::seed_from_u64(12);
+    let mut weights = Weights::new();
+    let mut add = |name: String, shape: Vec<usize>, middle: f32, spread: f32| {
+        let size = shape.iter().product();
+        let value = |_| middle + spread * random.random_range(-1.0f32..1.0);
+        let values = (0..size).map(value).collect();
+        weights.insert(format!("model.{name}.weight"), (shape, values));
+    };
+    add(
+        "embed_tokens".to_owned(),
+        vec![VOCABULARY, D_MODEL],
+        0.0,
+        0.5,
+    );
+    add("norm".to_owned(), vec![D_MODEL], 1.0, 0.1);
+    for index in 0..LAYERS {
+        let layer = |name: &str| format!("layers.{index}.{name}");
+        for (name, d_out, d_in) in [
+            ("self_attn.q_proj", D_MODEL, D_MODEL),
+            ("self_attn.k_proj", D_MODEL / 2, D_MODEL),
+            ("self_attn.v_proj", D_MODEL / 2, D_MODEL),
+            ("self_attn.o_proj", D_MODEL, D_MODEL),
+            ("mlp.gate_proj", D_FF, D_MODEL),
+            ("mlp.up_proj", D_FF, D_MODEL),
+            ("mlp.down_proj", D_MODEL, D_FF),
+        ] {
+            add(layer(name), vec![d_out, d_in], 0.0, 0.25);
+        }
+        for name in ["input_layernorm", "post_attention_layernorm"] {
+            add(layer(name), vec![D_MODEL], 1.0, 0.1);
+        }
+    }
+    weights
 }
 
 /// Tensors by name: shape and values.

@@ -36,6 +36,35 @@ impl TinyTask {
         task
     }
 
+    /// The same task for a small Llama: its label words are tokens.
+    pub(crate) fn language() -> Self {
+        let task = Self::new();
+        tiny_model::write_llama(&task.file("llama"), &words());
+        std::fs::write(task.recipe(), LANGUAGE_RECIPE).unwrap();
+        task
+    }
+
+    /// A task whose answers are texts: the first two words of the input.
+    pub(crate) fn texts() -> Self {
+        let task = Self::language();
+        std::fs::write(task.recipe(), TEXT_RECIPE).unwrap();
+        for (name, n, offset) in [
+            ("fit.jsonl", 8, 0),
+            ("select.jsonl", 3, 100),
+            ("report.jsonl", 4, 200),
+        ] {
+            let mut text = String::new();
+            for (sentence, _) in rows(n, offset) {
+                let mut words = sentence.splitn(3, ' ');
+                let wanted = [words.next().unwrap(), words.next().unwrap()].join(" ");
+                let line = json!({"text": sentence, "label": wanted, "all": [wanted, sentence]});
+                writeln!(text, "{line}").unwrap();
+            }
+            std::fs::write(task.file(name), text).unwrap();
+        }
+        task
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
@@ -67,10 +96,7 @@ impl TinyTask {
     }
 
     fn write_model(&self) {
-        let labels = LABELS.iter().flat_map(|(_, words)| words.iter().copied());
-        let others = FILLERS.into_iter().chain(["new", "customer", ":", "about"]);
-        let words: Vec<&str> = labels.chain(others).collect();
-        tiny_model::write(&self.file("model"), &words);
+        tiny_model::write(&self.file("model"), &words());
     }
 
     /// Labelled rows in JSONL; another offset gives other rows.
@@ -82,6 +108,13 @@ impl TinyTask {
         }
         std::fs::write(self.file(name), text).unwrap();
     }
+}
+
+/// All words of the task.
+fn words() -> Vec<&'static str> {
+    let labels = LABELS.iter().flat_map(|(_, words)| words.iter().copied());
+    let others = FILLERS.into_iter().chain(["new", "customer", ":", "about"]);
+    labels.chain(others).collect()
 }
 
 /// Sentences with their labels.
@@ -149,4 +182,76 @@ schedule = { kind = "linear", warmup_ratio = 0.1 }
 kind = "prompt"
 name = "prompt-again"
 templates = ["{{ text }}", "customer question: {{ text }}"]
+"#;
+
+const LANGUAGE_RECIPE: &str = r#"name = "tiny-language"
+task = "text_classification"
+seed = 3
+
+[base]
+model = "llama"
+max_length = 64
+
+[data]
+folder = "."
+fit = "fit.jsonl"
+select = "select.jsonl"
+report = "report.jsonl"
+
+[prompt]
+template = "customer : {{ text }} about :"
+label_words = { card_lost = ["lost", "wallet"], cash_fee = ["fee"], new_phone = ["mobile"] }
+
+[[stages]]
+kind = "prompt"
+instructions = ["", "please help"]
+formats = ["plain", "chat"]
+demonstrations = [{ kind = "none" }, { kind = "balanced", n = 3 }, { kind = "nearest", n = 2 }]
+strategy = { kind = "halving" }
+
+[[stages]]
+kind = "adapter"
+name = "lora"
+methods = [{ method = "lora", r = 2, lora_alpha = 4, lora_dropout = 0.1, target_modules = ["q_proj", "v_proj"], layers_to_transform = [1] }]
+epochs = 3
+batch_size = 4
+checkpoint_every = 3
+optimizer = { kind = "adamw", lr = 0.02 }
+
+[[stages]]
+kind = "prompt"
+name = "prompt-again"
+demonstrations = [{ kind = "none" }]
+"#;
+
+const TEXT_RECIPE: &str = r#"name = "tiny-texts"
+task = "translation"
+seed = 3
+compare_on_report = true
+generation = { max_tokens = 4 }
+
+[base]
+model = "llama"
+max_length = 64
+
+[data]
+folder = "."
+fit = "fit.jsonl"
+select = "select.jsonl"
+report = "report.jsonl"
+references = "all"
+report_shots = 10
+
+[[stages]]
+kind = "prompt"
+instructions = ["", "please help"]
+strategy = { kind = "exhaustive" }
+
+[[stages]]
+kind = "adapter"
+name = "lora"
+methods = [{ method = "lora", r = 4, lora_alpha = 8, target_modules = "all-linear" }]
+epochs = 6
+batch_size = 8
+optimizer = { kind = "adamw", lr = 0.02 }
 "#;

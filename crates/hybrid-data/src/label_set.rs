@@ -6,7 +6,7 @@ use crate::error::DataError;
 use crate::example::Example;
 
 /// The distinct labels of a task, sorted by their bytes; a label's index is its class number.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Vec<String>", into = "Vec<String>")]
 pub struct LabelSet {
     names: Vec<String>,

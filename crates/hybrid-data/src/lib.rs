@@ -36,5 +36,5 @@ pub use example::{Example, FieldMapping, Origin};
 pub use label_set::LabelSet;
 pub use seed::derive_seed;
 pub use source::{Cell, Row, RowDataset, examples_of, files_of, into_dataset, open, read_examples};
-pub use split::{Fractions, Splits, k_shot, split};
+pub use split::{Fractions, Splits, k_shot, sample, split};
 pub use tokenizer::{Encoding, SplitReading, Tokenizer, Vocabulary};

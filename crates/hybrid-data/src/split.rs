@@ -125,6 +125,18 @@ pub fn k_shot(
         .collect())
 }
 
+/// Keeps `n` examples drawn with the seed, in the original order; all of them when there are fewer.
+pub fn sample(examples: Vec<Example>, n: usize, seed: u64) -> Vec<Example> {
+    let mut rows: Vec<usize> = (0..examples.len()).collect();
+    rows.shuffle(&mut rng_of(seed, "sample"));
+    rows.truncate(n);
+    let kept: BTreeSet<usize> = rows.into_iter().collect();
+    let rows = examples.into_iter().enumerate();
+    rows.filter(|(row, _)| kept.contains(row))
+        .map(|(_, example)| example)
+        .collect()
+}
+
 /// The rows of each label, in order.
 fn by_label(examples: &[Example]) -> Result<BTreeMap<String, Vec<usize>>, DataError> {
     let mut groups = BTreeMap::<String, Vec<usize>>::new();

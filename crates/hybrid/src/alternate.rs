@@ -27,6 +27,13 @@ impl Outcome {
     pub(crate) fn winner(&self) -> &Candidate {
         winner(&self.candidates)
     }
+
+    /// All other candidates.
+    pub(crate) fn losers(&self) -> impl Iterator<Item = &Candidate> {
+        let winner = &self.winner().id;
+        let candidates = self.candidates.iter();
+        candidates.filter(move |candidate| candidate.id != *winner)
+    }
 }
 
 fn winner(candidates: &[Candidate]) -> &Candidate {
@@ -104,7 +111,7 @@ fn stop(
     if context
         .recipe
         .target
-        .is_some_and(|target| best.score(criterion.metric.name()) >= target.value)
+        .is_some_and(|target| target.is_reached(best.score(target.metric.name())))
     {
         return Some(StopReason::Target);
     }
@@ -145,7 +152,8 @@ fn baseline(context: &mut Context<'_>, criterion: Criterion) -> Result<Candidate
         prompt,
         adapter: None,
         select: scored.by_name(),
-        predictions: scored.figures.predictions.clone(),
+        predictions: scored.predictions(),
+        outputs: scored.outputs.clone(),
         adopted: true,
         cost: cost(meter.spent(context.model), Cost::default()),
         curve: Vec::new(),
@@ -237,7 +245,8 @@ fn stage(
         }
     };
     candidate.select = scored.by_name();
-    candidate.predictions = scored.figures.predictions.clone();
+    candidate.predictions = scored.predictions();
+    candidate.outputs = scored.outputs.clone();
     candidate.adopted = scored
         .standing(criterion)
         .is_better_than(parent.standing(criterion));

@@ -46,6 +46,8 @@ pub struct ArtifactDescription {
     pub adapter: Option<AdapterRecord>,
     /// Where the examples of the run were.
     pub data: DataConfig,
+    /// The run's seed, by which examples were drawn.
+    pub seed: u64,
 }
 
 /// The base of an artifact that holds it.
@@ -79,6 +81,7 @@ impl ArtifactDescription {
         task: TaskSettings,
         adapter: Option<AdapterRecord>,
         data: DataConfig,
+        seed: u64,
     ) -> Self {
         Self {
             format: FORMAT,
@@ -88,6 +91,7 @@ impl ArtifactDescription {
             task,
             adapter,
             data,
+            seed,
         }
     }
 }

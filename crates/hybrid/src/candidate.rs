@@ -31,8 +31,12 @@ pub struct Candidate {
     pub adapter: Option<AdapterRecord>,
     /// Figures on the select split by metric name.
     pub select: BTreeMap<String, f64>,
-    /// The label index predicted for each select example.
+    /// The label index predicted for each select example, where there are labels.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub predictions: Vec<usize>,
+    /// What was written for each select example, where answers are texts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<String>,
     /// Whether it was the best so far when it was made.
     pub adopted: bool,
     /// What the stage cost.

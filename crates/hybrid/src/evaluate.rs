@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use hybrid_data::LabelSet;
-use hybrid_eval::{Classification, log_softmax};
+use hybrid_data::{Example, LabelSet};
+use hybrid_eval::{
+    Classification, Resamples, TextFigures, TextTask, higher_is_better, log_softmax,
+};
 use hybrid_models::Pooling;
 use hybrid_prompts::{
-    Objective, Prompt, PromptModel, SIMILARITY_SCALE, Template, classify_language,
-    score_by_similarity, score_language,
+    Objective, Output, OutputKind, Prompt, PromptModel, SIMILARITY_SCALE, Template,
+    classify_language, score_by_similarity, score_language,
 };
 
 use serde::{Deserialize, Serialize};
@@ -19,36 +21,82 @@ use crate::task::{Split, TaskData, TaskSettings};
 
 /// Predictions on a split.
 pub(crate) struct Scored {
-    /// `[examples][labels]`.
+    /// `[examples][labels]`; nothing where answers are texts.
     pub(crate) probabilities: Vec<Vec<f64>>,
-    pub(crate) figures: Classification,
+    /// What was written for each example; nothing where answers are labels.
+    pub(crate) outputs: Vec<String>,
+    pub(crate) figures: Figures,
+    /// Mean negative log-probability of the right label, or of the wanted tokens, in nats.
+    pub(crate) log_loss: f64,
     /// Inputs that were cut because their prompts were too long.
     pub(crate) n_cut: usize,
 }
 
+/// Figures of a split.
+pub(crate) enum Figures {
+    Labels(Classification),
+    Texts(TextFigures),
+}
+
 impl Scored {
+    /// A figure of the task.
     pub(crate) fn metric(&self, metric: Metric) -> f64 {
-        match metric {
-            Metric::Accuracy => self.figures.accuracy,
-            Metric::MacroF1 => self.figures.macro_average.f1,
-            Metric::Mcc => self.figures.mcc,
-        }
+        let figures = self.figures_by_name();
+        figures.get(metric.name()).copied().unwrap_or(f64::NAN)
     }
 
     /// What chooses among candidates.
     pub(crate) fn standing(&self, criterion: Criterion) -> Standing {
-        criterion.standing(self.metric(criterion.metric), self.figures.log_loss)
+        criterion.standing(self.metric(criterion.metric), self.log_loss)
+    }
+
+    /// All figures of the task, by name.
+    pub(crate) fn figures_by_name(&self) -> BTreeMap<String, f64> {
+        match &self.figures {
+            Figures::Labels(figures) => [
+                (Metric::Accuracy, figures.accuracy),
+                (Metric::MacroF1, figures.macro_average.f1),
+                (Metric::Mcc, figures.mcc),
+            ]
+            .map(|(metric, value)| (metric.name().to_owned(), value))
+            .into(),
+            Figures::Texts(figures) => figures.by_name(),
+        }
+    }
+
+    /// All figures that a report tells, by name.
+    pub(crate) fn reported(&self) -> BTreeMap<String, f64> {
+        match &self.figures {
+            Figures::Labels(figures) => figures.by_name(),
+            Figures::Texts(figures) => figures.by_name(),
+        }
+    }
+
+    /// Bootstrap 95 % intervals of figures on the split that was scored, by name.
+    pub(crate) fn intervals(
+        &self,
+        split: &Split,
+        resamples: &Resamples,
+    ) -> Result<BTreeMap<String, [f64; 2]>, HybridError> {
+        Ok(match &self.figures {
+            Figures::Labels(figures) => figures.intervals(&split.targets, resamples)?,
+            Figures::Texts(figures) => figures.intervals(resamples)?,
+        })
     }
 
     /// All figures that choose among candidates, by name.
     pub(crate) fn by_name(&self) -> BTreeMap<String, f64> {
-        let figures = [Metric::Accuracy, Metric::MacroF1, Metric::Mcc];
-        let mut by_name: BTreeMap<String, f64> = figures
-            .into_iter()
-            .map(|metric| (metric.name().to_owned(), self.metric(metric)))
-            .collect();
-        by_name.insert(LOG_LOSS.to_owned(), self.figures.log_loss);
+        let mut by_name = self.figures_by_name();
+        by_name.insert(LOG_LOSS.to_owned(), self.log_loss);
         by_name
+    }
+
+    /// The label predicted for each example.
+    pub(crate) fn predictions(&self) -> Vec<usize> {
+        match &self.figures {
+            Figures::Labels(figures) => figures.predictions.clone(),
+            Figures::Texts(_) => Vec::new(),
+        }
     }
 }
 
@@ -64,9 +112,8 @@ pub(crate) struct Criterion {
 
 impl Criterion {
     pub(crate) fn of(recipe: &Recipe) -> Self {
-        let metric = recipe
-            .target
-            .map_or(Metric::Accuracy, |target| target.metric);
+        let deciding = recipe.task.metrics()[0];
+        let metric = recipe.target.map_or(deciding, |target| target.metric);
         Self {
             metric,
             choose_by: recipe.choose_by,
@@ -74,6 +121,10 @@ impl Criterion {
     }
 
     pub(crate) fn standing(self, value: f64, log_loss: f64) -> Standing {
+        let value = match higher_is_better(self.metric.name()) {
+            true => value,
+            false => -value,
+        };
         match self.choose_by {
             ChooseBy::Metric => Standing(value, -log_loss),
             ChooseBy::LogLoss => Standing(-log_loss, value),
@@ -110,7 +161,9 @@ pub(crate) fn probabilities(
     task: &TaskSettings,
     inputs: &[BTreeMap<String, String>],
 ) -> Result<Vec<Vec<f64>>, HybridError> {
-    let TaskSettings { labels, scoring } = task;
+    let TaskSettings {
+        labels, scoring, ..
+    } = task;
     if model.is_decoder() {
         let scores =
             model.prompted(|model| classify_language(prompt, inputs, labels, scoring, model))?;
@@ -142,22 +195,79 @@ pub(crate) fn score(
     task: &TaskSettings,
     split: &Split,
 ) -> Result<Scored, HybridError> {
-    let TaskSettings { labels, scoring } = task;
+    if let Some(kind) = task.kind.text_task() {
+        return score_texts(model, prompt, task, kind, split);
+    }
+    let (examples, labels) = (&split.examples, &task.labels);
     let (rows, n_cut) = if model.is_decoder() {
-        let objective = Objective::Labels(scoring);
-        let scores = model
-            .prompted(|model| score_language(prompt, &split.examples, labels, objective, model))?;
+        let objective = Objective::Labels(&task.scoring);
+        let scores =
+            model.prompted(|model| score_language(prompt, examples, labels, objective, model))?;
         (scores.log_probabilities, scores.n_cut)
     } else {
-        let scores = hybrid_prompts::score(prompt, &split.examples, labels, model)?;
+        let scores = hybrid_prompts::score(prompt, examples, labels, model)?;
         (scores.log_probabilities, 0)
     };
     let probabilities: Vec<Vec<f64>> = rows.into_iter().map(exponentials).collect();
     let figures = Classification::of(&probabilities, &split.targets)?;
     Ok(Scored {
         probabilities,
-        figures,
+        outputs: Vec::new(),
+        log_loss: figures.log_loss,
+        figures: Figures::Labels(figures),
         n_cut,
+    })
+}
+
+/// Has the model write an answer to each example, and asks how likely the wanted ones are.
+fn score_texts(
+    model: &mut LocalModel,
+    prompt: &Prompt,
+    task: &TaskSettings,
+    kind: TextTask,
+    split: &Split,
+) -> Result<Scored, HybridError> {
+    let (examples, labels) = (&split.examples, &task.labels);
+    // The figures are of the whole split, so single outputs are worth nothing.
+    let worth = |_: &Output, _: &Example| 0.0;
+    let written = Objective::Generated {
+        options: &task.generation,
+        output: &OutputKind::Text,
+        metric: &worth,
+    };
+    let (likely, written) = model.prompted(|model| {
+        let likely = score_language(prompt, examples, labels, Objective::Likelihood, model)?;
+        Ok((
+            likely,
+            score_language(prompt, examples, labels, written, model)?,
+        ))
+    })?;
+    let figures = TextFigures::of(kind, &written.answers, &split.references())?;
+    Ok(Scored {
+        probabilities: Vec::new(),
+        outputs: written.answers,
+        figures: Figures::Texts(figures),
+        log_loss: likely.log_loss,
+        n_cut: written.n_cut,
+    })
+}
+
+/// What the model writes for inputs.
+pub(crate) fn write(
+    model: &mut LocalModel,
+    prompt: &Prompt,
+    task: &TaskSettings,
+    inputs: &[BTreeMap<String, String>],
+) -> Result<Vec<String>, HybridError> {
+    let inputs: Vec<&BTreeMap<String, String>> = inputs.iter().collect();
+    let following = vec![task.generation.max_tokens; inputs.len()];
+    model.prompted(|model| {
+        let fitted = model.texts(prompt, &inputs, &following)?;
+        let written = model.generate(&fitted.texts, &task.generation)?;
+        Ok(written
+            .into_iter()
+            .map(|output| output.text.trim().to_owned())
+            .collect())
     })
 }
 

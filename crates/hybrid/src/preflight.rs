@@ -61,7 +61,14 @@ pub(crate) fn check(
             );
         }
     }
-    if data.task.labels.len() < 2 {
+    if recipe.task.text_task().is_some() && !model.is_decoder() {
+        faults.add(
+            "task",
+            "its answers are texts, which an encoder does not write; name a language model as base.model",
+        );
+        return Err(HybridError::Recipe(places.refuse(faults.found).into()));
+    }
+    if recipe.task.text_task().is_none() && data.task.labels.len() < 2 {
         faults.add(
             "data.fit",
             "its examples have one label only; a classification needs two",

@@ -12,10 +12,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use hybrid_adapters::AdapterConfig;
+use hybrid_data::FieldMapping;
+use hybrid_eval::{TextTask, higher_is_better};
 use hybrid_models::Pooling;
 use hybrid_optim::{EarlyStoppingConfig, GroupConfig, OptimizerConfig, ScheduleConfig};
 use hybrid_prompts::{
-    DemonstrationChoice, InstructionProposals, LabelScoring, Prompt, PromptFormat, SearchStrategy,
+    DemonstrationChoice, GenerateOptions, InstructionProposals, LabelScoring, Prompt, PromptFormat,
+    SearchStrategy, TaskKind,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -56,6 +59,12 @@ pub struct Recipe {
     /// How a language model's label words are scored.
     #[serde(default, skip_serializing_if = "is_default")]
     pub scoring: LabelScoring,
+    /// How a language model writes answers that are texts.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub generation: GenerateOptions,
+    /// Also score all other candidates on the report split, and compare the winner with them there.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub compare_on_report: bool,
     /// The prompt to start from. Left out: the fields as they are and the labels as they read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<Prompt>,
@@ -73,6 +82,44 @@ pub struct Recipe {
 pub enum Task {
     /// One label of a fixed set for each text.
     TextClassification,
+    /// A short answer to a question, as a rule out of a passage.
+    QuestionAnswering,
+    /// The text in another language.
+    Translation,
+    /// The gist of the text.
+    Summarization,
+}
+
+impl Task {
+    /// How answers are measured that are texts; none for a classification.
+    pub fn text_task(self) -> Option<TextTask> {
+        match self {
+            Self::TextClassification => None,
+            Self::QuestionAnswering => Some(TextTask::QuestionAnswering),
+            Self::Translation => Some(TextTask::Translation),
+            Self::Summarization => Some(TextTask::Summarization),
+        }
+    }
+
+    /// What prompts are proposed for.
+    pub(crate) fn kind(self) -> TaskKind {
+        match self {
+            Self::TextClassification => TaskKind::Classification,
+            Self::QuestionAnswering => TaskKind::QuestionAnswering,
+            Self::Translation => TaskKind::Translation,
+            Self::Summarization => TaskKind::Summarization,
+        }
+    }
+
+    /// Its figures, the deciding one first.
+    pub(crate) fn metrics(self) -> &'static [Metric] {
+        match self {
+            Self::TextClassification => &[Metric::Accuracy, Metric::MacroF1, Metric::Mcc],
+            Self::QuestionAnswering => &[Metric::F1, Metric::ExactMatch],
+            Self::Translation => &[Metric::Chrf, Metric::Bleu, Metric::Ter],
+            Self::Summarization => &[Metric::Rouge1, Metric::Rouge2, Metric::RougeL],
+        }
+    }
 }
 
 /// The frozen base model.
@@ -126,23 +173,39 @@ pub struct DataConfig {
     /// A second labelled report set from another source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub second_report: Option<PathBuf>,
-    /// Keep this many fit examples a label, drawn with the seed.
+    /// Keep this many fit examples a label, or in all where there are no labels, drawn with the seed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub shots: Option<usize>,
-    /// Keep this many select examples a label, drawn with the seed.
+    /// The same of the select examples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub select_shots: Option<usize>,
+    /// The same of the report examples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub report_shots: Option<usize>,
     /// Template field name to column name.
     #[serde(default = "default_fields")]
     pub fields: BTreeMap<String, String>,
-    /// Column of the label.
+    /// Column of the label, or of the wanted text.
     #[serde(default = "default_label")]
     pub label: String,
+    /// Column of all right texts, where there may be several; the first one is learned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub references: Option<String>,
 }
 
 impl DataConfig {
+    /// Which columns are read.
+    pub(crate) fn mapping(&self) -> FieldMapping {
+        FieldMapping {
+            fields: self.fields.clone(),
+            label: Some(self.label.clone()),
+            references: self.references.clone(),
+        }
+    }
+
     /// The keys of all files or folders of examples with their paths, relative to the folder.
     pub(crate) fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
         [
@@ -175,15 +238,57 @@ pub enum Metric {
     MacroF1,
     /// Matthews correlation coefficient.
     Mcc,
+    /// Answers: words in common with the wanted ones, in percent.
+    F1,
+    /// Answers: share of those that are as wanted, in percent.
+    ExactMatch,
+    /// Translations: character n-grams in common with the references, in percent.
+    Chrf,
+    /// Translations: word n-grams in common with the references, in percent.
+    Bleu,
+    /// Translations: edits to the nearest reference in percent of its length; the less the better.
+    Ter,
+    /// Summaries: words in common with the reference.
+    Rouge1,
+    /// Summaries: pairs of words in common with the reference.
+    Rouge2,
+    /// Summaries: the longest common subsequence of words.
+    #[serde(rename = "rougeL")]
+    RougeL,
 }
 
 impl Metric {
+    /// The name that people read.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::MacroF1 => "macro F1",
+            Self::Mcc => "MCC",
+            Self::F1 => "F1",
+            Self::ExactMatch => "exact match",
+            Self::Chrf => "chrF",
+            Self::Bleu => "BLEU",
+            Self::Ter => "TER",
+            Self::Rouge1 => "ROUGE-1",
+            Self::Rouge2 => "ROUGE-2",
+            Self::RougeL => "ROUGE-L",
+            Self::Accuracy => self.name(),
+        }
+    }
+
     /// The name in recipes and reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Accuracy => "accuracy",
             Self::MacroF1 => "macro_f1",
             Self::Mcc => "mcc",
+            Self::F1 => "f1",
+            Self::ExactMatch => "exact_match",
+            Self::Chrf => "chrf",
+            Self::Bleu => "bleu",
+            Self::Ter => "ter",
+            Self::Rouge1 => "rouge1",
+            Self::Rouge2 => "rouge2",
+            Self::RougeL => "rougeL",
         }
     }
 }
@@ -207,8 +312,18 @@ pub struct Target {
     /// Which figure.
     pub metric: Metric,
     /// Stop as soon as a candidate reaches this value.
-    #[schemars(range(min = 0.0, max = 1.0))]
+    #[schemars(range(min = 0.0, max = 100.0))]
     pub value: f64,
+}
+
+impl Target {
+    /// Whether a value of the figure is as good as wanted.
+    pub(crate) fn is_reached(self, value: f64) -> bool {
+        match higher_is_better(self.metric.name()) {
+            true => value >= self.value,
+            false => value <= self.value,
+        }
+    }
 }
 
 /// What may be spent. Checked before work starts, and between steps.

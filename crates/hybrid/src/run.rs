@@ -193,6 +193,7 @@ fn finish(context: &mut Context<'_>, outcome: &Outcome, device: &str) -> Result<
         context.data.task.clone(),
         winner.adapter.clone(),
         recipe.data.clone(),
+        recipe.seed,
     );
     write_folder_whole(&context.run.artifact(), |folder| {
         artifact::write(

@@ -7,17 +7,18 @@ use hybrid_adapters::{Trainable, peft_has};
 use hybrid_eval::{
     AdapterSummary, CandidateReport, CardDetails, Comparison, ConfusionReport, Cost, DataSummary,
     Final, Generalisation, HeadDetails, OutOfScope, PairedComparison, PromptSummary, Provenance,
-    Report, Resamples, RoundReport, StageReport, TargetReport, TrainingCurve, peak_rss_mb,
+    Report, Resamples, RoundReport, StageReport, TargetReport, TextFigures, TextReport,
+    TrainingCurve, peak_rss_mb,
 };
 use hybrid_models::Pooling;
 use serde_json::{Value, json};
 
 use crate::HybridError;
-use crate::alternate::Outcome;
+use crate::alternate::{self, Outcome};
 use crate::artifact;
 use crate::candidate::Candidate;
-use crate::evaluate::{self, Criterion, Scored};
-use crate::recipe::Metric;
+use crate::evaluate::{self, Criterion, Figures, Scored};
+use crate::recipe::{Metric, Task};
 use crate::stage::{Context, Spent, StageMeter};
 use crate::task::Split;
 
@@ -40,19 +41,19 @@ pub(crate) fn report(
     let data = context.data;
     let scored = evaluate::score(context.model, &winner.prompt, &data.task, &data.report)?;
     let generalisation = generalisation(context, winner, &scored, metric)?;
-    let resamples = resamples(context, "report", data.report.targets.len())?;
-    let intervals = scored.figures.intervals(&data.report.targets, &resamples)?;
+    let resamples = resamples(context, "report", data.report.examples.len())?;
+    let intervals = scored.intervals(&data.report, &resamples)?;
     let target = context.recipe.target.map(|target| TargetReport {
         metric: target.metric.name().to_owned(),
         value: target.value,
-        reached: winner.score(target.metric.name()) >= target.value,
+        reached: target.is_reached(winner.score(target.metric.name())),
     });
     let final_result = Final {
         candidate: winner.id.clone(),
         metric: metric.name().to_owned(),
         value: scored.metric(metric),
         interval: intervals[metric.name()],
-        per_metric: scored.figures.by_name(),
+        per_metric: scored.reported(),
         intervals,
     };
     let mut cost = Cost::default();
@@ -73,6 +74,23 @@ pub(crate) fn report(
     cost.total_parameters =
         context.model.base.as_base().n_parameters() as u64 + cost.trainable_parameters;
     cost.peak_rss_mb = peak_rss_mb();
+    let (confusion, calibration, texts) = match &scored.figures {
+        Figures::Labels(figures) => {
+            let names = data.task.labels.names().to_vec();
+            let confusion = ConfusionReport::of(names, &figures.confusion)?;
+            (Some(confusion), Some(figures.calibration.clone()), None)
+        }
+        Figures::Texts(figures) => {
+            let inputs = evaluate::render(&winner.prompt, data.report.fields())?;
+            let references = data.report.references();
+            let texts = TextReport::of(figures.task(), &inputs, &references, &scored.outputs)?;
+            (None, None, Some(texts))
+        }
+    };
+    let mut comparisons = comparisons(context, outcome, metric)?;
+    if context.recipe.compare_on_report {
+        comparisons.extend(comparisons_on_report(context, outcome, metric, &scored)?);
+    }
     Ok(Report {
         task: context.recipe.name.clone(),
         device: device.to_owned(),
@@ -100,19 +118,16 @@ pub(crate) fn report(
         final_result,
         cost,
         generalisation,
-        comparisons: comparisons(context, outcome)?,
+        comparisons,
         curves: outcome
             .candidates
             .iter()
             .filter(|candidate| !candidate.curve.is_empty())
             .map(curve)
             .collect(),
-        confusion: Some(ConfusionReport::of(
-            data.task.labels.names().to_vec(),
-            &scored.figures.confusion,
-        )?),
-        calibration: Some(scored.figures.calibration),
-        texts: None,
+        confusion,
+        calibration,
+        texts,
         provenance: Provenance {
             versions: BTreeMap::from([("hybrid".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
             commit: option_env!("HYBRID_COMMIT").map(str::to_owned),
@@ -140,11 +155,11 @@ fn generalisation(
     );
     if let (Some(split), Some(file)) = (&data.second_report, &context.recipe.data.second_report) {
         let second = evaluate::score(context.model, &winner.prompt, &data.task, split)?;
-        let resamples = resamples(context, "second report", split.targets.len())?;
-        let intervals = second.figures.intervals(&split.targets, &resamples)?;
+        let resamples = resamples(context, "second report", split.examples.len())?;
+        let intervals = second.intervals(split, &resamples)?;
         generalisation = generalisation.with_second_report(
             &file.to_string_lossy(),
-            split.targets.len(),
+            split.examples.len(),
             second.metric(metric),
             intervals[metric.name()],
         );
@@ -162,37 +177,114 @@ fn generalisation(
     Ok(generalisation)
 }
 
+/// What a candidate answered to a split.
+#[derive(Clone, Copy)]
+struct Answers<'a> {
+    predictions: &'a [usize],
+    outputs: &'a [String],
+}
+
+impl Answers<'_> {
+    fn compare(
+        self,
+        other: Self,
+        task: Task,
+        metric: Metric,
+        split: &Split,
+        resamples: &Resamples,
+    ) -> Result<(Metric, PairedComparison), HybridError> {
+        let Some(kind) = task.text_task() else {
+            let rights = |answers: Self| -> Vec<f64> {
+                let pairs = answers.predictions.iter().zip(&split.targets);
+                pairs
+                    .map(|(prediction, target)| f64::from(u8::from(prediction == target)))
+                    .collect()
+            };
+            let compared = PairedComparison::of(&rights(self), &rights(other), resamples)?;
+            return Ok((Metric::Accuracy, compared));
+        };
+        let references = split.references();
+        let figures = |answers: Self| TextFigures::of(kind, answers.outputs, &references);
+        let compared = figures(self)?.compare(&figures(other)?, metric.name(), resamples)?;
+        Ok((metric, compared))
+    }
+}
+
 /// The winner against every other candidate, on select.
-fn comparisons(context: &Context<'_>, outcome: &Outcome) -> Result<Vec<Comparison>, HybridError> {
+fn comparisons(
+    context: &Context<'_>,
+    outcome: &Outcome,
+    metric: Metric,
+) -> Result<Vec<Comparison>, HybridError> {
     let select = &context.data.select;
-    let resamples = resamples(context, "select", select.targets.len())?;
+    let resamples = resamples(context, "select", select.examples.len())?;
     let winner = outcome.winner();
-    let rights = |candidate: &Candidate, split: &Split| -> Vec<f64> {
-        let right =
-            |(prediction, target): (&usize, &usize)| f64::from(u8::from(prediction == target));
-        candidate
-            .predictions
-            .iter()
-            .zip(&split.targets)
-            .map(right)
-            .collect()
+    let answers = |candidate| {
+        let Candidate {
+            predictions,
+            outputs,
+            ..
+        } = candidate;
+        Answers {
+            predictions,
+            outputs,
+        }
     };
-    let scores = rights(winner, select);
-    let others = outcome
-        .candidates
-        .iter()
-        .filter(|candidate| candidate.id != winner.id);
-    others
+    let task = context.recipe.task;
+    outcome
+        .losers()
         .map(|other| {
-            Ok(Comparison {
-                a: winner.id.clone(),
-                b: other.id.clone(),
-                split: "select".to_owned(),
-                metric: Metric::Accuracy.name().to_owned(),
-                result: PairedComparison::of(&scores, &rights(other, select), &resamples)?,
-            })
+            let compared =
+                answers(winner).compare(answers(other), task, metric, select, &resamples)?;
+            Ok(comparison(winner, other, "select", compared))
         })
         .collect()
+}
+
+/// The winner, whose answers are `scored`, against every other candidate, on report.
+fn comparisons_on_report(
+    context: &mut Context<'_>,
+    outcome: &Outcome,
+    metric: Metric,
+    scored: &Scored,
+) -> Result<Vec<Comparison>, HybridError> {
+    let (data, task) = (context.data, context.recipe.task);
+    let resamples = resamples(context, "report", data.report.examples.len())?;
+    let winner = outcome.winner();
+    let predictions = scored.predictions();
+    let answers = Answers {
+        predictions: &predictions,
+        outputs: &scored.outputs,
+    };
+    let mut comparisons = Vec::new();
+    for other in outcome.losers() {
+        alternate::activate(context, other)?;
+        let of_other = evaluate::score(context.model, &other.prompt, &data.task, &data.report)?;
+        let predictions = of_other.predictions();
+        let of_other = Answers {
+            predictions: &predictions,
+            outputs: &of_other.outputs,
+        };
+        let compared = answers.compare(of_other, task, metric, &data.report, &resamples)?;
+        comparisons.push(comparison(winner, other, "report", compared));
+    }
+    alternate::activate(context, winner)?;
+    Ok(comparisons)
+}
+
+fn comparison(
+    winner: &Candidate,
+    other: &Candidate,
+    split: &str,
+    (metric, result): (Metric, PairedComparison),
+) -> Comparison {
+    Comparison {
+        a: winner.id.clone(),
+        b: other.id.clone(),
+        split: split.to_owned(),
+        metric: metric.name().to_owned(),
+        result,
+    }
 }
 
 fn rounds(candidates: &[Candidate]) -> Vec<RoundReport> {

@@ -4,16 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use hybrid_data::{
-    Example, FieldMapping, Fractions, LabelSet, Splits, files_of, k_shot, read_examples, split,
+    Example, FieldMapping, Fractions, LabelSet, Splits, files_of, k_shot, read_examples, sample,
+    split,
 };
 use hybrid_eval::SharedTexts;
-use hybrid_prompts::LabelScoring;
+use hybrid_prompts::{GenerateOptions, LabelScoring};
 use serde::{Deserialize, Serialize};
 
 use crate::HybridError;
-use crate::recipe::{DataConfig, Recipe};
+use crate::artifact::ArtifactDescription;
+use crate::recipe::{DataConfig, Recipe, Task};
 
-/// One split with the label index of each example.
+/// One split with the label index of each example, where there are labels.
 #[derive(Debug, Clone)]
 pub(crate) struct Split {
     pub(crate) examples: Vec<Example>,
@@ -21,6 +23,24 @@ pub(crate) struct Split {
 }
 
 impl Split {
+    /// Examples with the index of each label; without labels, of none.
+    ///
+    /// # Errors
+    /// [`HybridError::Data`] for a label that is not among `labels`.
+    pub(crate) fn new(examples: Vec<Example>, labels: &LabelSet) -> Result<Self, HybridError> {
+        let targets = match labels.is_empty() {
+            true => Vec::new(),
+            false => labels.targets(&examples)?,
+        };
+        Ok(Self { examples, targets })
+    }
+
+    /// All right texts of each example.
+    pub(crate) fn references(&self) -> Vec<Vec<String>> {
+        let examples = self.examples.iter();
+        examples.map(|example| example.references.clone()).collect()
+    }
+
     /// The template fields of each example.
     pub(crate) fn fields(&self) -> impl Iterator<Item = &BTreeMap<String, String>> {
         self.examples.iter().map(|example| &example.fields)
@@ -30,10 +50,14 @@ impl Split {
 /// What is asked of the model, and how it answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskSettings {
-    /// The labels in class order.
+    /// What has to be done.
+    pub kind: Task,
+    /// The labels in class order; none where answers are texts.
     pub labels: LabelSet,
     /// How a language model's label words are scored.
     pub scoring: LabelScoring,
+    /// How a language model writes answers that are texts.
+    pub generation: GenerateOptions,
 }
 
 /// The three splits: train on fit, choose on select, show report once at the end.
@@ -54,16 +78,15 @@ impl TaskData {
     /// [`HybridError::Data`] with file, line and field; also for a label that fit has never seen.
     pub(crate) fn read(recipe: &Recipe) -> Result<Self, HybridError> {
         let (config, seed) = (&recipe.data, recipe.seed);
-        let mapping = FieldMapping {
-            fields: config.fields.clone(),
-            label: Some(config.label.clone()),
-        };
+        let mapping = config.mapping();
         let unlabelled = FieldMapping {
             fields: config.fields.clone(),
             label: None,
+            references: None,
         };
         let read = |file: &std::path::Path| read_examples(&config.folder.join(file), &mapping);
 
+        let has_labels = recipe.task.text_task().is_none();
         let mut fit = read(&config.fit)?;
         let mut select = match &config.select {
             Some(file) => read(file)?,
@@ -75,28 +98,26 @@ impl TaskData {
                 select: fraction,
                 report: 0.0,
             };
-            Splits { fit, select, .. } = split(fit, fractions, seed, true)?;
+            Splits { fit, select, .. } = split(fit, fractions, seed, has_labels)?;
         }
-        if let Some(shots) = config.shots {
-            fit = k_shot(
-                fit,
-                shots,
-                Some(hybrid_data::derive_seed(seed, "data/shots")),
-            )?;
-        }
-        if let Some(shots) = config.select_shots {
-            let seed = hybrid_data::derive_seed(seed, "data/select_shots");
-            select = k_shot(select, shots, Some(seed))?;
-        }
-        let labels = LabelSet::of(&fit)?;
-        let with_targets = |examples: Vec<Example>| -> Result<Split, HybridError> {
-            let targets = labels.targets(&examples)?;
-            Ok(Split { examples, targets })
+        fit = keep(fit, config.shots, seed, "data/shots", has_labels)?;
+        select = keep(
+            select,
+            config.select_shots,
+            seed,
+            "data/select_shots",
+            has_labels,
+        )?;
+        let report = report_examples(config, seed, has_labels)?;
+        let labels = match recipe.task.text_task() {
+            Some(_) => LabelSet::default(),
+            None => LabelSet::of(&fit)?,
         };
+        let with_targets = |examples| Split::new(examples, &labels);
         Ok(Self {
             fit: with_targets(fit)?,
             select: with_targets(select)?,
-            report: with_targets(read(&config.report)?)?,
+            report: with_targets(report)?,
             second_report: config
                 .second_report
                 .as_deref()
@@ -107,8 +128,10 @@ impl TaskData {
                 None => Vec::new(),
             },
             task: TaskSettings {
+                kind: recipe.task,
                 labels,
                 scoring: recipe.scoring.clone(),
+                generation: recipe.generation.clone(),
             },
         })
     }
@@ -124,6 +147,47 @@ impl TaskData {
             report_in_fit: shared(&self.report, &self.fit),
             report_in_select: shared(&self.report, &self.select),
         }
+    }
+}
+
+/// The report split of an artifact's own run.
+///
+/// # Errors
+/// [`HybridError::Data`] with file, line and field.
+pub(crate) fn report_split(artifact: &ArtifactDescription) -> Result<Split, HybridError> {
+    let labels = &artifact.task.labels;
+    let examples = report_examples(&artifact.data, artifact.seed, !labels.is_empty())?;
+    Split::new(examples, labels)
+}
+
+fn report_examples(
+    config: &DataConfig,
+    seed: u64,
+    has_labels: bool,
+) -> Result<Vec<Example>, HybridError> {
+    let examples = read_examples(&config.folder.join(&config.report), &config.mapping())?;
+    keep(
+        examples,
+        config.report_shots,
+        seed,
+        "data/report_shots",
+        has_labels,
+    )
+}
+
+/// So many examples of each label, or in all where there are no labels.
+fn keep(
+    examples: Vec<Example>,
+    shots: Option<usize>,
+    seed: u64,
+    event: &str,
+    has_labels: bool,
+) -> Result<Vec<Example>, HybridError> {
+    let seed = hybrid_data::derive_seed(seed, event);
+    match shots {
+        None => Ok(examples),
+        Some(shots) if has_labels => Ok(k_shot(examples, shots, Some(seed))?),
+        Some(shots) => Ok(sample(examples, shots, seed)),
     }
 }
 
@@ -159,7 +223,7 @@ mod tests {
     use std::path::Path;
 
     use super::{TaskData, shared_files};
-    use crate::recipe::{DataConfig, Recipe};
+    use crate::recipe::{DataConfig, Recipe, Task};
 
     fn config(folder: &Path, rest: &str) -> DataConfig {
         toml::from_str(&format!("folder = {folder:?}\nfit = \"fit.jsonl\"\n{rest}")).unwrap()

@@ -3,16 +3,16 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use hybrid_data::{FieldMapping, read_examples};
+use hybrid_data::read_examples;
 use hybrid_eval::ConfusionReport;
 use serde_json::json;
 
 use super::{DeviceArgument, output};
 use crate::HybridError;
 use crate::artifact::Artifact;
-use crate::evaluate;
+use crate::evaluate::{self, Figures};
 use crate::merged;
-use crate::task::Split;
+use crate::task::{Split, report_split};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct EvalArguments {
@@ -48,36 +48,37 @@ fn say(line: &str) {
 
 pub(super) fn eval(arguments: &EvalArguments) -> Result<(), HybridError> {
     let mut artifact = Artifact::load(&arguments.artifact, &arguments.device.device, &say)?;
-    let data = &artifact.description.data;
-    let path = arguments
-        .data
-        .clone()
-        .unwrap_or_else(|| data.folder.join(&data.report));
-    let mapping = FieldMapping {
-        fields: data.fields.clone(),
-        label: Some(data.label.clone()),
+    let split = match &arguments.data {
+        None => report_split(&artifact.description)?,
+        Some(path) => {
+            let examples = read_examples(path, &artifact.description.data.mapping())?;
+            Split::new(examples, &artifact.description.task.labels)?
+        }
     };
-    let examples = read_examples(&path, &mapping)?;
     let task = artifact.description.task.clone();
-    let targets = task.labels.targets(&examples)?;
-    let split = Split { examples, targets };
-    let figures = evaluate::score(&mut artifact.model, &artifact.prompt, &task, &split)?.figures;
-    let names = task.labels.names().to_vec();
-    let confusion = ConfusionReport::of(names, &figures.confusion)?;
+    let scored = evaluate::score(&mut artifact.model, &artifact.prompt, &task, &split)?;
+    let confusion = match &scored.figures {
+        Figures::Texts(_) => None,
+        Figures::Labels(figures) => {
+            let names = task.labels.names().to_vec();
+            Some(ConfusionReport::of(names, &figures.confusion)?)
+        }
+    };
     if arguments.json {
-        let mut fields = json!(figures.by_name());
-        fields["examples"] = split.targets.len().into();
-        fields["confusion"] = json!(confusion);
+        let mut fields = json!(scored.reported());
+        fields["examples"] = split.examples.len().into();
+        if let Some(confusion) = &confusion {
+            fields["confusion"] = json!(confusion);
+        }
         return output::print(&format!("{fields:#}"));
     }
-    let mut text = format!(
-        "examples  {}\naccuracy  {}\nmacro F1  {}\nMCC       {}",
-        split.targets.len(),
-        figures.accuracy,
-        figures.macro_average.f1,
-        figures.mcc
-    );
-    if arguments.per_class {
+    let mut text = format!("examples  {}", split.examples.len());
+    let figures = scored.figures_by_name();
+    for metric in task.kind.metrics() {
+        // Writing into a string cannot fail.
+        let _ = write!(text, "\n{:8}  {}", metric.title(), figures[metric.name()]);
+    }
+    if let Some(confusion) = confusion.filter(|_| arguments.per_class) {
         text.push_str("\n\n");
         text.push_str(&class_table(&confusion));
     }

@@ -142,7 +142,7 @@ fn fields(line: &str, artifact: &Artifact) -> Result<Option<BTreeMap<String, Str
     names.iter().map(field).collect::<Result<_, _>>().map(Some)
 }
 
-/// Writes the labels of some inputs.
+/// Writes the labels of some inputs, or what the model answers.
 fn answer(
     artifact: &mut Artifact,
     inputs: &[BTreeMap<String, String>],
@@ -152,6 +152,9 @@ fn answer(
         return Ok(Reader::Listens);
     }
     let task = &artifact.description.task;
+    if task.kind.text_task().is_some() {
+        return output::write(&written(artifact, inputs)?);
+    }
     let rows = evaluate::probabilities(&mut artifact.model, &artifact.prompt, task, inputs)?;
     let labels = &task.labels;
     let mut lines = String::new();
@@ -175,4 +178,19 @@ fn answer(
         let _ = writeln!(lines, "{line}");
     }
     output::write(&lines)
+}
+
+/// What the model writes for some inputs, one JSON line each.
+fn written(
+    artifact: &mut Artifact,
+    inputs: &[BTreeMap<String, String>],
+) -> Result<String, HybridError> {
+    let task = &artifact.description.task;
+    let outputs = evaluate::write(&mut artifact.model, &artifact.prompt, task, inputs)?;
+    let mut lines = String::new();
+    for (fields, output) in inputs.iter().zip(outputs) {
+        // Writing into a string cannot fail.
+        let _ = writeln!(lines, "{}", json!({"output": output, "input": fields}));
+    }
+    Ok(lines)
 }

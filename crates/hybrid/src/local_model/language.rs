@@ -24,7 +24,8 @@ const CONTINUED: BatchLimits = BatchLimits {
 
 impl LocalModel {
     /// Does `work` with the decoder behind its memory: what it has answered before under the
-    /// active adapters is not asked again, and new answers are kept.
+    /// active adapters is not asked again, and new answers are kept. Tokens are counted as if
+    /// nothing had been known, so that a resumed run counts what an uninterrupted one does.
     ///
     /// # Errors
     /// That of `work`, or [`HybridError::Interrupted`].
@@ -35,22 +36,26 @@ impl LocalModel {
         let name = self.name.clone();
         let (answers, mut file) = std::mem::take(&mut self.memory).into_parts();
         let mut embed = self.embedder();
-        let (result, answers) = match &name {
+        let (result, answers, spent) = match &name {
             Some(name) => {
                 let mut record = |answered: &[_]| Memory::record(&mut file, answered);
                 let mut model = PromptedModel::new(self, name)
                     .with_answers(answers)
                     .recording(&mut record)
                     .embedding(&mut *embed);
-                (work(&mut model), model.into_answers())
+                let result = work(&mut model);
+                let spent = model.spent();
+                (result, model.into_answers(), spent)
             }
             None => {
                 let mut model = PromptedModel::new(self, "").embedding(&mut *embed);
-                (work(&mut model), answers)
+                let result = work(&mut model);
+                (result, answers, model.spent())
             }
         };
         drop(embed);
         self.memory = Memory::of_parts(answers, file);
+        self.count_read(spent);
         // A stop shows as an error of the model.
         self.check_interrupt()?;
         Ok(result?)
@@ -105,32 +110,26 @@ impl LocalModel {
         2.0 * layers as f64 * n_layers as f64 / decoder.n_layers() as f64 * tokens as f64
     }
 
-    fn count_read(&mut self, tokens: usize) {
-        self.tokens += tokens as u64;
-        let flops = self.decoder_flops(self.n_layers(), tokens);
+    fn count_read(&mut self, tokens: u64) {
+        self.tokens += tokens;
+        let flops = self.decoder_flops(self.n_layers(), tokens as usize);
         self.count_flops(flops);
     }
 
     fn score_all(
-        &mut self,
+        &self,
         requests: &[ScoreRequest],
     ) -> Result<Vec<Vec<ContinuationScore>>, HybridError> {
-        let model = &*self;
         let groups: Vec<&[ScoreRequest]> = requests.chunks(PROMPTS).collect();
-        let scored = parallel::try_map(&groups, model.threads(), |group| model.score_group(group))?;
-        let mut rows = Vec::with_capacity(requests.len());
-        for (group, tokens) in scored {
-            rows.extend(group);
-            self.count_read(tokens);
-        }
-        Ok(rows)
+        let scored = parallel::try_map(&groups, self.threads(), |group| self.score_group(group))?;
+        Ok(scored.into_iter().flatten().collect())
     }
 
-    /// The scores of some prompts' continuations, and how many tokens were read for them.
+    /// The scores of some prompts' continuations.
     fn score_group(
         &self,
         requests: &[ScoreRequest],
-    ) -> Result<(Vec<Vec<ContinuationScore>>, usize), HybridError> {
+    ) -> Result<Vec<Vec<ContinuationScore>>, HybridError> {
         self.check_interrupt()?;
         let mut sequences: Vec<(Vec<i64>, usize)> = Vec::new();
         for request in requests {
@@ -159,11 +158,11 @@ impl LocalModel {
                 })
                 .collect()
         };
-        Ok((requests.iter().map(row).collect(), scores.tokens_read))
+        Ok(requests.iter().map(row).collect())
     }
 
     fn generate_all(
-        &mut self,
+        &self,
         prompts: &[PromptText],
         options: &GenerateOptions,
     ) -> Result<Vec<Generated>, HybridError> {
@@ -184,15 +183,13 @@ impl LocalModel {
             false => CONTINUED,
         };
         let batches = length_buckets(&lengths, limits, BatchOrder::Sorted);
-        let model = &*self;
-        let generated = parallel::try_map(&batches, model.threads(), |rows| {
+        let generated = parallel::try_map(&batches, self.threads(), |rows| {
             let rows: Vec<Vec<i64>> = rows.iter().map(|row| ids[*row].clone()).collect();
-            model.generate_batch(&rows, options)
+            self.generate_batch(&rows, options)
         })?;
         let mut outputs: Vec<Option<Generated>> = vec![None; prompts.len()];
         for (rows, generated) in batches.iter().zip(generated) {
             for (row, output) in rows.iter().zip(generated) {
-                self.count_read(ids[*row].len() + output.n_tokens);
                 outputs[*row] = Some(output);
             }
         }

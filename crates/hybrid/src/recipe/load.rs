@@ -158,6 +158,18 @@ fn contradictions(recipe: &Recipe, places: &Places) -> Vec<Fault> {
         }
         _ => {}
     }
+    if let Some(target) = recipe.target
+        && !recipe.task.metrics().contains(&target.metric)
+    {
+        let known: Vec<&str> = recipe
+            .task
+            .metrics()
+            .iter()
+            .map(|metric| metric.name())
+            .collect();
+        let message = format!("not a figure of this task; it has {}", known.join(", "));
+        faults.push(places.fault("target.metric", message));
+    }
     if recipe.data.fields.is_empty() {
         faults.push(places.fault("data.fields", "at least one field is needed"));
     }

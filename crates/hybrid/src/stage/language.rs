@@ -3,20 +3,32 @@
 use std::collections::BTreeMap;
 
 use hybrid_data::Encoding;
-use hybrid_prompts::{Prompt, PromptError, PromptText, continuation};
+use hybrid_prompts::{LanguageModel, Prompt, PromptError, PromptText, continuation};
 
 use super::Context;
 use super::pass::Targets;
 use crate::HybridError;
 use crate::local_model::LocalModel;
 
-/// The prompts of the fit examples as tokens, and the classes of their label words.
+/// The prompts of the fit examples as tokens, with the classes of their label words, or with the
+/// wanted texts behind them.
 pub(super) fn rows(
     context: &mut Context<'_>,
     prompt: &Prompt,
 ) -> Result<(Vec<Encoding>, Targets), HybridError> {
+    match context.data.task.kind.text_task() {
+        None => labels(context, prompt),
+        Some(_) => wanted_texts(context, prompt),
+    }
+}
+
+fn labels(
+    context: &mut Context<'_>,
+    prompt: &Prompt,
+) -> Result<(Vec<Encoding>, Targets), HybridError> {
     let data = context.data;
-    let texts = prompt_texts(context, prompt)?;
+    // The label word's first token is all that is learned.
+    let texts = prompt_texts(context, prompt, &vec![1; data.fit.examples.len()])?;
     let model = &*context.model;
     let labels = data.task.labels.names();
     let mut tokens: Vec<Vec<i32>> = Vec::with_capacity(labels.len());
@@ -26,31 +38,60 @@ pub(super) fn rows(
         tokens.push(first_tokens(model, &before, prompt.words_of(label))?);
     }
     refuse_shared(prompt, labels, &tokens)?;
-    let encoding = |text: &PromptText| -> Result<Encoding, HybridError> {
-        let ids = model.prompt_ids(text)?;
-        let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
-        Ok(Encoding {
-            type_ids: vec![0; ids.len()],
-            ids,
-        })
-    };
-    let encodings = texts.iter().map(encoding).collect::<Result<_, _>>()?;
+    let encoding = |text: &PromptText| Ok(encoding(model.prompt_ids(text)?));
+    let encodings = texts
+        .iter()
+        .map(encoding)
+        .collect::<Result<_, HybridError>>()?;
     let classes = data.fit.targets.clone();
     Ok((encodings, Targets::LabelWords { classes, tokens }))
 }
 
-/// The prompt's texts for the fit examples, each short enough for its answer to follow.
+fn wanted_texts(
+    context: &mut Context<'_>,
+    prompt: &Prompt,
+) -> Result<(Vec<Encoding>, Targets), HybridError> {
+    let examples = &context.data.fit.examples;
+    let wanted: Vec<&str> = examples
+        .iter()
+        .map(|example| example.label.as_deref().unwrap_or_default())
+        .collect();
+    let counts = context.model.count_tokens(&wanted)?;
+    // One more for the space in front, and one for the token that ends the text.
+    let following: Vec<usize> = counts.into_iter().map(|count| count + 2).collect();
+    let texts = prompt_texts(context, prompt, &following)?;
+    let model = &*context.model;
+    let end = model.decoder().eos_ids().first().copied();
+    let (mut encodings, mut begins) = (Vec::new(), Vec::new());
+    for (text, wanted) in texts.iter().zip(wanted) {
+        let mut ids = model.prompt_ids(text)?;
+        begins.push(ids.len());
+        ids.extend(model.continuation_ids(&continuation(&text.whole(), wanted))?);
+        ids.extend(end);
+        encodings.push(encoding(ids));
+    }
+    Ok((encodings, Targets::Tokens(begins)))
+}
+
+fn encoding(ids: Vec<i64>) -> Encoding {
+    let id = |id| u32::try_from(id).expect("ids of a vocabulary are small");
+    Encoding {
+        type_ids: vec![0; ids.len()],
+        ids: ids.into_iter().map(id).collect(),
+    }
+}
+
+/// The prompt's texts for the fit examples, each short enough for so many tokens to follow it.
 fn prompt_texts(
     context: &mut Context<'_>,
     prompt: &Prompt,
+    following: &[usize],
 ) -> Result<Vec<PromptText>, HybridError> {
     let data = context.data;
     let inputs: Vec<&BTreeMap<String, String>> = data.fit.fields().collect();
-    // A label word's first token is all that is trained.
-    let following = vec![1; inputs.len()];
     let fitted = context
         .model
-        .prompted(|model| model.texts(prompt, &inputs, &following))?;
+        .prompted(|model| model.texts(prompt, &inputs, following))?;
     if fitted.n_cut > 0 {
         context.progress.say(&format!(
             "{} of {} fit examples are cut: their prompts are too long",

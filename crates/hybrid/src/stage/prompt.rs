@@ -5,8 +5,7 @@ use std::time::Instant;
 
 use hybrid_prompts::{
     Criterion as SearchCriterion, LanguageSearch, Objective, Prompt, SearchEvent, SearchRequest,
-    SearchSpace, TaskKind, Trial, default_instructions, default_language_templates, search,
-    search_language,
+    SearchSpace, Trial, default_instructions, default_language_templates, search, search_language,
 };
 
 use super::{Context, Spent, StageMeter};
@@ -65,7 +64,10 @@ pub(crate) fn run(
     let found = if context.model.is_decoder() {
         let language = LanguageSearch {
             request,
-            objective: Objective::Labels(&data.task.scoring),
+            objective: match data.task.kind.text_task() {
+                None => Objective::Labels(&data.task.scoring),
+                Some(_) => Objective::Likelihood,
+            },
             criterion: match criterion.choose_by {
                 ChooseBy::Metric => SearchCriterion::Accuracy,
                 ChooseBy::LogLoss => SearchCriterion::LogLoss,
@@ -156,7 +158,7 @@ pub(crate) fn language_space(
         (words, _) => words,
     };
     let instructions = match &config.instructions[..] {
-        [] => default_instructions(TaskKind::Classification),
+        [] => default_instructions(recipe.task.kind()),
         given => given.to_vec(),
     };
     let space = SearchSpace::build(&fields, &data.task.labels, &templates, &patterns, given)?

@@ -277,14 +277,14 @@ impl<'c> Training<'c> {
             let first = self.trainable.eval().load_named_tensors(&self.first)?;
             let scored = score_on_select(context, prompt, first)?;
             let value = scored.metric(criterion.metric);
-            self.evaluated(context, 0, value, scored.figures.log_loss)?;
+            self.evaluated(context, 0, value, scored.log_loss)?;
             self.started(scored.standing(criterion), value);
             self.best_scored = Some(scored);
         }
         let epoch = self.progressed.epoch;
         let scored = score_on_select(context, prompt, self.trainable.eval())?;
         let (standing, value) = (scored.standing(criterion), scored.metric(criterion.metric));
-        self.evaluated(context, epoch, value, scored.figures.log_loss)?;
+        self.evaluated(context, epoch, value, scored.log_loss)?;
         if self
             .progressed
             .best
@@ -347,7 +347,7 @@ impl<'c> Training<'c> {
                 stage: self.config.name.clone(),
                 share,
                 value: scored.metric(criterion.metric),
-                log_loss: scored.figures.log_loss,
+                log_loss: scored.log_loss,
             })?;
             if scored.standing(criterion).is_better_than(standing) {
                 standing = scored.standing(criterion);

@@ -1,0 +1,164 @@
+//! The hybrid loop over language models: label words, demonstrations, texts.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::run_comparison::{assert_equal_runs, candidate, report};
+use crate::tiny_task::{TinyTask, hybrid, messages, printed};
+
+fn evaluated(task: &TinyTask, run: &str) -> Value {
+    let artifact = task.file(run).join("artifact");
+    let output = hybrid().arg("eval").arg(artifact).arg("--json").assert();
+    serde_json::from_str(&printed(&output.success())).unwrap()
+}
+
+#[test]
+fn a_language_model_learns_label_words() {
+    let task = TinyTask::language();
+    task.train("a").assert().success();
+    task.train("b").assert().success();
+    assert_equal_runs(&task, "a", "b");
+    let report = report(&task, "a");
+    let select = |id: &str| {
+        candidate(&report, id)["select"]["accuracy"]
+            .as_f64()
+            .unwrap()
+    };
+    assert!(select("1-lora") > select("baseline"), "{report:#}");
+    let figures = evaluated(&task, "a");
+    assert_eq!(figures["accuracy"], report["final"]["value"]);
+    let predicted = hybrid()
+        .arg("predict")
+        .arg(task.file("a/artifact"))
+        .write_stdin("my card is lost\nwhy fee\n")
+        .assert()
+        .success();
+    let lines = printed(&predicted);
+    let labels: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(labels.len(), 2);
+    assert!(labels[0]["label"].is_string(), "{lines}");
+}
+
+/// All questions that the model was asked in a run.
+fn questions(task: &TinyTask, run: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(task.file(run).join("answers.jsonl")).unwrap();
+    let question = |line: &str| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        line["question"].as_str().unwrap().to_owned()
+    };
+    text.lines().map(question).collect()
+}
+
+#[test]
+fn a_killed_search_asks_nothing_twice_and_ends_the_same() {
+    let task = TinyTask::language();
+    task.train("whole").assert().success();
+    let binary = assert_cmd::cargo::cargo_bin!("hybrid");
+    let mut kills = 0;
+    for attempt in 0..80 {
+        let mut child = std::process::Command::new(binary)
+            .arg("train")
+            .arg(task.recipe())
+            .arg("--out")
+            .arg(task.file("killed"))
+            .stderr(std::fs::File::create(task.file("messages")).unwrap())
+            .spawn()
+            .unwrap();
+        // Later and later, so that every part of the run is hit and the run still ends.
+        std::thread::sleep(Duration::from_secs_f64(0.003 * 1.15f64.powi(attempt)));
+        if let Some(status) = child.try_wait().unwrap() {
+            let messages = std::fs::read_to_string(task.file("messages")).unwrap();
+            assert!(status.success(), "{messages}");
+            break;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+    }
+    assert!(kills >= 3, "the run was killed {kills} times only");
+    assert_equal_runs(&task, "whole", "killed");
+    let asked = questions(&task, "killed");
+    let different: BTreeSet<&String> = asked.iter().collect();
+    assert_eq!(different.len(), asked.len(), "something was asked twice");
+    let whole = questions(&task, "whole");
+    assert_eq!(different, whole.iter().collect::<BTreeSet<_>>());
+}
+
+#[test]
+fn texts_are_learned_and_measured() {
+    let task = TinyTask::texts();
+    let said = messages(&task.train("a").assert().success());
+    assert!(said.contains("chrf"), "{said}");
+    let report = report(&task, "a");
+    let select = |id: &str| candidate(&report, id)["select"]["chrf"].as_f64().unwrap();
+    assert!(select("1-lora") > select("baseline"), "{report:#}");
+    assert_eq!(report["texts"]["examples"].as_array().unwrap().len(), 10);
+    let on_report = report["comparisons"].as_array().unwrap();
+    let on_report = on_report
+        .iter()
+        .filter(|compared| compared["split"] == "report");
+    assert_eq!(on_report.count(), 2, "baseline and prompt");
+    let figures = evaluated(&task, "a");
+    assert_eq!(figures["chrf"], report["final"]["value"]);
+    assert_eq!(figures["examples"], 10);
+    let predicted = hybrid()
+        .arg("predict")
+        .arg(task.file("a/artifact"))
+        .write_stdin("my card is lost\n")
+        .assert()
+        .success();
+    let line: Value = serde_json::from_str(&printed(&predicted)).unwrap();
+    assert!(line["output"].is_string(), "{line}");
+}
+
+/// What a recipe is refused for; nothing is written.
+fn refusal(task: &TinyTask, settings: &[&str]) -> String {
+    let mut command = task.train("refused");
+    for setting in settings {
+        command.args(["--set", setting]);
+    }
+    let said = messages(&command.assert().code(2));
+    assert!(!task.file("refused").exists(), "{said}");
+    said
+}
+
+#[test]
+fn what_a_base_cannot_do_is_refused_before_the_run() {
+    let task = TinyTask::language();
+    let said = refusal(
+        &task,
+        &["stages.1.methods=[]", "stages.1.token_dropout=0.5"],
+    );
+    assert!(
+        said.contains("stages.1.methods") && said.contains("stages.1.token_dropout"),
+        "{said}"
+    );
+    let said = refusal(&task, &["target={metric=\"chrf\", value=50}"]);
+    assert!(said.contains("accuracy, macro_f1, mcc"), "{said}");
+    let said = refusal(&task, &["base.model=\"model\""]);
+    assert!(said.contains("stages.0.demonstrations"), "{said}");
+    let texts = TinyTask::texts();
+    let said = refusal(&texts, &["base.model=\"model\"", "base.max_length=16"]);
+    assert!(said.contains("name a language model"), "{said}");
+    std::fs::remove_file(task.file("llama/tokenizer_config.json")).unwrap();
+    let said = refusal(&task, &[]);
+    assert!(
+        said.contains("stages.0.formats: the model has no chat template"),
+        "{said}"
+    );
+}
+
+#[test]
+fn label_words_that_begin_alike_are_refused() {
+    let task = TinyTask::language();
+    task.edit_recipe("cash_fee = [\"fee\"]", "cash_fee = [\"lost money\"]");
+    let said = messages(&task.train("a").assert().code(2));
+    let expected =
+        "\"card_lost\" (lost, wallet) and \"cash_fee\" (lost money) begin with the same token";
+    assert!(said.contains(expected), "{said}");
+}
