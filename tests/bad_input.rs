@@ -1,7 +1,7 @@
 //! Bad input: exit code 2, one clear message, nothing written half.
 
 use crate::fixtures;
-use crate::tiny_task::{TinyTask, hybrid};
+use crate::tiny_task::{TinyTask, hybrid, messages};
 
 /// Runs the task; expects exit code 2, all of `parts` in the message, and no run folder.
 pub(crate) fn refused(task: &TinyTask, settings: &[&str], parts: &[&str]) {
@@ -236,4 +236,53 @@ fn an_artifact_that_is_damaged_is_refused() {
         .assert()
         .code(2);
     assert!(String::from_utf8_lossy(&output.get_output().stderr).contains("artifact.json"));
+
+    // The trained candidate is to win, so that the artifact has a head.
+    task.edit_recipe("seed = 3", "seed = 3\nchoose_by = \"log_loss\"");
+    task.train("a").assert().success();
+    let damaged = |name: &str, bytes: &[u8], parts: &[&str]| {
+        let file = task.file("a/artifact").join(name);
+        let whole = std::fs::read(&file).unwrap();
+        std::fs::write(&file, bytes).unwrap();
+        let mut predict = hybrid();
+        predict.arg("predict").arg(task.file("a/artifact"));
+        let message = messages(&predict.write_stdin("my card is lost\n").assert().code(2));
+        for part in parts.iter().chain([&name]) {
+            assert!(message.contains(part), "{part:?} is not in: {message}");
+        }
+        assert!(!message.contains("panicked"), "{message}");
+        std::fs::write(&file, whole).unwrap();
+    };
+    let mut description = fixtures::json(&task.file("a/artifact/artifact.json"));
+    description["labels"].as_array_mut().unwrap().pop();
+    damaged(
+        "artifact.json",
+        description.to_string().as_bytes(),
+        &["prompt.toml", "words for 3 labels", "the 2 labels of"],
+    );
+    let prompt = std::fs::read_to_string(task.file("a/artifact/prompt.toml")).unwrap();
+    damaged(
+        "prompt.toml",
+        prompt.replace("text }}", "body }}").as_bytes(),
+        &["uses `body`", "known fields are `text`"],
+    );
+    let head = |labels: usize, width: usize| {
+        let (weight, bias) = (vec![0; 4 * labels * width], vec![0; 4 * labels]);
+        let view = |shape, bytes| {
+            safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, bytes).unwrap()
+        };
+        let views = [
+            ("weight", view(vec![labels, width], &weight)),
+            ("bias", view(vec![labels], &bias)),
+        ];
+        safetensors::serialize(views, None).unwrap()
+    };
+    let width = fixtures::json(&task.file("model/config.json"))["hidden_size"]
+        .as_u64()
+        .unwrap() as usize;
+    for (labels, wide) in [(3, width - 1), (2, width)] {
+        let (expected, found) = (format!("[3, {width}]"), format!("[{labels}, {wide}]"));
+        let parts = ["3 labels", "weight", &expected, &found];
+        damaged("head.safetensors", &head(labels, wide), &parts);
+    }
 }

@@ -68,6 +68,20 @@ fn a_changed_recipe_is_not_resumed() {
 }
 
 #[test]
+fn a_finished_run_is_not_shown_as_one_of_another_device() {
+    let task = TinyTask::new();
+    task.train("a").assert().success();
+    let report = std::fs::read(task.file("a/report.json")).unwrap();
+    let device = crate::run_comparison::report(&task, "a")["device"].clone();
+    let other = if device == "wgpu" { "flex" } else { "wgpu" };
+    let command = task.train("a").args(["--device", other]).assert();
+    let message = messages(&command.code(2));
+    let change = format!("device: {device} -> \"{other}\"");
+    assert!(message.contains(&change), "{message}");
+    assert_eq!(std::fs::read(task.file("a/report.json")).unwrap(), report);
+}
+
+#[test]
 fn changed_data_base_or_device_are_not_resumed() {
     let task = TinyTask::new();
     task.train("a").assert().success();

@@ -17,11 +17,12 @@ use hybrid_adapters::{
 };
 use hybrid_data::LabelSet;
 use hybrid_models::{Model, Pooling, Resolver, open_device};
-use hybrid_prompts::Prompt;
+use hybrid_prompts::{Prompt, Template};
 use serde::{Deserialize, Serialize};
 
 use crate::HybridError;
 use crate::candidate::AdapterRecord;
+use crate::error::describe;
 use crate::local_model::LocalModel;
 use crate::open_model::open_model;
 use crate::recipe::DataConfig;
@@ -154,11 +155,23 @@ impl Artifact {
             return Err(HybridError::Format { path, reason });
         }
         let path = folder.join(PROMPT);
+        let format = |reason: String| HybridError::Format {
+            path: path.clone(),
+            reason,
+        };
         let prompt: Prompt =
-            toml::from_str(&read(&path)?).map_err(|error| HybridError::Format {
-                path,
-                reason: error.to_string(),
-            })?;
+            toml::from_str(&read(&path)?).map_err(|error| format(error.to_string()))?;
+        let fields = description.data.fields.keys().cloned().collect();
+        Template::for_fields(&prompt.template, &fields)
+            .map_err(|error| format(describe(&error)))?;
+        let labels = description.labels.names();
+        if !prompt.label_words.keys().eq(labels) {
+            return Err(format(format!(
+                "it has words for {} labels, which are not the {} labels of {DESCRIPTION}",
+                prompt.label_words.len(),
+                labels.len()
+            )));
+        }
         let device = open_device(device)?;
         let base_folder = match description.base.as_str() {
             OWN_FOLDER => folder.to_owned(),
@@ -171,7 +184,13 @@ impl Artifact {
             device,
         )?;
         let trainable = match &description.adapter {
-            Some(record) => Some(trainable(folder, record, &model.base, &model.device)?),
+            Some(record) => Some(trainable(
+                folder,
+                record,
+                &model.base,
+                description.labels.len(),
+                &model.device,
+            )?),
             None => None,
         };
         model.activate(trainable);
@@ -188,10 +207,20 @@ fn trainable(
     folder: &Path,
     record: &AdapterRecord,
     base: &Model,
+    n_labels: usize,
     device: &burn::tensor::Device,
 ) -> Result<Trainable, HybridError> {
-    let (head, _) = tensors::read(&folder.join(HEAD), "")?;
-    let head = head_from_tensors(record.head.clone(), &head, device)?;
+    let path = folder.join(HEAD);
+    let (head, _) = tensors::read(&path, "")?;
+    let d_model = base.encoder.d_model();
+    let head = head_from_tensors(record.head.clone(), d_model, n_labels, &head, device).map_err(
+        |error| HybridError::Format {
+            path,
+            reason: format!(
+                "for {n_labels} labels in {DESCRIPTION} and a base of width {d_model}: {error}"
+            ),
+        },
+    )?;
     let peft = folder.join(PEFT);
     let adapters = if record.methods.is_empty() || !peft.exists() {
         let adapters = Adapters::init(&record.methods, base, 0, device)?;

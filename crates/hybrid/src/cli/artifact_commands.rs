@@ -1,7 +1,8 @@
 //! `eval` and `merge`: what else can be done with an artifact.
 
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use hybrid_data::{FieldMapping, read_examples};
 use hybrid_eval::ConfusionReport;
@@ -35,7 +36,7 @@ pub(super) struct EvalArguments {
 pub(super) struct MergeArguments {
     /// The artifact folder.
     artifact: PathBuf,
-    /// The folder to write; it must not exist or be empty.
+    /// The folder to write: a new or an empty one.
     #[arg(long)]
     out: PathBuf,
     #[command(flatten)]
@@ -108,12 +109,23 @@ fn class_table(confusion: &ConfusionReport) -> String {
     table
 }
 
+/// Whether nothing is lost when a folder is written there: nothing lies there, or an empty folder.
+fn is_free(out: &Path) -> bool {
+    match out.symlink_metadata() {
+        Err(error) => error.kind() == ErrorKind::NotFound,
+        Ok(found) => {
+            found.is_dir()
+                && std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none())
+        }
+    }
+}
+
 pub(super) fn merge(arguments: &MergeArguments) -> Result<(), HybridError> {
-    let artifact = Artifact::load(&arguments.artifact, &arguments.device.device, &say)?;
     let out = &arguments.out;
-    if std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
+    if !is_free(out) {
         return Err(HybridError::Occupied { path: out.clone() });
     }
+    let artifact = Artifact::load(&arguments.artifact, &arguments.device.device, &say)?;
     merged::write(&artifact, out)?;
     output::print(&out.display().to_string())
 }

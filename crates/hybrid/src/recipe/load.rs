@@ -129,10 +129,7 @@ fn read(path: &Path, settings: &[(String, String)]) -> Result<RecipeFile, Recipe
             });
         }
     }
-    let schema = schema();
-    let validator =
-        jsonschema::validator_for(&schema).expect("the derived schema is a valid schema");
-    faults.extend(check(&validator, &value, &places));
+    faults.extend(check(&schema(), &value, &places));
     if !faults.is_empty() {
         return Err(places.refuse(faults).into());
     }
@@ -247,6 +244,54 @@ methods = [{ method = "lora", rank_pattern = { query = 4, "layer.0" = 2, attenti
             "{faults}"
         );
         assert!(faults.contains("recipe.toml:23: stages.1.name"), "{faults}");
+    }
+
+    #[test]
+    fn a_kind_or_method_that_is_wrong_or_missing_lists_those_that_exist() {
+        let cases = [
+            (
+                "kind = \"adapter\"",
+                "kind = \"adaptor\"",
+                "recipe.toml:14: stages.0.kind: expected one of \"prompt\", \"adapter\"; found \"adaptor\"",
+            ),
+            (
+                "kind = \"adapter\"",
+                "",
+                "stages.0: the key `kind` is missing; it is one of \"prompt\", \"adapter\"",
+            ),
+            (
+                "method = \"lora\"",
+                "method = \"laro\"",
+                "stages.0.methods.0.method: expected one of \"lora\", ",
+            ),
+            (
+                "{ kind = \"sgd\", lr = 0.1 }",
+                "\"sgd\"",
+                "stages.0.optimizer: expected a table with the key `kind`, one of \"adamw\", ",
+            ),
+            (
+                "name = \"a\"",
+                "name = \"a\"\nchoose_by = \"f1\"",
+                "choose_by: expected one of \"metric\", \"log_loss\"; found \"f1\"",
+            ),
+        ];
+        for (old, new, expected) in cases {
+            assert!(RECIPE.contains(old), "{old}");
+            let faults = faults(&RECIPE.replace(old, new));
+            assert!(faults.contains(expected), "{faults}");
+            assert!(faults.contains(": 1 fault "), "{faults}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_kind_of_a_setting_has_no_line() {
+        let (_folder, path) = written(RECIPE);
+        let set = ("stages.0.kind".to_owned(), "promt".to_owned());
+        let faults = load(&path, &[set]).unwrap_err().to_string();
+        assert!(
+            faults.contains("--set stages.0.kind: expected one of"),
+            "{faults}"
+        );
     }
 
     #[test]
