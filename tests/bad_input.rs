@@ -65,7 +65,11 @@ fn data_files_that_are_missing_or_empty_are_refused() {
     let task = TinyTask::new();
     refused(&task, &["data.fit=nowhere.jsonl"], &["nowhere.jsonl"]);
     std::fs::write(task.file("empty.jsonl"), "").unwrap();
-    refused(&task, &["data.fit=empty.jsonl"], &["empty.jsonl"]);
+    refused(
+        &task,
+        &["data.fit=empty.jsonl"],
+        &["empty.jsonl: holds no examples"],
+    );
 }
 
 #[test]
@@ -153,21 +157,24 @@ fn tensors_that_are_missing_extra_or_misshapen_are_named() {
     ));
     let mut misshapen = without.clone();
     misshapen.push((name, other(vec![width + 1], &longer)));
+    let longer = width + 1;
     let cases = [
-        (without, vec![name.to_owned()]),
-        (extra, vec!["bert.encoder.layer.0.surprise".to_owned()]),
+        (
+            without,
+            format!("`{name}` is missing (expected shape [{width}])"),
+        ),
+        (
+            extra,
+            format!("`bert.encoder.layer.0.surprise` of shape [{width}] has no place"),
+        ),
         (
             misshapen,
-            vec![name.to_owned(), width.to_string(), (width + 1).to_string()],
+            format!("`{name}`: expected shape [{width}], found [{longer}]"),
         ),
     ];
-    for (tensors, parts) in cases {
+    for (tensors, part) in cases {
         std::fs::write(&weights, safetensors::serialize(tensors, None).unwrap()).unwrap();
-        refused(
-            &task,
-            &[],
-            &parts.iter().map(String::as_str).collect::<Vec<_>>(),
-        );
+        refused(&task, &[], &["model.safetensors", &part]);
     }
 }
 
@@ -189,18 +196,25 @@ fn an_unknown_architecture_lists_the_known_ones() {
 #[test]
 fn an_unknown_or_absent_device_says_how_to_get_it() {
     let task = TinyTask::new();
-    for (device, part) in [("tpu", "flex"), ("cuda", "cuda")] {
-        let output = task
-            .train("refused")
-            .args(["--device", device])
-            .assert()
-            .code(2);
-        let message = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
+    let mut cases = vec![("tpu", "flex, tch, wgpu, cuda".to_owned())];
+    for (device, built) in [
+        ("tch", cfg!(feature = "tch")),
+        ("wgpu", cfg!(feature = "wgpu")),
+        ("cuda", cfg!(feature = "cuda")),
+    ] {
+        if !built {
+            cases.push((device, format!("`cargo xtask train --device {device}`")));
+        }
+    }
+    for (device, part) in cases {
+        let mut command = task.train("refused");
+        let message = messages(&command.args(["--device", device]).assert().code(2));
         assert!(
-            message.contains(device) && message.contains(part),
+            message.contains(device) && message.contains(&part),
             "{message}"
         );
         assert!(!message.contains("panicked"), "{message}");
+        assert!(!task.file("refused").exists(), "{device} left a folder");
     }
 }
 
