@@ -123,7 +123,15 @@ fn merging_replaces_nothing_but_an_empty_folder() {
         assert!(task.file("link").is_symlink());
     }
     std::fs::create_dir(task.file("empty")).unwrap();
+    let unfinished = |rest: &str| task.file(&format!("{}{rest}", hybrid_models::UNFINISHED));
+    let (own, other) = (unfinished("empty-aBc123"), unfinished("empty-2-aBc123"));
+    for folder in [&own, &other] {
+        std::fs::create_dir(folder).unwrap();
+        std::fs::write(folder.join("model.safetensors"), "half").unwrap();
+    }
     merge("empty").success();
+    assert!(!own.exists(), "what a kill left of the same merge");
+    assert!(other.exists(), "another merge may be at work there");
     assert!(task.file("empty/artifact.json").is_file());
 }
 

@@ -10,7 +10,7 @@ use hybrid_models::Base;
 use crate::HybridError;
 use crate::artifact::{self, Artifact, ArtifactDescription, OWN_FOLDER};
 use crate::candidate::AdapterRecord;
-use crate::run_folder::{write_folder_whole, write_whole};
+use crate::run_folder::{remove_unfinished_of, write_folder_whole, write_whole};
 use crate::tensors::{self, NamedTensors};
 
 /// Files of the base that a merged model needs as they are: configuration, tokenizer files of every
@@ -66,6 +66,7 @@ pub(crate) fn write(artifact: &Artifact, out: &Path) -> Result<(), HybridError> 
         adapter: artifact.description.adapter.as_ref().map(record),
         ..artifact.description.clone()
     };
+    remove_unfinished_of(out)?;
     write_folder_whole(out, |folder| {
         for name in COPIED {
             copy(&artifact.base_folder, Path::new(name), folder)?;
