@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -36,7 +38,7 @@ pub struct LocalModel {
     kept: Kept,
     /// The run that ends when the user asks to stop.
     run: Option<PathBuf>,
-    tokens: u64,
+    tokens: Arc<AtomicU64>,
     flops: f64,
 }
 
@@ -67,7 +69,7 @@ impl LocalModel {
             active: None,
             kept: Kept::default(),
             run: None,
-            tokens: 0,
+            tokens: Arc::default(),
             flops: 0.0,
         }
     }
@@ -99,7 +101,12 @@ impl LocalModel {
 
     /// Tokens read by the base so far, padding not counted.
     pub fn tokens(&self) -> u64 {
-        self.tokens
+        self.tokens.load(Ordering::Relaxed)
+    }
+
+    /// The count of [`tokens`](Self::tokens), for one who watches while another uses the model.
+    pub(crate) fn token_counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.tokens)
     }
 
     /// Estimated floating point operations so far.
@@ -135,10 +142,8 @@ impl LocalModel {
     }
 
     pub(crate) fn count_tokens<'a>(&mut self, encodings: impl IntoIterator<Item = &'a Encoding>) {
-        self.tokens += encodings
-            .into_iter()
-            .map(|encoding| encoding.len() as u64)
-            .sum::<u64>();
+        let tokens = encodings.into_iter().map(|encoding| encoding.len() as u64);
+        self.tokens.fetch_add(tokens.sum(), Ordering::Relaxed);
     }
 
     /// The padded batch of some rows.

@@ -1,6 +1,6 @@
 //! What would make an adapter stage fail: what it trains and its update rule are built once.
 
-use hybrid_adapters::{Adapters, ClassifierHead, HeadConfig, Trainable};
+use hybrid_adapters::{Adapters, ClassifierHead, Trainable};
 use hybrid_optim::{OptimError, OptimizerConfig, ScheduleConfig, Updater};
 
 use super::Faults;
@@ -22,16 +22,11 @@ pub(super) fn check(
     let Some(adapters) = faults.expect(&format!("{key}.methods"), adapters) else {
         return;
     };
-    let head = HeadConfig {
-        pooling: head.pooling,
-        normalize: head.normalize,
-        scale: head.scale,
-    };
     let (d_model, n_labels) = (model.base.encoder.d_model(), data.labels.len());
     let trainable = Trainable {
         adapters,
         head: Some(ClassifierHead::init(
-            head,
+            head.config(),
             d_model,
             n_labels,
             0,

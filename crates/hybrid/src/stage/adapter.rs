@@ -34,7 +34,7 @@ pub(crate) fn train(
         flops: progressed.flops,
     });
     let mut meter = StageMeter::new(context.model, carried);
-    let head = head_config(config);
+    let head = config.head.config();
     let start = start(context, config, &head, parent)?;
     let n_layers = context.model.base.encoder.n_layers();
     let head_alone = config.methods.is_empty();
@@ -71,15 +71,6 @@ pub(crate) fn train(
     Ok((record, training.finish(context.model)?))
 }
 
-fn head_config(config: &AdapterStage) -> HeadConfig {
-    let head = &config.head;
-    HeadConfig {
-        pooling: head.pooling,
-        normalize: head.normalize,
-        scale: head.scale,
-    }
-}
-
 /// Renders and encodes the fit examples, and the label words when they are trained on too.
 fn rows(
     context: &Context<'_>,
@@ -98,7 +89,9 @@ fn rows(
 }
 
 /// The stage's parameters before the first update. What the parent has of the same kind goes on
-/// from there; all else starts anew.
+/// from there; all else starts anew. A fresh adapter starts as the identity, and a recipe whose
+/// stages have different adapters is refused before a run, so only a fresh head changes what the
+/// parent says.
 fn start(
     context: &mut Context<'_>,
     config: &AdapterStage,
@@ -125,8 +118,6 @@ fn start(
     if methods == earlier {
         adapters = adapters.load_named_tensors(&tensors::under(&trained, "adapters."))?;
     }
-    // Every method starts as the identity, so only a dropped one changes the function.
-    let goes_on = methods == earlier || earlier.is_empty();
     if parent.adapter.as_ref().is_some_and(|old| old.head == *head) {
         let d_model = context.model.base.encoder.d_model();
         let n_labels = context.data.labels.len();
@@ -137,7 +128,7 @@ fn start(
                 adapters,
                 head: Some(head),
             },
-            as_parent: goes_on,
+            as_parent: true,
         });
     }
     context.model.activate(Some(Trainable {
@@ -145,7 +136,7 @@ fn start(
         head: None,
     }));
     let init = config.head.init;
-    let as_parent = goes_on && parent.adapter.is_none() && is_prompt(context, init, head);
+    let as_parent = parent.adapter.is_none() && is_prompt(context, init, head);
     let head = initial_head(context, init, head, &parent.prompt, seed)?;
     Ok(Start {
         trainable: Trainable {
