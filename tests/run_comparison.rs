@@ -1,7 +1,6 @@
 //! What runs left behind, and whether two runs are equal, times aside.
 
-use std::path::Path;
-
+use hybrid_eval::Report;
 use serde_json::Value;
 
 use crate::fixtures::json;
@@ -33,26 +32,6 @@ pub(crate) fn count(events: &[Value], kind: &str) -> usize {
     events.iter().filter(|event| event["event"] == kind).count()
 }
 
-/// The report without what a clock or the memory decided.
-pub(crate) fn timeless(report: &Path) -> Value {
-    let mut report = json(report);
-    strip(&mut report);
-    report
-}
-
-fn strip(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            for key in ["wall_s", "train_s", "prompt_s", "peak_rss_mb"] {
-                fields.remove(key);
-            }
-            fields.values_mut().for_each(strip);
-        }
-        Value::Array(items) => items.iter_mut().for_each(strip),
-        _ => {}
-    }
-}
-
 /// The places in which two reports differ.
 fn differing(place: &str, a: &Value, b: &Value, found: &mut Vec<String>) {
     match (a, b) {
@@ -72,7 +51,10 @@ fn differing(place: &str, a: &Value, b: &Value, found: &mut Vec<String>) {
 
 /// Fails unless two runs left equal reports and equal bytes in their artifacts.
 pub(crate) fn assert_equal_runs(task: &TinyTask, a: &str, b: &str) {
-    let report = |run: &str| timeless(&task.file(run).join("report.json"));
+    let report = |run: &str| {
+        let report = Report::read_json(&task.file(run).join("report.json")).unwrap();
+        report.without_times()
+    };
     let mut differences = Vec::new();
     differing("report", &report(a), &report(b), &mut differences);
     assert!(differences.is_empty(), "{differences:#?}");

@@ -145,7 +145,14 @@ fn a_run_that_was_made_meanwhile_is_left_alone() {
     open_pipe.write_all(&rows).unwrap();
     drop(open_pipe);
     // The data is read once more for its hash.
-    std::thread::spawn(move || std::fs::write(pipe, rows));
+    std::thread::spawn(move || {
+        // A reader that has not yet seen the end may take these rows too, or go while they are
+        // written: then they are wanted again.
+        while pipe.exists() {
+            let _ = std::fs::write(&pipe, &rows);
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    });
     let output = late.wait_with_output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{message}");

@@ -29,7 +29,7 @@ pub enum DataError {
         path: PathBuf,
     },
     /// The format is known, but this build cannot read it.
-    #[error("{}: this build reads no Parquet; build with `--features parquet`", path.display())]
+    #[error("{}: this build reads no Parquet; use one that does: `cargo run --bin hybrid --features hybrid/parquet -- train RECIPE`", path.display())]
     ParquetNotBuilt {
         /// The file.
         path: PathBuf,

@@ -125,6 +125,7 @@ fn baseline(context: &mut Context<'_>, criterion: Criterion) -> Result<Candidate
     let fields = context.recipe.data.fields.keys().cloned().collect();
     let prompt = Prompt::plain(&fields, &context.data.labels)?;
     context.model.activate(None);
+    context.progress.scoring(&context.data.select, "select");
     let scored = evaluate::score(
         context.model,
         &prompt,

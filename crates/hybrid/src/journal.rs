@@ -61,7 +61,7 @@ pub enum Event {
         stage: String,
         /// Passes over fit so far.
         epoch: usize,
-        /// The deciding figure.
+        /// The target's figure; accuracy without a target.
         value: f64,
         /// Mean negative log-probability of the right label, in nats.
         log_loss: f64,
@@ -72,7 +72,7 @@ pub enum Event {
         stage: String,
         /// Share of the way.
         share: f64,
-        /// The deciding figure.
+        /// The target's figure; accuracy without a target.
         value: f64,
         /// Mean negative log-probability of the right label, in nats.
         log_loss: f64,

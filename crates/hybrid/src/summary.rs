@@ -38,6 +38,7 @@ pub(crate) fn report(
     let metric = Criterion::of(context.recipe).metric;
     let winner = outcome.winner();
     let data = context.data;
+    context.progress.scoring(&data.report, "report");
     let scored = evaluate::score(context.model, &winner.prompt, &data.labels, &data.report)?;
     let generalisation = generalisation(context, winner, &scored, metric)?;
     let resamples = resamples(context, "report", data.report.targets.len())?;
@@ -134,6 +135,7 @@ fn generalisation(
         scored.metric(metric),
     );
     if let (Some(split), Some(file)) = (&data.second_report, &context.recipe.data.second_report) {
+        context.progress.scoring(split, "second report");
         let second = evaluate::score(context.model, &winner.prompt, &data.labels, split)?;
         let resamples = resamples(context, "second report", split.targets.len())?;
         let intervals = second.figures.intervals(&split.targets, &resamples)?;

@@ -201,7 +201,7 @@ fn missing_empty_and_unknown_files_are_named() {
         Err(DataError::Read { .. })
     ));
     #[cfg(not(feature = "parquet"))]
-    assert!(message("rows.parquet", "").ends_with("build with `--features parquet`"));
+    assert!(message("rows.parquet", "").contains("--features hybrid/parquet -- train"));
 }
 
 #[test]

@@ -8,7 +8,8 @@ use hybrid_data::{FieldMapping, read_examples};
 use hybrid_eval::ConfusionReport;
 use serde_json::json;
 
-use super::{DeviceArgument, output};
+use super::DeviceArgument;
+use super::output::{self, say};
 use crate::HybridError;
 use crate::artifact::Artifact;
 use crate::evaluate;
@@ -43,10 +44,6 @@ pub(super) struct MergeArguments {
     device: DeviceArgument,
 }
 
-fn say(line: &str) {
-    eprintln!("{line}");
-}
-
 pub(super) fn eval(arguments: &EvalArguments) -> Result<(), HybridError> {
     let mut artifact = Artifact::load(&arguments.artifact, &arguments.device.device, &say)?;
     let data = &artifact.description.data;
@@ -61,6 +58,7 @@ pub(super) fn eval(arguments: &EvalArguments) -> Result<(), HybridError> {
     let examples = read_examples(&path, &mapping)?;
     let targets = artifact.description.labels.targets(&examples)?;
     let split = Split { examples, targets };
+    say(&format!("scoring {} rows", split.targets.len()));
     let figures = evaluate::score(
         &mut artifact.model,
         &artifact.prompt,

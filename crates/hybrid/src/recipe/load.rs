@@ -1,6 +1,6 @@
 //! Reads a recipe file into a [`Recipe`].
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
@@ -101,10 +101,25 @@ pub fn load_resolved(path: &Path) -> Result<Recipe, RecipeError> {
     Ok(read(path, &[])?.recipe)
 }
 
+/// The path from the root without `.` and `..`, also where nothing lies.
 fn absolute(path: &Path) -> PathBuf {
-    path.canonicalize()
-        .or_else(|_| std::path::absolute(path))
-        .unwrap_or_else(|_| path.to_owned())
+    let Ok(path) = std::path::absolute(path) else {
+        return path.to_owned();
+    };
+    let mut clean = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                clean.pop();
+            }
+            part => clean.push(part),
+        }
+        // A link is followed before a `..` behind it.
+        if let Ok(followed) = clean.canonicalize() {
+            clean = followed;
+        }
+    }
+    clean
 }
 
 fn read(path: &Path, settings: &[(String, String)]) -> Result<RecipeFile, RecipeError> {
@@ -314,6 +329,20 @@ methods = [{ method = "lora", rank_pattern = { query = 4, "layer.0" = 2, attenti
         for name in ["banking77", "prompt-2", "v1.5", "größe 2", "a_b"] {
             let (_folder, path) = written(&RECIPE.replace("\"a\"", &format!("\"{name}\"")));
             assert_eq!(load(&path, &[]).unwrap().name, name);
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_missing_has_a_clean_path() {
+        let (folder, path) = written(&RECIPE.replace("\".\"", "\"./there/../not/../data/x\""));
+        let real = folder.path().canonicalize().unwrap();
+        let found = || load(&path, &[]).unwrap().data.folder;
+        assert_eq!(found(), real.join("data/x"));
+        std::fs::create_dir_all(folder.path().join("elsewhere/deep")).unwrap();
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink("elsewhere/deep", folder.path().join("there")).unwrap();
+            assert_eq!(found(), real.join("elsewhere/data/x"));
         }
     }
 
