@@ -11,7 +11,7 @@ use std::path::Path;
 use hybrid::LocalModel;
 use hybrid_data::{FieldMapping, LabelSet, Tokenizer, read_examples};
 use hybrid_models::{Model, Pooling, Resolver, open_device};
-use hybrid_prompts::{SearchRequest, SearchSpace, SearchStrategy, score, search};
+use hybrid_prompts::{Criterion, SearchRequest, SearchSpace, SearchStrategy, score, search};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let data = Path::new("data/banking77");
@@ -45,6 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         strategy: &SearchStrategy::Exhaustive,
         fit: &fit,
         labels: &labels,
+        criterion: Criterion::Accuracy,
         seed: 42,
     };
     let outcome = search(request, &mut model, &mut |_| ControlFlow::Continue(()))?;

@@ -1,7 +1,7 @@
 //! Bad input: exit code 2, one clear message, nothing written half.
 
 use crate::fixtures;
-use crate::tiny_task::{TinyTask, hybrid};
+use crate::tiny_task::{TinyTask, hybrid, messages};
 
 /// Runs the task; expects exit code 2, all of `parts` in the message, and no run folder.
 pub(crate) fn refused(task: &TinyTask, settings: &[&str], parts: &[&str]) {
@@ -65,7 +65,11 @@ fn data_files_that_are_missing_or_empty_are_refused() {
     let task = TinyTask::new();
     refused(&task, &["data.fit=nowhere.jsonl"], &["nowhere.jsonl"]);
     std::fs::write(task.file("empty.jsonl"), "").unwrap();
-    refused(&task, &["data.fit=empty.jsonl"], &["empty.jsonl"]);
+    refused(
+        &task,
+        &["data.fit=empty.jsonl"],
+        &["empty.jsonl: holds no examples"],
+    );
 }
 
 #[test]
@@ -153,21 +157,24 @@ fn tensors_that_are_missing_extra_or_misshapen_are_named() {
     ));
     let mut misshapen = without.clone();
     misshapen.push((name, other(vec![width + 1], &longer)));
+    let longer = width + 1;
     let cases = [
-        (without, vec![name.to_owned()]),
-        (extra, vec!["bert.encoder.layer.0.surprise".to_owned()]),
+        (
+            without,
+            format!("`{name}` is missing (expected shape [{width}])"),
+        ),
+        (
+            extra,
+            format!("`bert.encoder.layer.0.surprise` of shape [{width}] has no place"),
+        ),
         (
             misshapen,
-            vec![name.to_owned(), width.to_string(), (width + 1).to_string()],
+            format!("`{name}`: expected shape [{width}], found [{longer}]"),
         ),
     ];
-    for (tensors, parts) in cases {
+    for (tensors, part) in cases {
         std::fs::write(&weights, safetensors::serialize(tensors, None).unwrap()).unwrap();
-        refused(
-            &task,
-            &[],
-            &parts.iter().map(String::as_str).collect::<Vec<_>>(),
-        );
+        refused(&task, &[], &["model.safetensors", &part]);
     }
 }
 
@@ -189,18 +196,25 @@ fn an_unknown_architecture_lists_the_known_ones() {
 #[test]
 fn an_unknown_or_absent_device_says_how_to_get_it() {
     let task = TinyTask::new();
-    for (device, part) in [("tpu", "flex"), ("cuda", "cuda")] {
-        let output = task
-            .train("refused")
-            .args(["--device", device])
-            .assert()
-            .code(2);
-        let message = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
+    let mut cases = vec![("tpu", "flex, tch, wgpu, cuda".to_owned())];
+    for (device, built) in [
+        ("tch", cfg!(feature = "tch")),
+        ("wgpu", cfg!(feature = "wgpu")),
+        ("cuda", cfg!(feature = "cuda")),
+    ] {
+        if !built {
+            cases.push((device, format!("`cargo xtask train --device {device}`")));
+        }
+    }
+    for (device, part) in cases {
+        let mut command = task.train("refused");
+        let message = messages(&command.args(["--device", device]).assert().code(2));
         assert!(
-            message.contains(device) && message.contains(part),
+            message.contains(device) && message.contains(&part),
             "{message}"
         );
         assert!(!message.contains("panicked"), "{message}");
+        assert!(!task.file("refused").exists(), "{device} left a folder");
     }
 }
 
@@ -236,4 +250,53 @@ fn an_artifact_that_is_damaged_is_refused() {
         .assert()
         .code(2);
     assert!(String::from_utf8_lossy(&output.get_output().stderr).contains("artifact.json"));
+
+    // The trained candidate is to win, so that the artifact has a head.
+    task.edit_recipe("seed = 3", "seed = 3\nchoose_by = \"log_loss\"");
+    task.train("a").assert().success();
+    let damaged = |name: &str, bytes: &[u8], parts: &[&str]| {
+        let file = task.file("a/artifact").join(name);
+        let whole = std::fs::read(&file).unwrap();
+        std::fs::write(&file, bytes).unwrap();
+        let mut predict = hybrid();
+        predict.arg("predict").arg(task.file("a/artifact"));
+        let message = messages(&predict.write_stdin("my card is lost\n").assert().code(2));
+        for part in parts.iter().chain([&name]) {
+            assert!(message.contains(part), "{part:?} is not in: {message}");
+        }
+        assert!(!message.contains("panicked"), "{message}");
+        std::fs::write(&file, whole).unwrap();
+    };
+    let mut description = fixtures::json(&task.file("a/artifact/artifact.json"));
+    description["task"]["labels"].as_array_mut().unwrap().pop();
+    damaged(
+        "artifact.json",
+        description.to_string().as_bytes(),
+        &["prompt.toml", "words for 3 labels", "the 2 labels of"],
+    );
+    let prompt = std::fs::read_to_string(task.file("a/artifact/prompt.toml")).unwrap();
+    damaged(
+        "prompt.toml",
+        prompt.replace("text }}", "body }}").as_bytes(),
+        &["uses `body`", "known fields are `text`"],
+    );
+    let head = |labels: usize, width: usize| {
+        let (weight, bias) = (vec![0; 4 * labels * width], vec![0; 4 * labels]);
+        let view = |shape, bytes| {
+            safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, bytes).unwrap()
+        };
+        let views = [
+            ("weight", view(vec![labels, width], &weight)),
+            ("bias", view(vec![labels], &bias)),
+        ];
+        safetensors::serialize(views, None).unwrap()
+    };
+    let width = fixtures::json(&task.file("model/config.json"))["hidden_size"]
+        .as_u64()
+        .unwrap() as usize;
+    for (labels, wide) in [(3, width - 1), (2, width)] {
+        let (expected, found) = (format!("[3, {width}]"), format!("[{labels}, {wide}]"));
+        let parts = ["3 labels", "weight", &expected, &found];
+        damaged("head.safetensors", &head(labels, wide), &parts);
+    }
 }

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use crate::run_comparison::assert_equal_runs;
+use crate::run_comparison::{assert_equal_runs, events};
 use crate::tiny_task::{TinyTask, messages};
 
 /// Trains with a bound on the size of every file, in blocks of 512 bytes: writes over it fail as on
@@ -36,10 +36,43 @@ fn unfinished(folder: &Path) -> Vec<String> {
 #[test]
 fn a_full_disk_is_reported_and_finished_work_is_kept() {
     let task = TinyTask::new();
-    let message = train_bounded(&task, "full", 4);
-    assert!(message.contains("cannot be written"), "{message}");
+    // So large an adapter that its checkpoint alone does not fit.
+    task.edit_recipe("r = 2", "r = 16");
+    task.train("whole").assert().success();
+    let size = |name: &str| {
+        std::fs::metadata(task.file("whole").join(name))
+            .unwrap()
+            .len()
+    };
+    let blocks = (size("candidates/1-lora/trainable.safetensors") - 1) / 512;
+    let others = [
+        "recipe.toml",
+        "journal.jsonl",
+        "candidates/1-prompt/candidate.json",
+    ];
+    let largest = others.map(size).into_iter().max().unwrap();
+    assert!(largest < blocks * 512, "{largest} and {blocks} blocks");
+    let message = train_bounded(&task, "full", blocks);
+    assert!(
+        message.contains("checkpoint.safetensors: cannot be written"),
+        "{message}"
+    );
+    for folder in ["full", "full/candidates"] {
+        assert_eq!(unfinished(&task.file(folder)), [""; 0], "{folder}");
+    }
+    let made = || {
+        let path = task.file("full/candidates/1-prompt/candidate.json");
+        std::fs::metadata(path).unwrap().modified().unwrap()
+    };
+    let before = made();
     task.train("full").assert().success();
-    assert!(task.file("full/report.json").is_file());
+    assert_eq!(made(), before, "a finished candidate is made again");
+    let ended = events(&task, "full")
+        .iter()
+        .filter(|event| event["candidate"] == "1-prompt")
+        .count();
+    assert_eq!(ended, 1, "a finished stage is run again");
+    assert_equal_runs(&task, "whole", "full");
 }
 
 #[test]

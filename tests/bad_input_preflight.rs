@@ -144,6 +144,38 @@ fn stages_with_different_methods_and_equal_label_words_are_refused() {
 }
 
 #[test]
+fn faults_of_label_words_given_by_hand_are_placed_there() {
+    let cases = [
+        ("card_lots = [\"card\"]", "`card_lots`, which is none of"),
+        ("card_lost = []", "`card_lost` has no label words"),
+        (
+            "card_lost = [\"fee\"], cash_fee = [\"fee\"]",
+            "same label words",
+        ),
+    ];
+    for (words, part) in cases {
+        let task = TinyTask::new();
+        task.edit_recipe(
+            "name = \"prompt-again\"\n",
+            &format!(
+                "name = \"prompt-again\"\nlabel_patterns = [[\"about {{{{ label }}}}\"]]\n\
+                 label_words = {{ {words} }}\n"
+            ),
+        );
+        let words = place(&task, "label_words") + "stages.2.label_words: ";
+        refused(&task, &[], &["1 fault ", &words, part]);
+    }
+    let task = TinyTask::new();
+    task.edit_recipe(
+        "name = \"prompt-again\"\n",
+        "name = \"prompt-again\"\nlabel_patterns = [[\"about this\"]]\n\
+         label_words = { card_lost = [\"card\"] }\n",
+    );
+    let patterns = place(&task, "label_patterns") + "stages.2.label_patterns: ";
+    refused(&task, &[], &["1 fault ", &patterns, "about this"]);
+}
+
+#[test]
 fn causes_are_told() {
     let task = TinyTask::new();
     std::fs::write(task.file("bad.jsonl"), "\nnot json\n").unwrap();

@@ -140,10 +140,12 @@ fn what_a_base_cannot_do_is_refused_before_the_run() {
     );
     let said = refusal(&task, &["target={metric=\"chrf\", value=50}"]);
     assert!(said.contains("accuracy, macro_f1, mcc"), "{said}");
-    let said = refusal(&task, &["base.model=\"model\""]);
+    let encoder = format!("base.model={:?}", task.file("model"));
+    let said = refusal(&task, &[&encoder, "base.max_length=16"]);
     assert!(said.contains("stages.0.demonstrations"), "{said}");
     let texts = TinyTask::texts();
-    let said = refusal(&texts, &["base.model=\"model\"", "base.max_length=16"]);
+    let encoder = format!("base.model={:?}", texts.file("model"));
+    let said = refusal(&texts, &[&encoder, "base.max_length=16"]);
     assert!(said.contains("name a language model"), "{said}");
     std::fs::remove_file(task.file("llama/tokenizer_config.json")).unwrap();
     let said = refusal(&task, &[]);

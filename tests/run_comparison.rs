@@ -1,7 +1,9 @@
 //! What runs left behind, and whether two runs are equal, times aside.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use hybrid_eval::Report;
 use serde_json::Value;
 
 use crate::fixtures::json;
@@ -33,26 +35,6 @@ pub(crate) fn count(events: &[Value], kind: &str) -> usize {
     events.iter().filter(|event| event["event"] == kind).count()
 }
 
-/// The report without what a clock or the memory decided.
-pub(crate) fn timeless(report: &Path) -> Value {
-    let mut report = json(report);
-    strip(&mut report);
-    report
-}
-
-fn strip(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            for key in ["wall_s", "train_s", "prompt_s", "peak_rss_mb"] {
-                fields.remove(key);
-            }
-            fields.values_mut().for_each(strip);
-        }
-        Value::Array(items) => items.iter_mut().for_each(strip),
-        _ => {}
-    }
-}
-
 /// The places in which two reports differ.
 fn differing(place: &str, a: &Value, b: &Value, found: &mut Vec<String>) {
     match (a, b) {
@@ -72,22 +54,42 @@ fn differing(place: &str, a: &Value, b: &Value, found: &mut Vec<String>) {
 
 /// Fails unless two runs left equal reports and equal bytes in their artifacts.
 pub(crate) fn assert_equal_runs(task: &TinyTask, a: &str, b: &str) {
-    let report = |run: &str| timeless(&task.file(run).join("report.json"));
+    let report = |run: &str| {
+        let report = Report::read_json(&task.file(run).join("report.json")).unwrap();
+        report.without_times()
+    };
     let mut differences = Vec::new();
     differing("report", &report(a), &report(b), &mut differences);
     assert!(differences.is_empty(), "{differences:#?}");
-    let files = [
-        "artifact.json",
-        "prompt.toml",
-        "head.safetensors",
-        "adapter/adapter_model.safetensors",
-    ];
-    for file in files {
-        let read = |run: &str| std::fs::read(task.file(run).join("artifact").join(file));
-        assert_eq!(
-            read(a).unwrap(),
-            read(b).unwrap(),
-            "{file} differs between {a} and {b}"
-        );
+    let [of_a, of_b] = [a, b].map(|run| {
+        let mut files = BTreeMap::new();
+        read_all(&task.file(run).join("artifact"), &mut files);
+        files
+    });
+    assert!(
+        of_a.keys().eq(of_b.keys()),
+        "{:?} and {:?}",
+        of_a.keys(),
+        of_b.keys()
+    );
+    assert!(of_a.len() >= 3, "{:?}", of_a.keys());
+    for (file, bytes) in &of_a {
+        assert!(*bytes == of_b[file], "{file} differs between {a} and {b}");
+    }
+}
+
+/// All files below a folder but the model card, which tells times.
+fn read_all(folder: &Path, files: &mut BTreeMap<String, Vec<u8>>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if entry.path().is_dir() {
+            let mut below = BTreeMap::new();
+            read_all(&entry.path(), &mut below);
+            let named = |(file, bytes)| (format!("{name}/{file}"), bytes);
+            files.extend(below.into_iter().map(named));
+        } else if name != "README.md" {
+            files.insert(name, std::fs::read(entry.path()).unwrap());
+        }
     }
 }

@@ -212,8 +212,8 @@ strategy = { kind = "halving" }
 [[stages]]
 kind = "adapter"
 name = "lora"
-methods = [{ method = "lora", r = 2, lora_alpha = 4, lora_dropout = 0.1, target_modules = ["q_proj", "v_proj"], layers_to_transform = [1] }]
-epochs = 3
+methods = [{ method = "lora", r = 4, lora_alpha = 8, lora_dropout = 0.1, target_modules = "all-linear", layers_to_transform = [1] }]
+epochs = 10
 batch_size = 4
 checkpoint_every = 3
 optimizer = { kind = "adamw", lr = 0.02 }

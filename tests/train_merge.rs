@@ -96,7 +96,43 @@ fn a_merged_model_predicts_as_the_adapter_does() {
     assert_eq!(description["adapter"]["methods"], serde_json::json!([]));
     std::fs::rename(&moved, &merged).unwrap();
     let occupied = messages(&merge().code(2));
-    assert!(occupied.contains("not empty"), "{occupied}");
+    assert!(occupied.contains("exists already"), "{occupied}");
+}
+
+#[test]
+fn merging_replaces_nothing_but_an_empty_folder() {
+    let task = TinyTask::new();
+    task.train("a").assert().success();
+    let merge = |out: &str| {
+        let mut command = hybrid();
+        command.arg("merge").arg(task.file("a/artifact"));
+        command.arg("--out").arg(task.file(out)).assert()
+    };
+    std::fs::write(task.file("notes.txt"), "mine").unwrap();
+    let refused = messages(&merge("notes.txt").code(2));
+    assert!(refused.contains("notes.txt"), "{refused}");
+    assert!(refused.contains("exists already"), "{refused}");
+    assert_eq!(
+        std::fs::read_to_string(task.file("notes.txt")).unwrap(),
+        "mine"
+    );
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("nowhere", task.file("link")).unwrap();
+        merge("link").code(2);
+        assert!(task.file("link").is_symlink());
+    }
+    std::fs::create_dir(task.file("empty")).unwrap();
+    let unfinished = |rest: &str| task.file(&format!("{}{rest}", hybrid_models::UNFINISHED));
+    let (own, other) = (unfinished("empty-aBc123"), unfinished("empty-2-aBc123"));
+    for folder in [&own, &other] {
+        std::fs::create_dir(folder).unwrap();
+        std::fs::write(folder.join("model.safetensors"), "half").unwrap();
+    }
+    merge("empty").success();
+    assert!(!own.exists(), "what a kill left of the same merge");
+    assert!(other.exists(), "another merge may be at work there");
+    assert!(task.file("empty/artifact.json").is_file());
 }
 
 #[test]

@@ -43,6 +43,30 @@ fn json_lines_end_with_the_final_figures_of_a_new_and_of_a_finished_run() {
 }
 
 #[test]
+fn commands_say_what_they_score() {
+    let task = TinyTask::new();
+    let said = messages(&task.train("a").assert().success());
+    let data = &report(&task, "a")["data"];
+    for split in ["select", "report"] {
+        let line = format!("scoring {} {split} rows", data[split]);
+        assert!(said.contains(&line), "{line:?} is not in: {said}");
+    }
+    let mut eval = hybrid();
+    eval.arg("eval").arg(task.file("a/artifact"));
+    let said = messages(&eval.assert().success());
+    let line = format!("scoring {} rows", data["report"]);
+    assert!(said.contains(&line), "{said}");
+    let mut predict = hybrid();
+    predict.arg("predict").arg(task.file("a/artifact"));
+    predict.arg(task.file("report.jsonl"));
+    let said = messages(&predict.assert().success());
+    assert!(
+        said.contains("labelling the lines of") && said.contains("report.jsonl"),
+        "{said}"
+    );
+}
+
+#[test]
 fn eval_shows_each_class_and_the_confusion_matrix() {
     let task = TinyTask::new();
     task.train("a").assert().success();

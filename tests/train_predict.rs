@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::tiny_task::{TinyTask, hybrid};
+use crate::tiny_task::{TinyTask, hybrid, messages, printed};
 
 #[test]
 fn predict_answers_each_line_and_keeps_what_came_before_a_fault() {
@@ -39,6 +39,15 @@ fn predict_answers_each_line_and_keeps_what_came_before_a_fault() {
     let answer: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
     assert_eq!(answer["top"].as_array().unwrap().len(), 2);
     assert_eq!(answer["label"], answers[0]["label"]);
+
+    let mut none = hybrid();
+    none.args(["predict", "--top-k", "0"])
+        .arg(task.file("a/artifact"));
+    let message = messages(&none.write_stdin("my card is lost\n").assert().code(2));
+    assert!(message.contains("--top-k"), "{message}");
+    let help = printed(&hybrid().args(["predict", "--help"]).assert().success());
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("Empty lines are skipped"), "{help}");
 }
 
 fn spawn(task: &TinyTask) -> Child {

@@ -68,6 +68,20 @@ fn a_changed_recipe_is_not_resumed() {
 }
 
 #[test]
+fn a_finished_run_is_not_shown_as_one_of_another_device() {
+    let task = TinyTask::new();
+    task.train("a").assert().success();
+    let report = std::fs::read(task.file("a/report.json")).unwrap();
+    let device = crate::run_comparison::report(&task, "a")["device"].clone();
+    let other = if device == "wgpu" { "flex" } else { "wgpu" };
+    let command = task.train("a").args(["--device", other]).assert();
+    let message = messages(&command.code(2));
+    let change = format!("device: {device} -> \"{other}\"");
+    assert!(message.contains(&change), "{message}");
+    assert_eq!(std::fs::read(task.file("a/report.json")).unwrap(), report);
+}
+
+#[test]
 fn changed_data_base_or_device_are_not_resumed() {
     let task = TinyTask::new();
     task.train("a").assert().success();
@@ -131,7 +145,14 @@ fn a_run_that_was_made_meanwhile_is_left_alone() {
     open_pipe.write_all(&rows).unwrap();
     drop(open_pipe);
     // The data is read once more for its hash.
-    std::thread::spawn(move || std::fs::write(pipe, rows));
+    std::thread::spawn(move || {
+        // A reader that has not yet seen the end may take these rows too, or go while they are
+        // written: then they are wanted again.
+        while pipe.exists() {
+            let _ = std::fs::write(&pipe, &rows);
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    });
     let output = late.wait_with_output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{message}");

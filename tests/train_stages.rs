@@ -45,6 +45,28 @@ fn early_stopping_ends_a_training_that_no_longer_improves() {
 }
 
 #[test]
+fn early_stopping_watches_what_chooses_among_candidates() {
+    let task = by_log_loss();
+    // So slow a training that accuracy stands still while the log-loss falls.
+    let settings = [
+        "stages.1.early_stopping={ patience = 1 }",
+        "stages.1.optimizer.lr=0.0001",
+    ];
+    let report = trained(&task, "a", &settings);
+    let evaluated: Vec<Value> = events(&task, "a")
+        .into_iter()
+        .filter(|event| event["event"] == "evaluated")
+        .collect();
+    let (first, second) = (&evaluated[0], &evaluated[1]);
+    assert_eq!(first["value"], second["value"], "{evaluated:#?}");
+    assert!(
+        first["log_loss"].as_f64() > second["log_loss"].as_f64(),
+        "{evaluated:#?}"
+    );
+    assert_eq!(losses(&report).len(), 4 * 6, "all epochs: {evaluated:#?}");
+}
+
+#[test]
 fn rounds_go_on_while_they_bring_a_gain() {
     let task = by_log_loss();
     let report = trained(&task, "a", &["budget.max_rounds=2"]);
@@ -79,6 +101,13 @@ fn budgets_end_a_run_at_once_or_within_a_stage() {
         );
     }
     let spent = |id: &str| candidate(&whole, id)["cost"]["tokens"].as_u64().unwrap();
+    let trials = |run: &str| count(&events(&task, run), "trial");
+    let first = spent("baseline") + 1;
+    let report = trained(&task, "first", &[&format!("budget.max_tokens={first}")]);
+    assert_eq!(report["stopped"], "budget of tokens spent");
+    assert_eq!(report["candidates"].as_array().unwrap().len(), 2);
+    assert_eq!(trials("first"), 1, "a search makes one trial at least");
+    assert!(trials("whole") > 2);
     let half = spent("baseline") + spent("1-prompt") + spent("1-lora") / 2;
     let report = trained(&task, "half", &[&format!("budget.max_tokens={half}")]);
     assert_eq!(report["stopped"], "budget of tokens spent");

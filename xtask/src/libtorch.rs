@@ -47,6 +47,9 @@ const WHEELS: [Wheel; 3] = [
     },
 ];
 
+/// What the name of a folder begins with into which libtorch is fetched.
+const PARTIAL: &str = ".partial-libtorch-";
+
 /// Lays libtorch out, unless it is there, and prints the variables that point to it.
 pub(crate) fn run() -> Result<ExitCode, XtaskError> {
     let folder = folder();
@@ -113,8 +116,9 @@ fn lay_out(folder: &Path) -> Result<(), XtaskError> {
     if folder.is_dir() {
         return Ok(());
     }
+    remove_partial(parent)?;
     let partial = tempfile::Builder::new()
-        .prefix(".partial-")
+        .prefix(PARTIAL)
         .tempdir_in(parent)
         .map_err(XtaskError::write(parent))?;
     let layout = partial.path().join("libtorch");
@@ -132,4 +136,41 @@ fn lay_out(folder: &Path) -> Result<(), XtaskError> {
     let version = layout.join("build-version");
     fs::write(&version, VERSION).map_err(XtaskError::write(&version))?;
     fs::rename(&layout, folder).map_err(XtaskError::write(folder))
+}
+
+/// Removes what a killed process that held the lock has left.
+fn remove_partial(parent: &Path) -> Result<(), XtaskError> {
+    for entry in fs::read_dir(parent)
+        .map_err(XtaskError::write(parent))?
+        .flatten()
+    {
+        if entry.file_name().to_string_lossy().starts_with(PARTIAL) {
+            let path = entry.path();
+            fs::remove_dir_all(&path).map_err(XtaskError::write(&path))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::{PARTIAL, remove_partial};
+
+    #[test]
+    fn what_a_kill_left_is_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in [&format!("{PARTIAL}aBc123"), "libtorch-2.9.0"] {
+            let lib = folder.path().join(name).join("lib");
+            fs::create_dir_all(&lib).unwrap();
+            fs::write(lib.join("libc10.so"), "half").unwrap();
+        }
+        remove_partial(folder.path()).unwrap();
+        let left: Vec<_> = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(left, ["libtorch-2.9.0"]);
+    }
 }

@@ -186,13 +186,15 @@ pub fn head_to_tensors(head: &ClassifierHead) -> Vec<(String, TensorData)> {
     vec![("bias".to_owned(), bias), ("weight".to_owned(), weight)]
 }
 
-/// The head of [`head_to_tensors`].
+/// The head of [`head_to_tensors`], for a base of this width and this number of labels.
 ///
 /// # Errors
 /// [`AdapterError::Missing`], [`AdapterError::Unexpected`], [`AdapterError::Shape`] or
 /// [`AdapterError::NotFinite`].
 pub fn head_from_tensors(
     config: HeadConfig,
+    d_model: usize,
+    n_labels: usize,
     tensors: &BTreeMap<String, TensorData>,
     device: &Device,
 ) -> Result<ClassifierHead, AdapterError> {
@@ -210,8 +212,6 @@ pub fn head_from_tensors(
         })
     };
     let (weight, bias) = (get("weight")?, get("bias")?);
-    let n_labels = bias.shape().num_elements();
-    let d_model = weight.shape().as_slice().last().copied().unwrap_or(0);
     let weight = named_tensors::checked("weight", weight, &[n_labels, d_model])?;
     let bias = named_tensors::checked("bias", bias, &[n_labels])?;
     let device_weight: Tensor<2> = Tensor::from_data(weight, &device.clone().without_autodiff());
@@ -267,7 +267,7 @@ mod tests {
             ),
             ("bias".to_owned(), TensorData::from([0.5f32, -0.5, 0.25])),
         ]);
-        let head = head_from_tensors(config(false, 1.0), &tensors, &device).unwrap();
+        let head = head_from_tensors(config(false, 1.0), 2, 3, &tensors, &device).unwrap();
         let logits = head
             .forward(Tensor::from_data([[1.0, -1.0]], &device))
             .into_data();
@@ -297,7 +297,7 @@ mod tests {
         let error = |change: fn(&mut BTreeMap<String, TensorData>)| {
             let mut tensors = good();
             change(&mut tensors);
-            head_from_tensors(config(false, 1.0), &tensors, &device).unwrap_err()
+            head_from_tensors(config(false, 1.0), 2, 1, &tensors, &device).unwrap_err()
         };
         let missing = error(|tensors| drop(tensors.remove("bias")));
         assert!(
@@ -313,9 +313,13 @@ mod tests {
         let shape = error(|tensors| {
             drop(tensors.insert("bias".to_owned(), TensorData::from([0.0f32, 1.0])))
         });
-        assert!(
-            matches!(shape, AdapterError::Shape { ref name, .. } if name == "weight"),
-            "{shape}"
+        assert_eq!(shape.to_string(), "bias: expected shape [1], found [2]");
+        let narrow = error(|tensors| {
+            drop(tensors.insert("weight".to_owned(), TensorData::from([[1.0f32]])))
+        });
+        assert_eq!(
+            narrow.to_string(),
+            "weight: expected shape [1, 2], found [1, 1]"
         );
         let nan =
             error(|tensors| drop(tensors.insert("bias".to_owned(), TensorData::from([f32::NAN]))));

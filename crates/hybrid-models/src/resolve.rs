@@ -111,12 +111,6 @@ impl Resolver {
         }
     }
 
-    /// The same resolver with another cache folder.
-    pub fn with_cache(mut self, cache: impl Into<PathBuf>) -> Self {
-        self.cache = cache.into();
-        self
-    }
-
     /// The same resolver with downloads forbidden (`true`) or allowed.
     pub fn with_offline(mut self, offline: bool) -> Self {
         self.offline = offline;

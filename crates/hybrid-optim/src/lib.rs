@@ -49,4 +49,4 @@ pub use objective::{cross_entropy_sum, with_margin};
 pub use optimizer::OptimizerConfig;
 pub use schedule::{ScheduleConfig, ScheduleKind};
 pub use step::{StepReport, Updater};
-pub use stopping::{EarlyStopping, EarlyStoppingConfig, KeepBest};
+pub use stopping::{EarlyStopping, EarlyStoppingConfig};

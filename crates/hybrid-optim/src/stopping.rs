@@ -1,4 +1,4 @@
-//! When to stop, and which state to keep.
+//! When to stop.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -52,43 +52,9 @@ impl EarlyStopping {
     }
 }
 
-/// Keeps the state of the best evaluation: parameters, a path, whatever the caller gives.
-#[derive(Debug, Clone, PartialEq)]
-pub struct KeepBest<T> {
-    best: Option<(f64, T)>,
-}
-
-impl<T> Default for KeepBest<T> {
-    fn default() -> Self {
-        Self { best: None }
-    }
-}
-
-impl<T> KeepBest<T> {
-    /// Takes one evaluation (higher is better) and, when it is the best so far, the state that
-    /// `state` makes; true when it was. Of equal values the first is kept; not-a-number never is.
-    pub fn offer(&mut self, value: f64, state: impl FnOnce() -> T) -> bool {
-        let better = !value.is_nan() && self.best.as_ref().is_none_or(|(best, _)| value > *best);
-        if better {
-            self.best = Some((value, state()));
-        }
-        better
-    }
-
-    /// The best value and its state; none before the first number was offered.
-    pub fn best(&self) -> Option<(f64, &T)> {
-        self.best.as_ref().map(|(value, state)| (*value, state))
-    }
-
-    /// The best value and its state, given away.
-    pub fn into_best(self) -> Option<(f64, T)> {
-        self.best
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{EarlyStopping, EarlyStoppingConfig, KeepBest};
+    use super::{EarlyStopping, EarlyStoppingConfig};
 
     fn stops_at(patience: usize, min_delta: f64, values: &[f64]) -> Option<usize> {
         let mut stopping = EarlyStopping::new(EarlyStoppingConfig {
@@ -125,15 +91,5 @@ mod tests {
         let text = serde_json::to_string(&stopping).unwrap();
         let mut restored: EarlyStopping = serde_json::from_str(&text).unwrap();
         assert!(restored.observe(0.5));
-    }
-
-    #[test]
-    fn the_first_of_the_best_is_kept() {
-        let mut keep = KeepBest::default();
-        assert_eq!(keep.best(), None);
-        let taken = [(f64::NAN, 0), (0.2, 1), (0.8, 2), (0.8, 3), (0.1, 4)]
-            .map(|(value, state)| keep.offer(value, || state));
-        assert_eq!(taken, [false, true, true, false, false]);
-        assert_eq!(keep.into_best(), Some((0.8, 2)));
     }
 }

@@ -47,6 +47,8 @@ pub struct SearchRequest<'a> {
     pub fit: &'a [Example],
     /// The labels, in class order.
     pub labels: &'a LabelSet,
+    /// Which figure decides between prompts.
+    pub criterion: Criterion,
     /// The one source of randomness.
     pub seed: u64,
 }

@@ -56,7 +56,7 @@ pub(crate) fn run(context: &mut Context<'_>, done: &[Event]) -> Result<Outcome, 
     }
     let stages = &context.recipe.stages;
     loop {
-        if let Some(stopped) = stop(context, &candidates, criterion) {
+        if let Some(stopped) = stop(context, &candidates) {
             context.happened(Event::Stopped { reason: stopped })?;
             return Ok(Outcome {
                 candidates,
@@ -102,11 +102,7 @@ fn finished(context: &Context<'_>, done: &[Event]) -> Result<Vec<Candidate>, Hyb
     Ok(candidates)
 }
 
-fn stop(
-    context: &Context<'_>,
-    candidates: &[Candidate],
-    criterion: Criterion,
-) -> Option<StopReason> {
+fn stop(context: &Context<'_>, candidates: &[Candidate]) -> Option<StopReason> {
     let best = winner(candidates);
     if context
         .recipe
@@ -138,12 +134,16 @@ fn baseline(context: &mut Context<'_>, criterion: Criterion) -> Result<Candidate
         context.model.is_decoder(),
     )?;
     context.model.activate(None, None);
+    context.progress.scoring(&context.data.select, "select");
     let scored = evaluate::score(
         context.model,
         &prompt,
         &context.data.task,
         &context.data.select,
     )?;
+    context
+        .progress
+        .cut(scored.n_cut, &context.data.select, "select");
     let candidate = Candidate {
         id: "baseline".to_owned(),
         stage: "baseline".to_owned(),
@@ -244,6 +244,9 @@ fn stage(
             (scored, Some(trained.tensors), trained.spent, part)
         }
     };
+    context
+        .progress
+        .cut(scored.n_cut, &context.data.select, "select");
     candidate.select = scored.by_name();
     candidate.predictions = scored.predictions();
     candidate.outputs = scored.outputs.clone();

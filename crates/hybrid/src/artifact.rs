@@ -16,11 +16,12 @@ use hybrid_adapters::{
     save_peft,
 };
 use hybrid_models::{Base, Pooling, Resolver, open_device};
-use hybrid_prompts::Prompt;
+use hybrid_prompts::{Prompt, Template};
 use serde::{Deserialize, Serialize};
 
 use crate::HybridError;
 use crate::candidate::AdapterRecord;
+use crate::error::describe;
 use crate::local_model::LocalModel;
 use crate::open_model::open_model;
 use crate::recipe::DataConfig;
@@ -158,11 +159,23 @@ impl Artifact {
             return Err(HybridError::Format { path, reason });
         }
         let path = folder.join(PROMPT);
+        let format = |reason: String| HybridError::Format {
+            path: path.clone(),
+            reason,
+        };
         let prompt: Prompt =
-            toml::from_str(&read(&path)?).map_err(|error| HybridError::Format {
-                path,
-                reason: error.to_string(),
-            })?;
+            toml::from_str(&read(&path)?).map_err(|error| format(error.to_string()))?;
+        let fields = description.data.fields.keys().cloned().collect();
+        Template::for_fields(&prompt.template, &fields)
+            .map_err(|error| format(describe(&error)))?;
+        let labels = description.task.labels.names();
+        if !prompt.label_words.keys().eq(labels) {
+            return Err(format(format!(
+                "it has words for {} labels, which are not the {} labels of {DESCRIPTION}",
+                prompt.label_words.len(),
+                labels.len()
+            )));
+        }
         let device = open_device(device)?;
         let base_folder = match description.base.as_str() {
             OWN_FOLDER => folder.to_owned(),
@@ -178,7 +191,8 @@ impl Artifact {
             Some(record) => Some(trainable(
                 folder,
                 record,
-                model.base.as_base(),
+                &model,
+                description.task.labels.len(),
                 &model.device,
             )?),
             None => None,
@@ -196,14 +210,24 @@ impl Artifact {
 fn trainable(
     folder: &Path,
     record: &AdapterRecord,
-    base: &dyn Base,
+    model: &LocalModel,
+    n_labels: usize,
     device: &burn::tensor::Device,
 ) -> Result<Trainable, HybridError> {
+    let base = model.base.as_base();
     let head = match &record.head {
         None => None,
         Some(config) => {
-            let (head, _) = tensors::read(&folder.join(HEAD), "")?;
-            Some(head_from_tensors(config.clone(), &head, device)?)
+            let path = folder.join(HEAD);
+            let (tensors, _) = tensors::read(&path, "")?;
+            let d_model = model.d_model();
+            let head = head_from_tensors(config.clone(), d_model, n_labels, &tensors, device);
+            Some(head.map_err(|error| HybridError::Format {
+                path,
+                reason: format!(
+                    "for {n_labels} labels in {DESCRIPTION} and a base of width {d_model}: {error}"
+                ),
+            })?)
         }
     };
     let peft = folder.join(PEFT);

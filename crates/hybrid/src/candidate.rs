@@ -61,7 +61,7 @@ const DESCRIPTION: &str = "candidate.json";
 const TENSORS: &str = "trainable.safetensors";
 
 impl Candidate {
-    /// The deciding figure.
+    /// The figure of this name on select; minus infinity when there is none.
     pub fn score(&self, metric: &str) -> f64 {
         self.select
             .get(metric)

@@ -92,10 +92,10 @@ pub enum HybridError {
         /// The folder.
         path: PathBuf,
     },
-    /// The folder to write holds something already.
-    #[error("{path}: the folder is not empty; choose another --out")]
+    /// Where a folder is to be written, there is a file, or a folder that is not empty.
+    #[error("{path}: exists already; choose another --out")]
     Occupied {
-        /// The folder.
+        /// The file or folder.
         path: PathBuf,
     },
     /// Label words that the next token cannot tell apart.

@@ -137,6 +137,11 @@ impl Criterion {
 pub(crate) struct Standing(f64, f64);
 
 impl Standing {
+    /// What decides; higher is better.
+    pub(crate) fn deciding(self) -> f64 {
+        self.0
+    }
+
     pub(crate) fn is_better_than(self, other: Self) -> bool {
         self.0 > other.0 || (self.0 == other.0 && self.1 > other.1)
     }

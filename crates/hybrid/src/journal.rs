@@ -35,12 +35,23 @@ pub enum Event {
     Trial {
         /// Name of the stage.
         stage: String,
+        /// Name of the prompt, made of its content.
+        prompt: String,
+        /// The instruction, where there is one.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        instruction: String,
         /// The template.
         template: String,
+        /// Number of demonstrations to choose from.
+        demonstrations: usize,
         /// Number of examples.
         sample: usize,
-        /// Share of right answers.
+        /// Share of right answers, or what texts are worth.
         accuracy: f64,
+        /// Mean negative log-probability of the right label, or of the wanted tokens, in nats.
+        log_loss: f64,
+        /// What the search had spent by then: texts of an encoder, tokens of a language model.
+        spent: u64,
     },
     /// An update of the adapter.
     Step {
@@ -61,7 +72,7 @@ pub enum Event {
         stage: String,
         /// Passes over fit so far.
         epoch: usize,
-        /// The deciding figure.
+        /// The target's figure; accuracy without a target.
         value: f64,
         /// Mean negative log-probability of the right label, in nats.
         log_loss: f64,
@@ -72,7 +83,7 @@ pub enum Event {
         stage: String,
         /// Share of the way.
         share: f64,
-        /// The deciding figure.
+        /// The target's figure; accuracy without a target.
         value: f64,
         /// Mean negative log-probability of the right label, in nats.
         log_loss: f64,

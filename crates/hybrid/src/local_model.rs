@@ -8,6 +8,8 @@ mod language;
 mod memory;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use burn::tensor::Device;
 use hybrid_adapters::Trainable;
@@ -56,7 +58,7 @@ pub struct LocalModel {
     name: Option<String>,
     /// The run that ends when the user asks to stop.
     run: Option<PathBuf>,
-    tokens: u64,
+    tokens: Arc<AtomicU64>,
     flops: f64,
 }
 
@@ -72,16 +74,11 @@ impl LoadedBase {
 
 impl LocalModel {
     /// A sentence encoder without adapter.
-    pub fn encoder_of(
-        base: Model,
-        tokenizer: Tokenizer,
-        device: Device,
-        pooling: Pooling,
-        max_length: usize,
-    ) -> Self {
+    pub fn new(base: Model, tokenizer: Tokenizer, device: Device, pooling: Pooling) -> Self {
+        let max_length = base.encoder.max_positions();
         Self {
             pooling,
-            ..Self::new(
+            ..Self::of_base(
                 LoadedBase::Encoder(Box::new(base)),
                 tokenizer,
                 device,
@@ -90,26 +87,23 @@ impl LocalModel {
         }
     }
 
-    /// A language model without adapter.
-    pub fn decoder_of(
+    /// A language model without adapter. Its prompts, with what follows them, have at most
+    /// `max_length` tokens.
+    pub fn of_decoder(
         base: DecoderModel,
         tokenizer: Tokenizer,
         chat_template: Option<ChatTemplate>,
         device: Device,
         max_length: usize,
     ) -> Self {
+        let base = LoadedBase::Decoder(Box::new(base));
         Self {
             chat_template,
-            ..Self::new(
-                LoadedBase::Decoder(Box::new(base)),
-                tokenizer,
-                device,
-                max_length,
-            )
+            ..Self::of_base(base, tokenizer, device, max_length)
         }
     }
 
-    fn new(base: LoadedBase, tokenizer: Tokenizer, device: Device, max_length: usize) -> Self {
+    fn of_base(base: LoadedBase, tokenizer: Tokenizer, device: Device, max_length: usize) -> Self {
         Self {
             base,
             tokenizer,
@@ -122,7 +116,7 @@ impl LocalModel {
             memory: Memory::default(),
             name: Some(String::new()),
             run: None,
-            tokens: 0,
+            tokens: Arc::default(),
             flops: 0.0,
         }
     }
@@ -212,7 +206,12 @@ impl LocalModel {
 
     /// Tokens read by the base so far, padding not counted.
     pub fn tokens(&self) -> u64 {
-        self.tokens
+        self.tokens.load(Ordering::Relaxed)
+    }
+
+    /// The count of [`tokens`](Self::tokens), for one who watches while another uses the model.
+    pub(crate) fn token_counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.tokens)
     }
 
     /// Estimated floating point operations so far.
@@ -258,19 +257,17 @@ impl LocalModel {
         self.flops += flops;
     }
 
-    pub(crate) fn count_tokens<'a>(&mut self, encodings: impl IntoIterator<Item = &'a Encoding>) {
-        self.tokens += encodings
-            .into_iter()
-            .map(|encoding| encoding.len() as u64)
-            .sum::<u64>();
-    }
-
     /// Token ids of texts, truncated to the longest input.
     ///
     /// # Errors
     /// [`HybridError::Data`] when the tokenizer refuses a text.
     pub(crate) fn encode(&self, texts: &[String]) -> Result<Vec<Encoding>, HybridError> {
         Ok(self.tokenizer.encode(texts)?)
+    }
+
+    pub(crate) fn count_tokens<'a>(&mut self, encodings: impl IntoIterator<Item = &'a Encoding>) {
+        let tokens = encodings.into_iter().map(|encoding| encoding.len() as u64);
+        self.tokens.fetch_add(tokens.sum(), Ordering::Relaxed);
     }
 
     /// How many batches are computed at once.

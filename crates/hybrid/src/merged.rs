@@ -11,7 +11,7 @@ use crate::HybridError;
 use crate::artifact::{self, Artifact, ArtifactDescription, OWN_FOLDER};
 use crate::candidate::AdapterRecord;
 use crate::local_model::LoadedBase;
-use crate::run_folder::{write_folder_whole, write_whole};
+use crate::run_folder::{remove_unfinished_of, write_folder_whole, write_whole};
 use crate::tensors::{self, NamedTensors};
 
 /// Files of the base that a merged model needs as they are: configuration, tokenizer files of every
@@ -79,6 +79,7 @@ pub(crate) fn write(artifact: &Artifact, out: &Path) -> Result<(), HybridError> 
         adapter: artifact.description.adapter.as_ref().map(record),
         ..artifact.description.clone()
     };
+    remove_unfinished_of(out)?;
     write_folder_whole(out, |folder| {
         for name in COPIED {
             copy(&artifact.base_folder, Path::new(name), folder)?;

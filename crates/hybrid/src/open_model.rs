@@ -26,9 +26,7 @@ pub(crate) fn open_model(
             let base = Model::load_encoder(folder, &device)?;
             let tokenizer = load_tokenizer(folder, max_length)?;
             check_vocabulary(folder, base.encoder.vocab_size(), &tokenizer)?;
-            Ok(LocalModel::encoder_of(
-                base, tokenizer, device, pooling, max_length,
-            ))
+            Ok(LocalModel::new(base, tokenizer, device, pooling))
         }
         BaseKind::Decoder => {
             let base = DecoderModel::load(folder, &device)?;
@@ -36,7 +34,7 @@ pub(crate) fn open_model(
             let tokenizer = load_tokenizer(folder, usize::MAX)?;
             check_vocabulary(folder, base.decoder.vocab_size(), &tokenizer)?;
             let chat_template = load_chat_template(folder)?;
-            Ok(LocalModel::decoder_of(
+            Ok(LocalModel::of_decoder(
                 base,
                 tokenizer,
                 chat_template,

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::journal::Event;
+use crate::task::Split;
 
 /// How a run shows itself on standard error (events as JSON go to standard output).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +50,21 @@ impl Progress {
         }
     }
 
+    /// Says that a split is scored now.
+    pub(crate) fn scoring(&self, split: &Split, name: &str) {
+        self.say(&format!("scoring {} {name} rows", split.examples.len()));
+    }
+
+    /// Says how many inputs of a split were cut, if any were.
+    pub(crate) fn cut(&self, n_cut: usize, split: &Split, name: &str) {
+        if n_cut > 0 {
+            let all = split.examples.len();
+            self.say(&format!(
+                "{n_cut} of {all} {name} inputs are cut: their prompts are too long"
+            ));
+        }
+    }
+
     /// Begins a piece of work of `total` units, done up to `done`.
     pub(crate) fn begin(&mut self, what: &str, done: usize, total: usize) {
         self.end();
@@ -78,6 +94,8 @@ impl Progress {
             .unwrap_or_default();
         match &self.bar {
             Some(bar) => {
+                // How much there is to do may show on the way only.
+                bar.set_length(total as u64);
                 bar.set_position(done as u64);
                 bar.set_message(format!("{}{best}", detail()));
             }
@@ -119,5 +137,28 @@ impl Progress {
             // A run does not end because nobody listens any more.
             let _ = writeln!(std::io::stdout(), "{line}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use indicatif::ProgressBar;
+
+    use super::{Progress, Show};
+
+    #[test]
+    fn a_total_that_shows_on_the_way_is_taken_over() {
+        let bar = ProgressBar::hidden();
+        bar.set_length(1);
+        let mut progress = Progress {
+            show: Show::Auto,
+            bar: Some(bar.clone()),
+            last_line: Instant::now(),
+            best: None,
+        };
+        progress.at(2, 7, || "searching".to_owned());
+        assert_eq!((bar.position(), bar.length()), (2, Some(7)));
     }
 }

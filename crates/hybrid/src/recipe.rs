@@ -11,7 +11,7 @@ mod set;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use hybrid_adapters::AdapterConfig;
+use hybrid_adapters::{AdapterConfig, HeadConfig};
 use hybrid_data::FieldMapping;
 use hybrid_eval::{TextTask, higher_is_better};
 use hybrid_models::Pooling;
@@ -330,7 +330,8 @@ impl Target {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Budget {
-    /// Wall-clock minutes of search and training, over all resumptions.
+    /// Wall-clock minutes of search and training, over all resumptions; of a baseline or prompt
+    /// stage that was broken off, the last try alone counts.
     #[schemars(range(min = 0.0))]
     pub max_minutes: Option<f64>,
     /// Tokens that the base may read while searching and training.
@@ -412,7 +413,8 @@ pub struct PromptStage {
     /// How the space is searched.
     #[serde(default)]
     pub strategy: SearchStrategy,
-    /// How many of the best prompts on fit are scored on select.
+    /// How many of the prompts with the highest accuracy on fit are scored on select, where
+    /// `choose_by` decides among them.
     #[serde(default = "default_shortlist")]
     #[schemars(range(min = 1))]
     pub shortlist: usize,
@@ -489,7 +491,7 @@ pub struct AdapterStage {
     #[serde(default = "default_evaluate_every")]
     #[schemars(range(min = 1))]
     pub evaluate_every: usize,
-    /// Stop when select no longer improves.
+    /// Stop when select no longer improves in what `choose_by` names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub early_stopping: Option<EarlyStoppingConfig>,
     /// Updates between two log lines.
@@ -536,6 +538,17 @@ pub struct HeadStage {
     pub scale: f64,
     /// Where the class vectors start.
     pub init: HeadInit,
+}
+
+impl HeadStage {
+    /// How the head reads text vectors.
+    pub(crate) fn config(&self) -> HeadConfig {
+        HeadConfig {
+            pooling: self.pooling,
+            normalize: self.normalize,
+            scale: self.scale,
+        }
+    }
 }
 
 impl Default for HeadStage {

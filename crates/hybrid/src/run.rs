@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use hybrid_eval::Report;
 use hybrid_models::{Resolver, open_device};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::HybridError;
 use crate::alternate::{self, Outcome};
@@ -53,7 +53,7 @@ pub fn train(options: &TrainOptions) -> Result<(), HybridError> {
         .out
         .clone()
         .unwrap_or_else(|| Path::new("runs").join(&recipe.name));
-    if is_finished(&out, recipe, options.fresh)? {
+    if is_finished(&out, recipe, options)? {
         return show_finished(&out, &progress);
     }
 
@@ -76,7 +76,7 @@ pub fn train(options: &TrainOptions) -> Result<(), HybridError> {
 
     let run = RunFolder::open(&out)?;
     // Before the lock was ours another process may have begun a run here, or finished one.
-    if is_finished(&out, recipe, options.fresh)? {
+    if is_finished(&out, recipe, options)? {
         return show_finished(&out, &progress);
     }
     if options.fresh {
@@ -109,8 +109,8 @@ pub fn train(options: &TrainOptions) -> Result<(), HybridError> {
     show_report(&out, &progress)
 }
 
-/// Whether the folder holds a finished run of this recipe that is to be kept.
-fn is_finished(out: &Path, recipe: &Recipe, fresh: bool) -> Result<bool, HybridError> {
+/// Whether the folder holds a finished run of this recipe on this device that is to be kept.
+fn is_finished(out: &Path, recipe: &Recipe, options: &TrainOptions) -> Result<bool, HybridError> {
     match content_of(out) {
         Content::Nothing => return Ok(false),
         Content::Foreign => {
@@ -118,14 +118,20 @@ fn is_finished(out: &Path, recipe: &Recipe, fresh: bool) -> Result<bool, HybridE
                 path: out.to_owned(),
             });
         }
-        Content::Run if fresh => return Ok(false),
+        Content::Run if options.fresh => return Ok(false),
         Content::Run => {}
     }
     let old = recipe::load_resolved(&out.join("recipe.toml"))?;
     refuse_changes(out, &old, recipe)?;
-    Ok(["report.json", "report.html", "README.md"]
+    let finished = ["report.json", "report.html", "README.md"]
         .iter()
-        .all(|name| out.join(name).is_file()))
+        .all(|name| out.join(name).is_file());
+    if finished {
+        let device = |name: &str| json!({ "device": name });
+        let report = Report::read_json(&out.join("report.json"))?;
+        refuse_changes(out, &device(&report.device), &device(&options.device))?;
+    }
+    Ok(finished)
 }
 
 /// Refuses to go on with a run that was begun with other inputs.

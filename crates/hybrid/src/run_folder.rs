@@ -1,5 +1,6 @@
 //! The folder of a run: what lies where, and how to tell it from other folders.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -116,7 +117,8 @@ impl RunFolder {
         self.path.join("artifact")
     }
 
-    /// The report as data; its presence says that the run is finished.
+    /// The report as data. It is written after the report for reading and the card: with all three
+    /// the run is finished.
     pub(crate) fn report_json(&self) -> PathBuf {
         self.path.join("report.json")
     }
@@ -192,6 +194,37 @@ fn remove_unfinished(folder: &Path) -> Result<(), HybridError> {
     Ok(())
 }
 
+/// Removes what a killed [`write_folder_whole`] of this path has left.
+///
+/// # Errors
+/// [`HybridError::Write`].
+pub(crate) fn remove_unfinished_of(path: &Path) -> Result<(), HybridError> {
+    let parent = folder_of(path);
+    let Ok(entries) = std::fs::read_dir(parent) else {
+        return Ok(());
+    };
+    let prefix = unfinished_prefix(path);
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let rest = name
+            .as_encoded_bytes()
+            .strip_prefix(prefix.as_encoded_bytes());
+        // Else it is of another path, whose name goes on where this one's ends.
+        if rest.is_some_and(|rest| !rest.contains(&b'-')) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// What the name of a folder begins with that takes the place of `path` once it is whole.
+fn unfinished_prefix(path: &Path) -> OsString {
+    let mut prefix = OsString::from(UNFINISHED);
+    prefix.push(path.file_name().unwrap_or_default());
+    prefix.push("-");
+    prefix
+}
+
 /// Removes a file or a folder, if it is there.
 fn remove(path: &Path) -> Result<(), HybridError> {
     let removed = match path.is_dir() {
@@ -233,7 +266,7 @@ pub(crate) fn write_folder_whole(
     let parent = folder_of(path);
     std::fs::create_dir_all(parent).map_err(failed)?;
     let fresh = tempfile::Builder::new()
-        .prefix(UNFINISHED)
+        .prefix(&unfinished_prefix(path))
         .tempdir_in(parent)
         .map_err(failed)?;
     fill(fresh.path())?;

@@ -39,7 +39,9 @@ pub(crate) fn report(
     let metric = Criterion::of(context.recipe).metric;
     let winner = outcome.winner();
     let data = context.data;
+    context.progress.scoring(&data.report, "report");
     let scored = evaluate::score(context.model, &winner.prompt, &data.task, &data.report)?;
+    context.progress.cut(scored.n_cut, &data.report, "report");
     let generalisation = generalisation(context, winner, &scored, metric)?;
     let resamples = resamples(context, "report", data.report.examples.len())?;
     let intervals = scored.intervals(&data.report, &resamples)?;
@@ -154,6 +156,7 @@ fn generalisation(
         scored.metric(metric),
     );
     if let (Some(split), Some(file)) = (&data.second_report, &context.recipe.data.second_report) {
+        context.progress.scoring(split, "second report");
         let second = evaluate::score(context.model, &winner.prompt, &data.task, split)?;
         let resamples = resamples(context, "second report", split.examples.len())?;
         let intervals = second.intervals(split, &resamples)?;
@@ -184,7 +187,15 @@ struct Answers<'a> {
     outputs: &'a [String],
 }
 
-impl Answers<'_> {
+impl<'a> Answers<'a> {
+    /// What a candidate answered to select.
+    fn of(candidate: &'a Candidate) -> Self {
+        Self {
+            predictions: &candidate.predictions,
+            outputs: &candidate.outputs,
+        }
+    }
+
     fn compare(
         self,
         other: Self,
@@ -219,23 +230,17 @@ fn comparisons(
     let select = &context.data.select;
     let resamples = resamples(context, "select", select.examples.len())?;
     let winner = outcome.winner();
-    let answers = |candidate| {
-        let Candidate {
-            predictions,
-            outputs,
-            ..
-        } = candidate;
-        Answers {
-            predictions,
-            outputs,
-        }
-    };
     let task = context.recipe.task;
     outcome
         .losers()
         .map(|other| {
-            let compared =
-                answers(winner).compare(answers(other), task, metric, select, &resamples)?;
+            let compared = Answers::of(winner).compare(
+                Answers::of(other),
+                task,
+                metric,
+                select,
+                &resamples,
+            )?;
             Ok(comparison(winner, other, "select", compared))
         })
         .collect()

@@ -222,8 +222,10 @@ pub(crate) fn shared_files(
 mod tests {
     use std::path::Path;
 
+    use serde_json::json;
+
     use super::{TaskData, shared_files};
-    use crate::recipe::{DataConfig, Recipe, Task};
+    use crate::recipe::{DataConfig, Recipe};
 
     fn config(folder: &Path, rest: &str) -> DataConfig {
         toml::from_str(&format!("folder = {folder:?}\nfit = \"fit.jsonl\"\n{rest}")).unwrap()
@@ -272,7 +274,15 @@ mod tests {
             folder,
             "select = \"select.jsonl\"\nreport = \"report.jsonl\"",
         );
-        let shared = TaskData::read(&config, 0).unwrap().shared_texts();
+        let recipe: Recipe = serde_json::from_value(json!({
+            "name": "a",
+            "task": "text_classification",
+            "base": {"model": "none"},
+            "data": config,
+            "stages": [],
+        }))
+        .unwrap();
+        let shared = TaskData::read(&recipe).unwrap().shared_texts();
         assert_eq!(
             (
                 shared.select_in_fit,

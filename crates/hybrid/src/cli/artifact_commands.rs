@@ -1,13 +1,15 @@
 //! `eval` and `merge`: what else can be done with an artifact.
 
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use hybrid_data::read_examples;
 use hybrid_eval::ConfusionReport;
 use serde_json::json;
 
-use super::{DeviceArgument, output};
+use super::DeviceArgument;
+use super::output::{self, say};
 use crate::HybridError;
 use crate::artifact::Artifact;
 use crate::evaluate::{self, Figures};
@@ -35,15 +37,11 @@ pub(super) struct EvalArguments {
 pub(super) struct MergeArguments {
     /// The artifact folder.
     artifact: PathBuf,
-    /// The folder to write; it must not exist or be empty.
+    /// The folder to write: a new or an empty one.
     #[arg(long)]
     out: PathBuf,
     #[command(flatten)]
     device: DeviceArgument,
-}
-
-fn say(line: &str) {
-    eprintln!("{line}");
 }
 
 pub(super) fn eval(arguments: &EvalArguments) -> Result<(), HybridError> {
@@ -55,8 +53,15 @@ pub(super) fn eval(arguments: &EvalArguments) -> Result<(), HybridError> {
             Split::new(examples, &artifact.description.task.labels)?
         }
     };
+    say(&format!("scoring {} rows", split.examples.len()));
     let task = artifact.description.task.clone();
     let scored = evaluate::score(&mut artifact.model, &artifact.prompt, &task, &split)?;
+    if scored.n_cut > 0 {
+        say(&format!(
+            "{} inputs are cut: their prompts are too long",
+            scored.n_cut
+        ));
+    }
     let confusion = match &scored.figures {
         Figures::Texts(_) => None,
         Figures::Labels(figures) => {
@@ -104,12 +109,23 @@ fn class_table(confusion: &ConfusionReport) -> String {
     table
 }
 
+/// Whether nothing is lost when a folder is written there: nothing lies there, or an empty folder.
+fn is_free(out: &Path) -> bool {
+    match out.symlink_metadata() {
+        Err(error) => error.kind() == ErrorKind::NotFound,
+        Ok(found) => {
+            found.is_dir()
+                && std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none())
+        }
+    }
+}
+
 pub(super) fn merge(arguments: &MergeArguments) -> Result<(), HybridError> {
-    let artifact = Artifact::load(&arguments.artifact, &arguments.device.device, &say)?;
     let out = &arguments.out;
-    if std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
+    if !is_free(out) {
         return Err(HybridError::Occupied { path: out.clone() });
     }
+    let artifact = Artifact::load(&arguments.artifact, &arguments.device.device, &say)?;
     merged::write(&artifact, out)?;
     output::print(&out.display().to_string())
 }

@@ -1,4 +1,4 @@
-//! Standard output: the results of commands.
+//! What commands say: results on standard output, all else on standard error.
 
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
@@ -27,6 +27,11 @@ pub(super) fn write(lines: &str) -> Result<Reader, HybridError> {
             source,
         }),
     }
+}
+
+/// Says a line on standard error.
+pub(super) fn say(line: &str) {
+    eprintln!("{line}");
 }
 
 /// Writes a text and ends its line.

@@ -5,17 +5,20 @@ use std::fmt::Write;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
 use super::DeviceArgument;
-use super::output::{self, Reader};
+use super::output::{self, Reader, say};
 use crate::HybridError;
 use crate::artifact::Artifact;
 use crate::evaluate;
 
 /// The most lines that are classified together.
 const CHUNK: usize = 256;
+/// Between two lines that say how far a file is labelled.
+const PAUSE: Duration = Duration::from_secs(10);
 /// Bytes of input that are read at a time.
 const BUFFER: usize = 64 << 10;
 
@@ -23,17 +26,17 @@ const BUFFER: usize = 64 << 10;
 pub(super) struct PredictArguments {
     /// The artifact folder.
     artifact: PathBuf,
-    /// File of texts or JSON objects, one a line; standard input when left out.
+    /// File of texts or JSON objects, one a line; standard input when left out. Empty lines are
+    /// skipped.
     input: Option<PathBuf>,
     /// How many labels to print for each line, most probable first.
-    #[arg(long, default_value_t = 1)]
-    top_k: usize,
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    top_k: u16,
     #[command(flatten)]
     device: DeviceArgument,
 }
 
 pub(super) fn predict(arguments: &PredictArguments) -> Result<(), HybridError> {
-    let say = |line: &str| eprintln!("{line}");
     let mut artifact = Artifact::load(&arguments.artifact, &arguments.device.device, &say)?;
     let (origin, reader): (PathBuf, Box<dyn Read>) = match &arguments.input {
         Some(path) => {
@@ -41,6 +44,7 @@ pub(super) fn predict(arguments: &PredictArguments) -> Result<(), HybridError> {
                 path: path.clone(),
                 source,
             })?;
+            say(&format!("labelling the lines of {}", path.display()));
             (path.clone(), Box::new(file))
         }
         None => ("standard input".into(), Box::new(std::io::stdin().lock())),
@@ -49,11 +53,16 @@ pub(super) fn predict(arguments: &PredictArguments) -> Result<(), HybridError> {
         reader: BufReader::with_capacity(BUFFER, reader),
         number: 0,
     };
+    let mut said = Instant::now();
     loop {
+        if arguments.input.is_some() && said.elapsed() > PAUSE {
+            said = Instant::now();
+            say(&format!("  {} lines", lines.number));
+        }
         let mut inputs = Vec::new();
         let end = lines.collect(&origin, &artifact, &mut inputs);
         // What came before a faulty line is answered before the fault is reported.
-        let reader = answer(&mut artifact, &inputs, arguments.top_k)?;
+        let reader = answer(&mut artifact, &inputs, usize::from(arguments.top_k))?;
         if end? == End::OfInput || reader == Reader::HasGone {
             return Ok(());
         }

@@ -1,5 +1,7 @@
 //! A decoder in this process: scores and continuations of prompts.
 
+use std::sync::atomic::Ordering;
+
 use hybrid_data::{BatchLimits, BatchOrder, derive_seed, length_buckets};
 use hybrid_models::{
     Decoding, Finish as TokensFinish, GenerationConfig, Hooks, NoHooks, SampleConfig,
@@ -89,7 +91,11 @@ impl LocalModel {
         Box::new(move |texts| {
             let embed = |text: &String| -> Result<Vec<f32>, HybridError> {
                 let ids = tokenizer.ids(text, true)?;
-                let ids: Vec<i64> = ids.into_iter().map(i64::from).collect();
+                let mut ids: Vec<i64> = ids.into_iter().map(i64::from).collect();
+                if ids.is_empty() {
+                    // An input without content still is somewhere.
+                    ids.push(model.eos_ids().first().copied().unwrap_or(0));
+                }
                 Ok(model.embed(&ids, &NoHooks)?)
             };
             let vectors = texts.iter().map(embed).collect::<Result<Vec<_>, _>>();
@@ -111,7 +117,7 @@ impl LocalModel {
     }
 
     fn count_read(&mut self, tokens: u64) {
-        self.tokens += tokens;
+        self.tokens.fetch_add(tokens, Ordering::Relaxed);
         let flops = self.decoder_flops(self.n_layers(), tokens as usize);
         self.count_flops(flops);
     }

@@ -1,6 +1,6 @@
 //! What would make an adapter stage fail: what it trains and its update rule are built once.
 
-use hybrid_adapters::{Adapters, ClassifierHead, HeadConfig, Trainable};
+use hybrid_adapters::{Adapters, ClassifierHead, Trainable};
 use hybrid_optim::{OptimError, OptimizerConfig, ScheduleConfig, Updater};
 
 use super::Faults;
@@ -25,13 +25,14 @@ pub(super) fn check(
         return;
     };
     let head = || {
-        let head = HeadConfig {
-            pooling: config.head.pooling,
-            normalize: config.head.normalize,
-            scale: config.head.scale,
-        };
         let n_labels = data.task.labels.len();
-        ClassifierHead::init(head, model.d_model(), n_labels, 0, &model.device)
+        ClassifierHead::init(
+            config.head.config(),
+            model.d_model(),
+            n_labels,
+            0,
+            &model.device,
+        )
     };
     let trainable = Trainable {
         adapters,

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hybrid_prompts::{InstructionProposals, LanguageModel, PromptFormat, Template};
+use hybrid_prompts::{InstructionProposals, LanguageModel, PromptError, PromptFormat, Template};
 
 use super::{Faults, LabelWords};
 use crate::HybridError;
+use crate::error::describe;
 use crate::local_model::LocalModel;
 use crate::recipe::{PromptStage, Recipe};
 use crate::stage::prompt::{language_space, space};
@@ -30,25 +31,27 @@ pub(super) fn check(
             sound.templates.push(template.clone());
         }
     }
-    let words_key = match (
-        config.label_patterns.is_empty(),
-        config.label_words.is_empty(),
-    ) {
-        (false, _) => format!("{key}.label_patterns"),
-        (true, false) => format!("{key}.label_words"),
-        (true, true) => key.to_owned(),
-    };
-    let space = match model.is_decoder() {
-        true => language_space(recipe, data, &sound),
-        false => space(recipe, data, &sound),
-    };
     if !model.is_decoder() {
         refuse_parts_for_language_models(faults, key, config);
     } else if config.formats.contains(&PromptFormat::Chat) && model.chat_template().is_none() {
         faults.add(&format!("{key}.formats"), "the model has no chat template");
     }
-    let Some(space) = faults.expect(&words_key, space) else {
-        return;
+    let space = match model.is_decoder() {
+        true => language_space(recipe, data, &sound),
+        false => space(recipe, data, &sound),
+    };
+    let space = match space {
+        Ok(space) => space,
+        Err(error) => {
+            let label = match &error {
+                HybridError::Prompt(
+                    PromptError::UnknownLabel { label, .. } | PromptError::NoLabelWords { label },
+                ) => Some(label.as_str()),
+                _ => None,
+            };
+            faults.add(&words_key(key, config, label.as_slice()), describe(&error));
+            return;
+        }
     };
     let mut templates: Vec<String> = Vec::new();
     let mut words: Vec<LabelWords> = Vec::new();
@@ -79,7 +82,7 @@ pub(super) fn check(
     }
     if let Some((one, other, words)) = words.iter().find_map(same_words) {
         faults.add(
-            &words_key,
+            &words_key(key, config, &[one, other]),
             format!(
                 "the labels {one:?} and {other:?} have the same label words {words:?}; give them \
                 words of their own under label_words"
@@ -107,6 +110,19 @@ fn refuse_parts_for_language_models(faults: &mut Faults<'_>, key: &str, config: 
                 "the base is an encoder; this is for language models",
             );
         }
+    }
+}
+
+/// The key of the label words in which something is wrong with these labels.
+fn words_key(key: &str, config: &PromptStage, labels: &[&str]) -> String {
+    let by_hand = |label: &&str| config.label_words.contains_key(*label);
+    let patterns = !config.label_patterns.is_empty();
+    if labels.iter().any(by_hand) || !patterns && !config.label_words.is_empty() {
+        format!("{key}.label_words")
+    } else if patterns {
+        format!("{key}.label_patterns")
+    } else {
+        key.to_owned()
     }
 }
 

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use jsonschema::ValidationError;
 use jsonschema::error::ValidationErrorKind;
-use jsonschema::{ValidationError, Validator};
 use serde_json::Value;
 
 use super::places::Places;
@@ -52,10 +52,12 @@ impl fmt::Display for RecipeFaults {
 impl std::error::Error for RecipeFaults {}
 
 /// Holds `value` against the schema.
-pub(super) fn check(validator: &Validator, value: &Value, places: &Places) -> Vec<Fault> {
+pub(super) fn check(schema: &Value, value: &Value, places: &Places) -> Vec<Fault> {
+    let validator =
+        jsonschema::validator_for(schema).expect("the derived schema is a valid schema");
     let mut found = Vec::new();
     for error in validator.iter_errors(value) {
-        collect(&error, &mut found);
+        collect(schema, &error, &mut found);
     }
     found
         .into_iter()
@@ -66,7 +68,7 @@ pub(super) fn check(validator: &Validator, value: &Value, places: &Places) -> Ve
 }
 
 /// Unfolds an error into (JSON pointer, message) pairs.
-fn collect(error: &ValidationError<'_>, found: &mut Vec<(String, String)>) {
+fn collect(schema: &Value, error: &ValidationError<'_>, found: &mut Vec<(String, String)>) {
     let pointer = error.instance_path().to_string();
     match error.kind() {
         ValidationErrorKind::AdditionalProperties { unexpected }
@@ -77,8 +79,10 @@ fn collect(error: &ValidationError<'_>, found: &mut Vec<(String, String)>) {
         }
         ValidationErrorKind::OneOfNotValid { context } | ValidationErrorKind::AnyOf { context } => {
             match chosen_variant(&pointer, context) {
-                Some(errors) => errors.iter().for_each(|error| collect(error, found)),
-                None => found.push((pointer, no_variant(context))),
+                Some(errors) => errors
+                    .iter()
+                    .for_each(|error| collect(schema, error, found)),
+                None => found.push(no_variant(schema, error, context)),
             }
         }
         ValidationErrorKind::Required { property } => {
@@ -111,7 +115,7 @@ fn chosen_variant<'a, 'e>(
                 | ValidationErrorKind::Type { .. }
         );
         let missing_tag = matches!(error.kind(), ValidationErrorKind::Required { property }
-            if matches!(property.as_str(), Some("kind" | "method")));
+            if property.as_str().is_some_and(|property| TAGS.contains(&property)));
         at_tag && wrong && is_tag_or_self(pointer, error) || missing_tag
     };
     let mut matching = context
@@ -122,24 +126,55 @@ fn chosen_variant<'a, 'e>(
 
 fn is_tag_or_self(pointer: &str, error: &ValidationError<'_>) -> bool {
     let path = error.instance_path().to_string();
-    path == pointer || path == format!("{pointer}/kind") || path == format!("{pointer}/method")
+    path == pointer || TAGS.iter().any(|tag| path == format!("{pointer}/{tag}"))
 }
 
-/// What the value could have been.
-fn no_variant(context: &[Vec<ValidationError<'_>>]) -> String {
-    let mut options: Vec<String> = context
-        .iter()
-        .flatten()
-        .filter_map(|error| match error.kind() {
-            ValidationErrorKind::Constant { expected_value } => Some(expected_value.to_string()),
-            ValidationErrorKind::Enum { options } => Some(options.to_string()),
-            ValidationErrorKind::Required { property } => {
-                Some(format!("a table with the key {property}"))
-            }
-            ValidationErrorKind::Type { .. } => Some(error.to_string()),
-            _ => None,
-        })
-        .collect();
-    options.dedup();
-    format!("fits none of the choices: {}", options.join(", "))
+/// Keys that tell the variants of an enum apart.
+const TAGS: [&str; 2] = ["kind", "method"];
+
+/// Where a value fits no variant of an enum, and what it could have been.
+fn no_variant(
+    schema: &Value,
+    error: &ValidationError<'_>,
+    context: &[Vec<ValidationError<'_>>],
+) -> (String, String) {
+    let (pointer, found) = (error.instance_path().to_string(), error.instance());
+    let variants = schema.pointer(error.schema_path().as_str());
+    let constants = |place: &str| -> Vec<String> {
+        let variants = variants.and_then(Value::as_array).into_iter().flatten();
+        let constants = variants.filter_map(|variant| variant.pointer(place));
+        constants.map(Value::to_string).collect()
+    };
+    for tag in TAGS {
+        let names = constants(&format!("/properties/{tag}/const")).join(", ");
+        if names.is_empty() {
+            continue;
+        }
+        let Some(fields) = found.as_object() else {
+            let message =
+                format!("expected a table with the key `{tag}`, one of {names}; found {found}");
+            return (pointer, message);
+        };
+        return match fields.get(tag) {
+            Some(name) => (
+                format!("{pointer}/{tag}"),
+                format!("expected one of {names}; found {name}"),
+            ),
+            None => (
+                pointer,
+                format!("the key `{tag}` is missing; it is one of {names}"),
+            ),
+        };
+    }
+    let names = constants("/const");
+    if !names.is_empty() {
+        let message = format!("expected one of {}; found {found}", names.join(", "));
+        return (pointer, message);
+    }
+    let types = context.iter().flatten();
+    let types = types.filter(|error| matches!(error.kind(), ValidationErrorKind::Type { .. }));
+    let mut types: Vec<String> = types.map(ToString::to_string).collect();
+    types.dedup();
+    let message = format!("fits none of the choices: {}", types.join(", "));
+    (pointer, message)
 }

@@ -1,6 +1,6 @@
 //! Reads a recipe file into a [`Recipe`].
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
@@ -101,10 +101,25 @@ pub fn load_resolved(path: &Path) -> Result<Recipe, RecipeError> {
     Ok(read(path, &[])?.recipe)
 }
 
+/// The path from the root without `.` and `..`, also where nothing lies.
 fn absolute(path: &Path) -> PathBuf {
-    path.canonicalize()
-        .or_else(|_| std::path::absolute(path))
-        .unwrap_or_else(|_| path.to_owned())
+    let Ok(path) = std::path::absolute(path) else {
+        return path.to_owned();
+    };
+    let mut clean = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                clean.pop();
+            }
+            part => clean.push(part),
+        }
+        // A link is followed before a `..` behind it.
+        if let Ok(followed) = clean.canonicalize() {
+            clean = followed;
+        }
+    }
+    clean
 }
 
 fn read(path: &Path, settings: &[(String, String)]) -> Result<RecipeFile, RecipeError> {
@@ -129,10 +144,7 @@ fn read(path: &Path, settings: &[(String, String)]) -> Result<RecipeFile, Recipe
             });
         }
     }
-    let schema = schema();
-    let validator =
-        jsonschema::validator_for(&schema).expect("the derived schema is a valid schema");
-    faults.extend(check(&validator, &value, &places));
+    faults.extend(check(&schema(), &value, &places));
     if !faults.is_empty() {
         return Err(places.refuse(faults).into());
     }
@@ -262,6 +274,54 @@ methods = [{ method = "lora", rank_pattern = { query = 4, "layer.0" = 2, attenti
     }
 
     #[test]
+    fn a_kind_or_method_that_is_wrong_or_missing_lists_those_that_exist() {
+        let cases = [
+            (
+                "kind = \"adapter\"",
+                "kind = \"adaptor\"",
+                "recipe.toml:14: stages.0.kind: expected one of \"prompt\", \"adapter\"; found \"adaptor\"",
+            ),
+            (
+                "kind = \"adapter\"",
+                "",
+                "stages.0: the key `kind` is missing; it is one of \"prompt\", \"adapter\"",
+            ),
+            (
+                "method = \"lora\"",
+                "method = \"laro\"",
+                "stages.0.methods.0.method: expected one of \"lora\", ",
+            ),
+            (
+                "{ kind = \"sgd\", lr = 0.1 }",
+                "\"sgd\"",
+                "stages.0.optimizer: expected a table with the key `kind`, one of \"adamw\", ",
+            ),
+            (
+                "name = \"a\"",
+                "name = \"a\"\nchoose_by = \"f1\"",
+                "choose_by: expected one of \"metric\", \"log_loss\"; found \"f1\"",
+            ),
+        ];
+        for (old, new, expected) in cases {
+            assert!(RECIPE.contains(old), "{old}");
+            let faults = faults(&RECIPE.replace(old, new));
+            assert!(faults.contains(expected), "{faults}");
+            assert!(faults.contains(": 1 fault "), "{faults}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_kind_of_a_setting_has_no_line() {
+        let (_folder, path) = written(RECIPE);
+        let set = ("stages.0.kind".to_owned(), "promt".to_owned());
+        let faults = load(&path, &[set]).unwrap_err().to_string();
+        assert!(
+            faults.contains("--set stages.0.kind: expected one of"),
+            "{faults}"
+        );
+    }
+
+    #[test]
     fn names_that_lead_out_of_their_folder_are_refused() {
         for name in [
             "", "..", ".", "a/b", "a\\\\b", "../a", "a..b", ".hidden", "a\\n",
@@ -281,6 +341,20 @@ methods = [{ method = "lora", rank_pattern = { query = 4, "layer.0" = 2, attenti
         for name in ["banking77", "prompt-2", "v1.5", "größe 2", "a_b"] {
             let (_folder, path) = written(&RECIPE.replace("\"a\"", &format!("\"{name}\"")));
             assert_eq!(load(&path, &[]).unwrap().name, name);
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_missing_has_a_clean_path() {
+        let (folder, path) = written(&RECIPE.replace("\".\"", "\"./there/../not/../data/x\""));
+        let real = folder.path().canonicalize().unwrap();
+        let found = || load(&path, &[]).unwrap().data.folder;
+        assert_eq!(found(), real.join("data/x"));
+        std::fs::create_dir_all(folder.path().join("elsewhere/deep")).unwrap();
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink("elsewhere/deep", folder.path().join("there")).unwrap();
+            assert_eq!(found(), real.join("elsewhere/data/x"));
         }
     }
 

