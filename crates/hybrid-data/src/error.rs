@@ -101,9 +101,31 @@ pub enum DataError {
         /// What stands there.
         found: &'static str,
     },
+    /// The field mapped to the references is neither a string nor a list of strings.
+    #[error("{}:{line}: field `{field}` is {found}, expected a string or a list of strings", path.display())]
+    NotTexts {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// The field.
+        field: String,
+        /// What stands there.
+        found: &'static str,
+    },
     /// A label of no characters.
     #[error("{}:{line}: field `{field}` holds an empty label", path.display())]
     EmptyLabel {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// The field.
+        field: String,
+    },
+    /// A reference of no characters.
+    #[error("{}:{line}: field `{field}` holds an empty reference", path.display())]
+    EmptyReference {
         /// The file.
         path: PathBuf,
         /// The line.

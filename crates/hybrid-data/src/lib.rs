@@ -20,6 +20,32 @@
 //! assert_eq!(labels.index_of("card_arrival"), Some(0));
 //! # Ok::<(), hybrid_data::DataError>(())
 //! ```
+//!
+//! Questions, translations and summaries may have several right answers. A column of them is a
+//! string or, in JSONL and Parquet, a list of strings or of objects that have a string `text`; the
+//! first is the label where no column of labels is mapped. An empty list, which has no label, is a
+//! question without answer.
+//!
+//! ```
+//! use hybrid_data::{FieldMapping, read_examples};
+//!
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let path = folder.path().join("fit.jsonl");
+//! # std::fs::write(&path, concat!(
+//! #     r#"{"question": "Where?", "answers": [{"text": "in Bonn", "start": 27}, {"text": "Bonn", "start": 30}]}"#,
+//! #     "\n",
+//! #     r#"{"question": "When?", "answers": []}"#,
+//! # )).unwrap();
+//! let mapping = FieldMapping {
+//!     references: Some("answers".to_owned()),
+//!     ..FieldMapping::new([("question", "question")], None)
+//! };
+//! let examples = read_examples(&path, &mapping)?;
+//! assert_eq!(examples[0].references, ["in Bonn", "Bonn"]);
+//! assert_eq!(examples[0].label.as_deref(), Some("in Bonn"));
+//! assert_eq!(examples[1].label, None);
+//! # Ok::<(), hybrid_data::DataError>(())
+//! ```
 
 mod batch;
 mod error;

@@ -20,6 +20,9 @@ use crate::example::{Example, FieldMapping, Origin};
 pub enum Cell {
     /// A string.
     Text(String),
+    /// A list of strings, or of objects that each have a string `text` (the answers of SQuAD),
+    /// which count as that string; perhaps of none. CSV has no lists.
+    Texts(Vec<String>),
     /// Anything else, named in words ("a number").
     Other(&'static str),
 }

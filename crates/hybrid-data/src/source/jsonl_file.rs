@@ -99,7 +99,23 @@ fn cell(value: Value) -> Cell {
         Value::Null => Cell::Other("null"),
         Value::Bool(_) => Cell::Other("a boolean"),
         Value::Number(_) => Cell::Other("a number"),
-        Value::Array(_) => Cell::Other("a list"),
+        Value::Array(values) => list(values),
         Value::Object(_) => Cell::Other("an object"),
     }
+}
+
+fn list(values: Vec<Value>) -> Cell {
+    let text = |value| match value {
+        Value::String(text) => Ok(text),
+        Value::Object(mut object) => match object.remove("text") {
+            Some(Value::String(text)) => Ok(text),
+            _ => Err("a list with an object without a string `text`"),
+        },
+        Value::Null => Err("a list with null in it"),
+        Value::Bool(_) => Err("a list with a boolean in it"),
+        Value::Number(_) => Err("a list with a number in it"),
+        Value::Array(_) => Err("a list with a list in it"),
+    };
+    let texts = values.into_iter().map(text).collect::<Result<_, _>>();
+    texts.map_or_else(Cell::Other, Cell::Texts)
 }

@@ -1,4 +1,4 @@
-//! Parquet tables, read row by row; string columns become fields.
+//! Parquet tables, read row by row; columns of strings and of lists of strings become fields.
 
 use std::fs::File;
 use std::path::Path;
@@ -70,13 +70,31 @@ fn cell(field: &Field) -> Cell {
         Field::Bool(_) => Cell::Other("a boolean"),
         Field::Bytes(_) => Cell::Other("bytes"),
         Field::Group(_) | Field::MapInternal(_) => Cell::Other("an object"),
-        Field::ListInternal(_) => Cell::Other("a list"),
+        Field::ListInternal(found) => list(found.elements()),
         _ => Cell::Other("a number or date"),
     }
 }
 
+fn list(elements: &[Field]) -> Cell {
+    let text = |element: &Field| match element {
+        Field::Str(text) => Ok(text.clone()),
+        Field::Group(record) => {
+            let mut columns = record.get_column_iter();
+            match columns.find(|(name, _)| *name == "text") {
+                Some((_, Field::Str(text))) => Ok(text.clone()),
+                _ => Err("a list with an object without a string `text`"),
+            }
+        }
+        Field::Null => Err("a list with null in it"),
+        _ => Err("a list of other than strings"),
+    };
+    let texts = elements.iter().map(text).collect::<Result<_, _>>();
+    texts.map_or_else(Cell::Other, Cell::Texts)
+}
+
 #[cfg(test)]
 mod tests {
+    use parquet::column::writer::ColumnWriter;
     use parquet::data_type::{ByteArray, ByteArrayType, Int32Type};
     use parquet::file::properties::WriterProperties;
     use parquet::file::writer::SerializedFileWriter;
@@ -133,6 +151,84 @@ mod tests {
             error
                 .to_string()
                 .ends_with(":1: field `code` is a number or date, expected a string"),
+            "{error}"
+        );
+    }
+
+    /// Three rows with a list of strings and a list of objects: two answers, one, none.
+    fn write_lists(path: &std::path::Path) {
+        let schema = parse_message_type(
+            "message rows {
+                required group answers (LIST) {
+                    repeated group list { required binary element (UTF8); }
+                }
+                required group spans (LIST) {
+                    repeated group list {
+                        required group element {
+                            required int32 start;
+                            required binary text (UTF8);
+                        }
+                    }
+                }
+                required group starts (LIST) {
+                    repeated group list { required int32 element; }
+                }
+            }",
+        )
+        .unwrap();
+        // A value of its own row repeats at level 0, one more of the same row at level 1; the last
+        // row's list is not defined any deeper than itself.
+        let (defined, repeated) = ([1, 1, 1, 0], [0, 1, 0, 0]);
+        let properties = WriterProperties::builder().build();
+        let file = std::fs::File::create(path).unwrap();
+        let mut writer = SerializedFileWriter::new(file, schema.into(), properties.into()).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        let texts = ["Köln", "Bonn", "Ulm"].map(ByteArray::from);
+        while let Some(mut column) = group.next_column().unwrap() {
+            let levels = (Some(&defined[..]), Some(&repeated[..]));
+            match column.untyped() {
+                ColumnWriter::ByteArrayColumnWriter(column) => {
+                    column.write_batch(&texts, levels.0, levels.1)
+                }
+                ColumnWriter::Int32ColumnWriter(column) => {
+                    column.write_batch(&[27, 3, 8], levels.0, levels.1)
+                }
+                _ => panic!("not in the schema"),
+            }
+            .unwrap();
+            column.close().unwrap();
+        }
+        group.close().unwrap();
+        writer.close().unwrap();
+    }
+
+    #[test]
+    fn list_columns_become_references() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.parquet");
+        write_lists(&path);
+        let read = |column: &str| {
+            let mapping = FieldMapping {
+                references: Some(column.to_owned()),
+                ..FieldMapping::new([], None)
+            };
+            read_examples(&path, &mapping)
+        };
+        for column in ["answers", "spans"] {
+            let examples = read(column).unwrap();
+            let references = examples.iter().map(|example| example.references.clone());
+            assert_eq!(
+                references.collect::<Vec<_>>(),
+                [vec!["Köln", "Bonn"], vec!["Ulm"], vec![]],
+                "{column}"
+            );
+        }
+        let error = read("starts").unwrap_err().to_string();
+        assert!(
+            error.ends_with(
+                ":1: field `starts` is a list of other than strings, \
+                 expected a string or a list of strings"
+            ),
             "{error}"
         );
     }

@@ -94,6 +94,99 @@ fn a_mapping_without_label_reads_unlabelled_rows() {
     assert_eq!(examples[0].label, None);
 }
 
+/// The label and the references of each row, without fields.
+type Answers = Vec<(Option<String>, Vec<String>)>;
+
+fn read_answers(name: &str, bytes: impl AsRef<[u8]>) -> Result<Answers, DataError> {
+    let (_folder, path) = file(name, bytes);
+    let mapping = FieldMapping {
+        references: Some("answers".to_owned()),
+        ..FieldMapping::new([], None)
+    };
+    let examples = read_examples(&path, &mapping)?.into_iter();
+    Ok(examples
+        .map(|example| (example.label, example.references))
+        .collect())
+}
+
+#[test]
+fn references_are_strings_lists_of_them_or_objects_with_text() {
+    let answers = |texts: &[&str]| {
+        let texts: Vec<String> = texts.iter().map(|&text| text.to_owned()).collect();
+        (texts.first().cloned(), texts)
+    };
+    let rows = concat!(
+        r#"{"answers": ["in Köln", "Köln"]}"#,
+        "\n",
+        r#"{"answers": [{"text": "Bonn", "start": 27}, {"start": 3, "text": "Ulm"}]}"#,
+        "\n",
+        r#"{"answers": []}"#,
+        "\n",
+        r#"{"answers": "Jena"}"#,
+    );
+    assert_eq!(
+        read_answers("rows.jsonl", rows).unwrap(),
+        [
+            answers(&["in Köln", "Köln"]),
+            answers(&["Bonn", "Ulm"]),
+            answers(&[]),
+            answers(&["Jena"]),
+        ]
+    );
+    assert_eq!(
+        read_answers("rows.csv", "answers\n\"[\"\"a\"\"]\"\n").unwrap(),
+        [answers(&["[\"a\"]"])],
+        "CSV has no lists"
+    );
+}
+
+#[test]
+fn faults_of_references_name_file_line_and_field() {
+    let expected = "expected a string or a list of strings";
+    for (value, found) in [
+        ("null", "null"),
+        ("7", "a number"),
+        ("{\"text\": \"a\"}", "an object"),
+        ("[\"a\", null]", "a list with null in it"),
+        ("[true]", "a list with a boolean in it"),
+        ("[\"a\", 7]", "a list with a number in it"),
+        ("[[\"a\"]]", "a list with a list in it"),
+        (
+            "[{\"start\": 27}]",
+            "a list with an object without a string `text`",
+        ),
+        (
+            "[{\"text\": 7}]",
+            "a list with an object without a string `text`",
+        ),
+    ] {
+        let rows = format!("{{\"answers\": []}}\n{{\"answers\": {value}}}\n");
+        let message = read_answers("rows.jsonl", rows).unwrap_err().to_string();
+        let wanted = format!("rows.jsonl:2: field `answers` is {found}, {expected}");
+        assert!(message.ends_with(&wanted), "{value}: {message}");
+    }
+    for (name, rows, wanted) in [
+        (
+            "rows.jsonl",
+            "{\"answers\": [\"a\", \" \"]}",
+            "rows.jsonl:1: field `answers` holds an empty reference",
+        ),
+        (
+            "rows.csv",
+            "answers,n\n,1\n",
+            "rows.csv:2: field `answers` holds an empty reference",
+        ),
+        (
+            "rows.jsonl",
+            "{\"answer\": [\"a\"]}",
+            "rows.jsonl:1: no field `answers`; the row has `answer`",
+        ),
+    ] {
+        let message = read_answers(name, rows).unwrap_err().to_string();
+        assert!(message.ends_with(wanted), "{message}");
+    }
+}
+
 #[test]
 fn faults_of_rows_name_file_line_and_field() {
     let cases = [
@@ -104,6 +197,10 @@ fn faults_of_rows_name_file_line_and_field() {
         (
             "{\"query\": \"a\", \"intent\": 3}",
             "rows.jsonl:2: field `intent` is a number, expected a string",
+        ),
+        (
+            "{\"query\": \"a\", \"intent\": [\"x\"]}",
+            "rows.jsonl:2: field `intent` is a list, expected a string",
         ),
         (
             "{\"query\": null, \"intent\": \"x\"}",
@@ -245,5 +342,21 @@ proptest! {
         let examples = read("rows.jsonl", lines.concat()).unwrap();
         let read: Vec<&str> = examples.iter().map(|example| example.fields["text"].as_str()).collect();
         assert_eq!(read, texts);
+    }
+
+    #[test]
+    fn lists_of_strings_and_of_objects_read_alike(texts in vec(any::<String>(), 0..8)) {
+        // No reference is blank.
+        let texts: Vec<String> = texts.iter().map(|text| format!("{text}.")).collect();
+        let spans = texts.iter().map(|text| serde_json::json!({"text": text, "start": 0}));
+        let spans: Vec<_> = spans.collect();
+        let rows = format!(
+            "{}\n{}\n",
+            serde_json::json!({"answers": texts}),
+            serde_json::json!({"answers": spans})
+        );
+        let answers = (texts.first().cloned(), texts);
+        let rows = read_answers("rows.jsonl", rows).unwrap();
+        assert_eq!(rows, [answers.clone(), answers]);
     }
 }
