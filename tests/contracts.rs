@@ -267,6 +267,8 @@ fn parity_bases_refuse_illegal_stacks() {
         for stack in [
             json!([{"method": "bitfit"}, {"method": "layer_norm"}]),
             json!([{"method": "ia3"}, {"method": "ia3"}]),
+            json!([{"method": "ia3"}, {"method": "lora", "r": 1, "use_dora": true}]),
+            json!([{"method": "lora", "r": 1}, {"method": "lora", "r": 1, "use_dora": true}]),
             json!([{"method": "bitfit"}, {"method": "lora", "r": 1, "bias": "lora_only"}]),
             json!([{"method": "unfreeze", "modules": ["layer.0"]}, {"method": "unfreeze", "modules": ["layer.0"]}]),
         ] {

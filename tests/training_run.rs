@@ -17,9 +17,8 @@ use crate::any_base::{AnyBase, AnyBatch};
 use crate::fixtures::{self, Fixture, Tensors};
 
 /// Methods that later work on this project brings.
-const LATER_METHODS: [&str; 5] = [
+const LATER_METHODS: [&str; 4] = [
     "training/bert_adalora",
-    "training/llama_dora",
     "training/llama_p_tuning",
     "training/llama_prefix_tuning",
     "training/llama_prompt_tuning",

@@ -56,6 +56,10 @@ fn stacks(has_bias: bool) -> Vec<(Value, bool)> {
             json!([{"method": "lora", "r": 2, "bias": "all", "target_modules": "all-linear"}]),
             true,
         ),
+        (
+            json!([{"method": "lora", "r": 2, "use_dora": true}, {"method": "ia3"}]),
+            true,
+        ),
         (json!([{"method": "ia3"}]), true),
         (json!([{"method": "layer_norm"}]), true),
         (

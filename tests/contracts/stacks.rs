@@ -61,6 +61,17 @@ pub(crate) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
                 }
             },
         ),
+        (
+            stack(
+                json!([{"method": "lora", "r": 2, "lora_alpha": 3, "use_dora": true, "bias": "lora_only"}]),
+            ),
+            |path, kind| match (name(path), kind) {
+                ("query" | "value" | "q_lin" | "v_lin", SiteKind::Linear { d_out, .. }) => {
+                    factors(2, kind) + bias(kind) + d_out
+                }
+                _ => 0,
+            },
+        ),
         (stack(json!([{"method": "ia3"}])), |path, kind| {
             match (name(path), kind) {
                 ("key" | "value" | "k_lin" | "v_lin", SiteKind::Linear { d_out, .. }) => *d_out,
@@ -118,7 +129,7 @@ pub(crate) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
                 json!([{"method": "ia3"}, {"method": "lora", "r": 2, "target_modules": ["value", "v_lin"]}]),
             ),
             |path, kind| {
-                let (_, ia3) = &stacks()[4];
+                let (_, ia3) = &stacks()[5];
                 ia3(path, kind)
                     + if matches!(name(path), "value" | "v_lin") {
                         factors(2, kind)
@@ -133,7 +144,7 @@ pub(crate) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
                          {"method": "bottleneck", "bottleneck_size": 3}, {"method": "layer_norm"}]),
             ),
             |path, kind| {
-                let (_, both) = &stacks()[10];
+                let (_, both) = &stacks()[11];
                 both(path, kind) + pair(3, kind) + norm(kind)
             },
         ),

@@ -29,6 +29,7 @@ impl Case {
         let mut stacks = vec![
             json!([{"method": "lora", "r": 2, "lora_alpha": 3, "target_modules": "all-linear"}]),
             json!([{"method": "lora", "r": 2}, {"method": "ia3"}]),
+            json!([{"method": "lora", "r": 2, "use_dora": true}]),
             json!([{"method": "layer_norm"}]),
             json!([{"method": "bottleneck", "bottleneck_size": 3}]),
             json!([{"method": "unfreeze", "modules": whole}]),

@@ -214,7 +214,7 @@ fn through(stack: &[AnyMethod], base: &Linear, x: Tensor<3>, pass: Pass) -> Tens
     match stack.split_last() {
         Some((outer, inner)) => {
             let inner = |x| through(inner, base, x, pass);
-            outer.as_method().linear(base.site, x, pass, &inner)
+            outer.as_method().linear(base, x, pass, &inner)
         }
         None => base.forward(x),
     }

@@ -13,6 +13,7 @@ mod bitfit;
 mod bottleneck;
 mod compose;
 mod config;
+mod dora;
 mod error;
 mod frozen;
 mod head;

@@ -118,8 +118,18 @@ pub(crate) trait Method {
         None
     }
 
-    /// Wraps a linear site.
-    fn linear(&self, _site: SiteId, x: Tensor<3>, _pass: Pass, inner: Inner<'_>) -> Tensor<3> {
+    /// Linear sites whose function it wraps.
+    fn wraps(&self) -> Vec<SiteId> {
+        Vec::new()
+    }
+
+    /// Those among them at which it needs the base's own weight: no method may wrap between.
+    fn next_to_base(&self) -> Vec<SiteId> {
+        Vec::new()
+    }
+
+    /// Wraps a linear site; `base` is the layer there after replacing.
+    fn linear(&self, _base: &Linear, x: Tensor<3>, _pass: Pass, inner: Inner<'_>) -> Tensor<3> {
         inner(x)
     }
 

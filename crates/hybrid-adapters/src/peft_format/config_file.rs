@@ -53,6 +53,7 @@ const LORA: Keys = Keys {
         "layers_to_transform",
         "layers_pattern",
         "use_rslora",
+        "use_dora",
         "rank_pattern",
         "alpha_pattern",
     ],
@@ -77,7 +78,6 @@ const LORA: Keys = Keys {
         "target_parameters",
         "trainable_token_indices",
         "use_bdlora",
-        "use_dora",
         "use_qalora",
         "velora_config",
     ],
@@ -299,7 +299,7 @@ mod tests {
     #[test]
     fn options_that_change_the_result_are_refused_by_name() {
         for (key, value) in [
-            ("use_dora", json!(true)),
+            ("lora_bias", json!(true)),
             ("layer_replication", json!([[0, 1]])),
             ("init_lora_weights", json!("pissa")),
             ("loftq_config", json!({"loftq_bits": 4})),

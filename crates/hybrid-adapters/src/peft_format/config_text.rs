@@ -181,7 +181,7 @@ fn lora(config: &LoraConfig, paths: &[String], prefix: &str, input_first: bool) 
                 json!(paths)
             },
         ),
-        ("use_dora", json!(false)),
+        ("use_dora", json!(config.use_dora)),
         ("use_qalora", json!(false)),
         ("use_rslora", json!(config.use_rslora)),
     ]);

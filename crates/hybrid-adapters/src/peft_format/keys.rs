@@ -70,6 +70,8 @@ fn transposed(data: &TensorData) -> TensorData {
 pub(super) struct Place {
     /// Module path and tensor, as PyTorch names them.
     pub(super) key: String,
+    /// The same in PEFT's file.
+    pub(super) stored: String,
     /// Name among [`Adapters::named_tensors`].
     pub(super) name: String,
     pub(super) layout: Layout,
@@ -95,10 +97,11 @@ struct Places {
 
 impl Places {
     fn add(&mut self, part: &str, path: &str, tensor: &str, key: &str, layout: Layout) {
-        let name = format!("{}.{part}.{path}.{tensor}", self.stem);
+        let key = format!("{path}.{key}");
         self.places.push(Place {
-            key: format!("{path}.{key}"),
-            name,
+            stored: key.clone(),
+            key,
+            name: format!("{}.{part}.{path}.{tensor}", self.stem),
             layout,
         });
     }
@@ -117,7 +120,7 @@ impl Places {
     fn method(&mut self, method: &AnyMethod) {
         match method {
             AnyMethod::Lora(lora) => {
-                for (path, _) in lora.factors().iter() {
+                for (path, factors) in lora.factors().iter() {
                     self.add(
                         "Lora.factors",
                         path,
@@ -132,6 +135,15 @@ impl Places {
                         "lora_B.weight",
                         Layout::Transposed,
                     );
+                    if factors.dora.is_some() {
+                        let stored = "lora_magnitude_vector";
+                        self.places.push(Place {
+                            key: format!("{path}.{stored}.weight"),
+                            stored: format!("{path}.{stored}"),
+                            name: format!("{}.Lora.factors.{path}.dora.magnitude", self.stem),
+                            layout: Layout::Same,
+                        });
+                    }
                 }
                 self.biases(
                     "Lora.biases",
@@ -206,12 +218,24 @@ impl Places {
     }
 }
 
-/// All parameters of a stack under module path and tensor as PyTorch names them (for LoRA, IA3 and
-/// LayerNorm tuning PEFT's names without `base_model.model.`), in PyTorch's layout.
+/// All parameters of a stack under module path and tensor as PyTorch names them (for methods that
+/// PEFT has, its names without `base_model.model.`), in PyTorch's layout.
 pub fn torch_tensors(adapters: &Adapters) -> BTreeMap<String, TensorData> {
+    turned(adapters, |place| place.key)
+}
+
+/// The same under the names of PEFT's file.
+pub(super) fn stored_tensors(adapters: &Adapters) -> BTreeMap<String, TensorData> {
+    turned(adapters, |place| place.stored)
+}
+
+fn turned(adapters: &Adapters, key: impl Fn(Place) -> String) -> BTreeMap<String, TensorData> {
     let named: BTreeMap<String, TensorData> =
         named_tensors::collect(adapters).into_iter().collect();
-    let turned = |place: Place| (place.key, place.layout.to_file(&named[&place.name]));
+    let turned = |place: Place| {
+        let data = place.layout.to_file(&named[&place.name]);
+        (key(place), data)
+    };
     places(adapters).into_iter().map(turned).collect()
 }
 

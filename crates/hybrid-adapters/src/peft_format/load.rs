@@ -57,7 +57,7 @@ fn build(
         named_tensors::shapes(&adapters).into_iter().collect();
     let mut named = BTreeMap::new();
     for place in places(&adapters) {
-        let key = format!("{prefix}{}", place.key);
+        let key = format!("{prefix}{}", place.stored);
         let full = format!("{KEY_PREFIX}{key}");
         let Some(data) = tensors.remove(&key) else {
             return Err(AdapterError::Missing { name: full });

@@ -7,7 +7,7 @@ use burn::tensor::TensorData;
 use hybrid_models::{Base, Layer, Pooling, write_whole};
 
 use super::config_text::config_text;
-use super::keys::torch_tensors;
+use super::keys::stored_tensors;
 use super::{CONFIG, KEY_PREFIX, TENSORS, tensor_file};
 use crate::adapters::AnyMethod;
 use crate::head::{ClassifierHead, head_to_tensors};
@@ -66,7 +66,7 @@ pub fn save_peft(
     } else {
         String::new()
     };
-    let mut tensors: BTreeMap<String, TensorData> = torch_tensors(adapters)
+    let mut tensors: BTreeMap<String, TensorData> = stored_tensors(adapters)
         .into_iter()
         .map(|(key, data)| (format!("{KEY_PREFIX}{prefix}{key}"), data))
         .collect();
