@@ -162,7 +162,74 @@ pub(crate) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
                 (false, false) => bias(kind) + factors(2, kind),
             },
         ),
+        (
+            stack(
+                json!([{"method": "prompt_tuning", "num_virtual_tokens": 3, "prompt_tuning_init": "SAMPLE_VOCAB"}]),
+            ),
+            |path, kind| words(3, path, kind),
+        ),
+        (
+            stack(json!([{"method": "prefix_tuning", "num_virtual_tokens": 2}])),
+            |path, kind| keys(2, path, kind),
+        ),
+        (
+            stack(
+                json!([{"method": "prefix_tuning", "num_virtual_tokens": 2, "init_token_ids": [6, 5, 7]},
+                         {"method": "lora", "r": 2, "target_modules": ["value", "v_lin"]}]),
+            ),
+            |path, kind| {
+                keys(2, path, kind)
+                    + if matches!(name(path), "value" | "v_lin") {
+                        factors(2, kind)
+                    } else {
+                        0
+                    }
+            },
+        ),
+        (
+            stack(
+                json!([{"method": "p_tuning", "num_virtual_tokens": 3, "encoder_hidden_size": 5}]),
+            ),
+            |path, kind| {
+                let d_model = words(1, path, kind);
+                match d_model {
+                    0 => 0,
+                    d_model => 3 * d_model + 5 * d_model + 5 + 5 * 5 + 5 + 5 * d_model + d_model,
+                }
+            },
+        ),
+        (
+            stack(
+                json!([{"method": "prompt_tuning", "num_virtual_tokens": 3, "prompt_tuning_init": "TEXT",
+                          "init_token_ids": [6, 5]},
+                         {"method": "ia3"}, {"method": "prefix_tuning", "num_virtual_tokens": 1}]),
+            ),
+            |path, kind| {
+                let (_, ia3) = &stacks()[5];
+                words(3, path, kind) + ia3(path, kind) + keys(1, path, kind)
+            },
+        ),
     ]
+}
+
+/// Of vectors in front of the words.
+fn words(n_virtual: usize, path: &str, kind: &SiteKind) -> usize {
+    match kind {
+        SiteKind::Embedding { d_model, .. } if name(path) == "word_embeddings" => {
+            n_virtual * d_model
+        }
+        _ => 0,
+    }
+}
+
+/// Of keys and values in front of a layer's own.
+fn keys(n_virtual: usize, path: &str, kind: &SiteKind) -> usize {
+    match kind {
+        SiteKind::Linear { d_out, .. } if matches!(name(path), "key" | "k_lin") => {
+            2 * n_virtual * d_out
+        }
+        _ => 0,
+    }
 }
 
 fn name(path: &str) -> &str {

@@ -7,7 +7,7 @@ use burn::tensor::TensorData;
 use hybrid_adapters::{AdapterError, Adapters, load_peft};
 use serde_json::{Value, json};
 
-use super::{Case, KEY_PREFIX, cases};
+use super::{Case, cases};
 use crate::fixtures;
 
 /// A copy of a LoRA fixture's adapter with a changed configuration or changed tensors.
@@ -41,6 +41,9 @@ fn write_tensors(path: &Path, tensors: &BTreeMap<String, TensorData>) {
     });
     std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
 }
+
+/// What a LoRA file's keys start with.
+const KEY_PREFIX: &str = "base_model.model.";
 
 #[test]
 fn parity_base_refuses_faulty_adapters() {

@@ -5,7 +5,10 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::{AdapterConfig, AdapterError, Ia3Config, LayerNormConfig, LoraConfig};
+use crate::{
+    AdapterConfig, AdapterError, Ia3Config, LayerNormConfig, LoraConfig, PTuningConfig,
+    PrefixTuningConfig, PromptTuningConfig,
+};
 
 /// What a file says.
 #[derive(Debug)]
@@ -95,6 +98,45 @@ const LN_TUNING: Keys = Keys {
     off: &[],
 };
 
+const PROMPT_TUNING: Keys = Keys {
+    used: &[
+        "num_virtual_tokens",
+        "token_dim",
+        "num_transformer_submodules",
+        "prompt_tuning_init",
+        "prompt_tuning_init_text",
+        "tokenizer_name_or_path",
+    ],
+    neutral: &["num_attention_heads", "num_layers", "tokenizer_kwargs"],
+    off: &[],
+};
+
+const PREFIX_TUNING: Keys = Keys {
+    used: &[
+        "num_virtual_tokens",
+        "token_dim",
+        "num_transformer_submodules",
+        "prefix_projection",
+        "encoder_hidden_size",
+    ],
+    neutral: &["init_weights", "num_attention_heads", "num_layers"],
+    off: &[],
+};
+
+const P_TUNING: Keys = Keys {
+    used: &[
+        "num_virtual_tokens",
+        "token_dim",
+        "num_transformer_submodules",
+        "encoder_reparameterization_type",
+        "encoder_hidden_size",
+        "encoder_num_layers",
+        "encoder_dropout",
+    ],
+    neutral: &["num_attention_heads", "num_layers"],
+    off: &[],
+};
+
 /// # Errors
 /// [`AdapterError::Read`], [`AdapterError::Format`], [`AdapterError::PeftType`],
 /// [`AdapterError::PeftOption`] or [`AdapterError::PeftKeys`].
@@ -134,8 +176,20 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<PeftConfig, AdapterError> {
         "LN_TUNING" => {
             AdapterConfig::LayerNorm(method::<LayerNormConfig>(path, &config, &LN_TUNING)?)
         }
+        "PROMPT_TUNING" => AdapterConfig::PromptTuning(method::<PromptTuningConfig>(
+            path,
+            &config,
+            &PROMPT_TUNING,
+        )?),
+        "PREFIX_TUNING" => AdapterConfig::PrefixTuning(method::<PrefixTuningConfig>(
+            path,
+            &config,
+            &PREFIX_TUNING,
+        )?),
+        "P_TUNING" => AdapterConfig::PTuning(method::<PTuningConfig>(path, &config, &P_TUNING)?),
         found => {
-            let supported = "LORA, IA3, LN_TUNING".to_owned();
+            let supported =
+                "LORA, IA3, LN_TUNING, PROMPT_TUNING, PREFIX_TUNING, P_TUNING".to_owned();
             return Err(AdapterError::PeftType {
                 path: path.to_owned(),
                 found: found.to_owned(),

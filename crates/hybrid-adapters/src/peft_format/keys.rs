@@ -5,9 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::tensor::TensorData;
 use hybrid_models::SiteId;
 
+use super::PROMPT;
 use crate::adapters::AnyMethod;
 use crate::bias::Biases;
-use crate::{Adapters, named_tensors};
+use crate::dense::Dense;
+use crate::lstm::Lstm;
+use crate::p_tuning::PromptEncoder;
+use crate::{AdapterError, Adapters, named_tensors};
 
 /// How a file's layout relates to a parameter's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +110,53 @@ impl Places {
         });
     }
 
+    /// A tensor of the network in front of the tokens, which files do not hold.
+    fn of_network(&mut self, name: String, key: String, layout: Layout) {
+        let key = format!("prompt_encoder.{key}");
+        self.places.push(Place {
+            stored: key.clone(),
+            key,
+            name: format!("{}.{name}", self.stem),
+            layout,
+        });
+    }
+
+    /// What stands in front of the tokens, or what the network makes it of.
+    fn in_front(&mut self, name: &str) {
+        self.places.push(Place {
+            key: "prompt_encoder.embedding.weight".to_owned(),
+            stored: PROMPT.to_owned(),
+            name: format!("{}.{name}", self.stem),
+            layout: Layout::Same,
+        });
+    }
+
+    /// Layers with functions in between, which PyTorch counts too.
+    fn dense(&mut self, name: &str, key: &str, layers: &[Dense]) {
+        for index in 0..layers.len() {
+            for (tensor, layout) in [("weight", Layout::Transposed), ("bias", Layout::Same)] {
+                let name = format!("{name}.{index}.{tensor}");
+                self.of_network(name, format!("{key}.{}.{tensor}", 2 * index), layout);
+            }
+        }
+    }
+
+    fn lstm(&mut self, name: &str, lstm: &Lstm) {
+        for layer in 0..lstm.n_layers() {
+            for (direction, end) in [("onward", ""), ("backward", "_reverse")] {
+                for (tensor, layout) in [
+                    ("weight_ih", Layout::Transposed),
+                    ("weight_hh", Layout::Transposed),
+                    ("bias_ih", Layout::Same),
+                    ("bias_hh", Layout::Same),
+                ] {
+                    let name = format!("{name}.{direction}.{layer}.{tensor}");
+                    self.of_network(name, format!("lstm_head.{tensor}_l{layer}{end}"), layout);
+                }
+            }
+        }
+    }
+
     fn biases(&mut self, part: &str, biases: &Biases, wrapped: &BTreeSet<SiteId>) {
         for (site, (path, _)) in biases.sites().zip(biases.iter()) {
             let key = if wrapped.contains(&site) {
@@ -191,6 +242,26 @@ impl Places {
                     }
                 }
             }
+            AnyMethod::PromptTuning(_) => self.in_front("PromptTuning.embedding"),
+            AnyMethod::PrefixTuning(prefix) => {
+                self.in_front("PrefixTuning.embedding");
+                if let Some(layers) = &prefix.transform {
+                    self.dense("PrefixTuning.transform", "transform", layers);
+                }
+            }
+            AnyMethod::PTuning(tuning) => {
+                self.in_front("PTuning.embedding");
+                match &tuning.encoder {
+                    None => {}
+                    Some(PromptEncoder::Mlp(layers)) => {
+                        self.dense("PTuning.encoder.Mlp", "mlp_head", layers);
+                    }
+                    Some(PromptEncoder::Lstm(encoder)) => {
+                        self.lstm("PTuning.encoder.Lstm.lstm", &encoder.lstm);
+                        self.dense("PTuning.encoder.Lstm.head", "mlp_head", &encoder.head);
+                    }
+                }
+            }
             AnyMethod::Unfreeze(unfreeze) => {
                 for (part, matrices, is_linear) in [
                     ("Unfreeze.linears", unfreeze.linears(), true),
@@ -222,6 +293,50 @@ impl Places {
 /// PEFT has, its names without `base_model.model.`), in PyTorch's layout.
 pub fn torch_tensors(adapters: &Adapters) -> BTreeMap<String, TensorData> {
     turned(adapters, |place| place.key)
+}
+
+/// The stack with these values, under the names and in the layout of [`torch_tensors`]; device and
+/// training state stay.
+///
+/// # Errors
+/// As [`Adapters::load_named_tensors`].
+pub fn load_torch_tensors(
+    adapters: Adapters,
+    tensors: &BTreeMap<String, TensorData>,
+) -> Result<Adapters, AdapterError> {
+    let mut tensors = tensors.clone();
+    let places = places(&adapters).into_iter();
+    let places = places.map(|place| (place.key.clone(), place)).collect();
+    let named = taken(&adapters, places, &mut tensors)?;
+    match tensors.is_empty() {
+        true => adapters.load_named_tensors(&named),
+        false => Err(AdapterError::Unexpected {
+            names: tensors.into_keys().collect(),
+        }),
+    }
+}
+
+/// Takes the values of all places out of `tensors`, where each has a key, to the names and layouts
+/// of [`Adapters::named_tensors`].
+///
+/// # Errors
+/// [`AdapterError::Missing`], [`AdapterError::Shape`] or [`AdapterError::NotFinite`].
+pub(super) fn taken(
+    adapters: &Adapters,
+    places: Vec<(String, Place)>,
+    tensors: &mut BTreeMap<String, TensorData>,
+) -> Result<BTreeMap<String, TensorData>, AdapterError> {
+    let shapes: BTreeMap<String, Vec<usize>> =
+        named_tensors::shapes(adapters).into_iter().collect();
+    let mut named = BTreeMap::new();
+    for (key, place) in places {
+        let Some(data) = tensors.remove(&key) else {
+            return Err(AdapterError::Missing { name: key });
+        };
+        let data = named_tensors::checked(&key, &data, &place.layout.shape(&shapes[&place.name]))?;
+        named.insert(place.name, place.layout.to_parameter(&data));
+    }
+    Ok(named)
 }
 
 /// The same under the names of PEFT's file.
