@@ -104,6 +104,11 @@ mod tests {
                     "{first} then {second}"
                 );
             }
+            for in_front in ["prompt_tuning", "prefix_tuning", "p_tuning"] {
+                assert_eq!(rule(first, in_front), Rule::Together, "{first}");
+                assert_eq!(rule(in_front, first), Rule::Together, "{first}");
+                assert_eq!(rule(in_front, in_front), Rule::Together, "{in_front}");
+            }
         }
     }
 }
