@@ -151,17 +151,22 @@ impl AnyBase {
         }
     }
 
-    /// Of values with one part for each row or token, those that count: at padding Transformers
-    /// computes something, too.
+    /// Of logits of each row or place, those that count: at padding Transformers computes something,
+    /// too. What adapters put in front of the tokens counts.
     pub(crate) fn counted(&self, values: &[f32], batch: &AnyBatch) -> Vec<f32> {
         match self {
             Self::Encoder(_) | Self::EncoderDecoder(_) => values.to_vec(),
-            Self::Decoder(_) => {
-                let mask = batch.attention_mask.to_data();
-                let width = values.len() / mask.shape().num_elements();
-                let rows = values.chunks(width).zip(mask.iter::<i64>());
-                rows.filter(|(_, mask)| *mask == 1)
-                    .flat_map(|(row, _)| row.to_vec())
+            Self::Decoder(model) => {
+                let [size, seq] = batch.attention_mask.dims();
+                let mask: Vec<i64> = batch.attention_mask.to_data().iter().collect();
+                let width = model.decoder.vocab_size();
+                let n_virtual = values.len() / width / size - seq;
+                let in_front = vec![1; n_virtual];
+                let mask = mask.chunks(seq).flat_map(|row| [&in_front, row].concat());
+                let places = values.chunks(width).zip(mask);
+                places
+                    .filter(|(_, mask)| *mask == 1)
+                    .flat_map(|(place, _)| place.to_vec())
                     .collect()
             }
         }

@@ -43,6 +43,17 @@ fn all_faults_before_a_run_are_named_with_their_lines() {
 }
 
 #[test]
+fn virtual_tokens_beyond_the_positions_of_the_base_are_refused() {
+    let task = TinyTask::new();
+    task.edit_recipe(
+        r#"{ method = "lora", r = 2, lora_alpha = 4, lora_dropout = 0.1, target_modules = ["query", "value"] }"#,
+        r#"{ method = "prompt_tuning", num_virtual_tokens = 4000 }"#,
+    );
+    let methods = place(&task, "prompt_tuning") + "stages.1.methods: 4000 virtual tokens";
+    refused(&task, &[], &[&methods, "base.max_length"]);
+}
+
+#[test]
 fn a_pooling_that_the_base_lacks_is_refused() {
     let task = TinyTask::new();
     let mut weights = tiny_model::weights();

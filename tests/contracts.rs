@@ -14,6 +14,7 @@ use stacks::stacks;
 
 pub(crate) mod bench;
 mod decoders;
+mod in_front;
 pub(crate) mod stacks;
 
 #[test]
@@ -39,12 +40,21 @@ fn every_method_is_under_test() {
     assert_eq!(methods, tested);
 }
 
+/// Whether a stack puts something in front of the tokens.
+fn is_in_front(adapters: &Adapters) -> bool {
+    adapters.configs().iter().any(AdapterConfig::is_in_front)
+}
+
 #[test]
 fn parity_bases_start_as_they_are() {
     for bench in benches() {
         let base = bench.logits(&bench.model, &NoHooks);
         for (adapters, text) in bench.each() {
-            close(&text, &bench.logits(&bench.model, &adapters), &base, 1e-6);
+            let starts = bench.logits(&bench.model, &adapters);
+            match is_in_front(&adapters) {
+                true => differ(&text, &starts, &base),
+                false => close(&text, &starts, &base, 1e-6),
+            }
             differ(&text, &bench.logits(&bench.model, &moved(adapters)), &base);
         }
     }
@@ -105,19 +115,11 @@ fn parity_bases_merge_to_the_same_function() {
         for (adapters, text) in bench.each() {
             let adapters = moved(adapters);
             let merged = adapters.merge(&bench.model);
-            if adapters
-                .configs()
-                .iter()
-                .any(|config| config.name() == "bottleneck")
-            {
+            let beside =
+                |config: &&AdapterConfig| config.name() == "bottleneck" || config.is_in_front();
+            if let Some(config) = adapters.configs().iter().find(beside) {
                 assert!(
-                    matches!(
-                        merged,
-                        Err(AdapterError::NotMergeable {
-                            method: "bottleneck",
-                            ..
-                        })
-                    ),
+                    matches!(merged, Err(AdapterError::NotMergeable { method, .. }) if method == config.name()),
                     "{text}"
                 );
                 continue;
@@ -211,9 +213,13 @@ fn parity_bases_see_the_same_first_values_for_the_same_seed() {
             let again = Adapters::init(&stack, &bench.model, 7, &device).unwrap();
             assert_eq!(again.named_tensors(), adapters.named_tensors(), "{text}");
             let other = Adapters::init(&stack, &bench.model, 9, &device).unwrap();
-            let random = stack
-                .iter()
-                .any(|config| matches!(config.name(), "lora" | "bottleneck"));
+            let random = stack.iter().any(|config| {
+                let name = config.name();
+                let config = serde_json::to_value(config).unwrap();
+                let in_front = ["prompt_tuning", "prefix_tuning", "p_tuning"].contains(&name);
+                in_front && config["init_token_ids"].is_null()
+                    || matches!(name, "lora" | "bottleneck")
+            });
             assert_eq!(
                 other.named_tensors() != adapters.named_tensors(),
                 random,
@@ -250,6 +256,10 @@ fn parity_bases_are_pure_under_the_lowest_layer() {
             Some(0)
         );
         assert_eq!(
+            of(json!([{"method": "prefix_tuning", "num_virtual_tokens": 1}])),
+            Some(0)
+        );
+        assert_eq!(
             of(json!([{"method": "layer_norm", "target_modules": ["embeddings.LayerNorm"]}])),
             Some(0)
         );
@@ -267,6 +277,8 @@ fn parity_bases_refuse_illegal_stacks() {
         for stack in [
             json!([{"method": "bitfit"}, {"method": "layer_norm"}]),
             json!([{"method": "ia3"}, {"method": "ia3"}]),
+            json!([{"method": "ia3"}, {"method": "lora", "r": 1, "use_dora": true}]),
+            json!([{"method": "lora", "r": 1}, {"method": "lora", "r": 1, "use_dora": true}]),
             json!([{"method": "bitfit"}, {"method": "lora", "r": 1, "bias": "lora_only"}]),
             json!([{"method": "unfreeze", "modules": ["layer.0"]}, {"method": "unfreeze", "modules": ["layer.0"]}]),
         ] {
@@ -295,17 +307,21 @@ fn parity_bases_refuse_illegal_stacks() {
 #[test]
 fn parity_bases_feel_dropout_in_training_only() {
     for bench in benches() {
-        let stack =
-            serde_json::from_value(json!([{"method": "lora", "r": 2, "lora_dropout": 0.5}]))
-                .unwrap();
-        let stack: Vec<AdapterConfig> = stack;
-        let adapters = moved(Adapters::init(&stack, &bench.model, 0, &bench.device).unwrap());
-        let expected = bench.logits(&bench.model, &adapters);
-        let training = adapters.train_on(&bench.device.clone().autodiff());
-        let run = |seed| bench.logits(&bench.model, &training.training(seed));
-        differ(&bench.name, &run(1), &expected);
-        differ(&bench.name, &run(1), &run(2));
-        let evaluated = bench.logits(&bench.model, &training);
-        close(&bench.name, &evaluated, &expected, 1e-6);
+        for stack in [
+            json!([{"method": "lora", "r": 2, "lora_dropout": 0.5}]),
+            json!([{"method": "lora", "r": 2, "lora_dropout": 0.5, "use_dora": true}]),
+            json!([{"method": "p_tuning", "num_virtual_tokens": 2, "encoder_dropout": 0.5,
+                    "encoder_reparameterization_type": "LSTM"}]),
+        ] {
+            let stack: Vec<AdapterConfig> = serde_json::from_value(stack).unwrap();
+            let adapters = moved(Adapters::init(&stack, &bench.model, 0, &bench.device).unwrap());
+            let expected = bench.logits(&bench.model, &adapters);
+            let training = adapters.train_on(&bench.device.clone().autodiff());
+            let run = |seed| bench.logits(&bench.model, &training.training(seed));
+            differ(&bench.name, &run(1), &expected);
+            differ(&bench.name, &run(1), &run(2));
+            let evaluated = bench.logits(&bench.model, &training);
+            close(&bench.name, &evaluated, &expected, 1e-6);
+        }
     }
 }

@@ -75,6 +75,13 @@ pub(crate) fn json(path: &Path) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+/// Module path and tensor of a key of PEFT.
+pub(crate) fn module_path(key: &str) -> &str {
+    let starts = ["base_model.model.", "base_model."];
+    let path = starts.iter().find_map(|start| key.strip_prefix(start));
+    path.unwrap_or(key)
+}
+
 /// The device under test: `HYBRID_DEVICE`, default flex.
 pub(crate) fn device() -> Device {
     let name = std::env::var("HYBRID_DEVICE").unwrap_or_else(|_| "flex".to_owned());
@@ -168,11 +175,12 @@ impl Tensors {
         }
     }
 
+    pub(crate) fn data(&self, name: &str) -> TensorData {
+        TensorData::new(self.floats(name).to_vec(), self.shape(name).to_vec())
+    }
+
     pub(crate) fn float<const D: usize>(&self, name: &str, device: &Device) -> Tensor<D> {
-        Tensor::from_data(
-            TensorData::new(self.floats(name).to_vec(), self.shape(name).to_vec()),
-            device,
-        )
+        Tensor::from_data(self.data(name), device)
     }
 
     pub(crate) fn int<const D: usize>(&self, name: &str, device: &Device) -> Tensor<D, Int> {

@@ -204,6 +204,15 @@ fn artifacts_of_every_method_reload_to_equal_figures() {
         (r#"{ method = "bitfit" }"#, false),
         (r#"{ method = "bottleneck" }"#, false),
         (
+            r#"{ method = "prompt_tuning", num_virtual_tokens = 2, prompt_tuning_init = "SAMPLE_VOCAB" }"#,
+            true,
+        ),
+        (
+            r#"{ method = "prefix_tuning", num_virtual_tokens = 2 }, { method = "lora", r = 2, use_dora = true }"#,
+            false,
+        ),
+        (r#"{ method = "p_tuning", num_virtual_tokens = 2 }"#, true),
+        (
             r#"{ method = "unfreeze", modules = ["encoder.layer.1"] }"#,
             false,
         ),
@@ -213,7 +222,15 @@ fn artifacts_of_every_method_reload_to_equal_figures() {
             r#"{ method = "lora", r = 2, lora_alpha = 4, lora_dropout = 0.1, target_modules = ["query", "value"] }"#,
             method,
         );
-        let report = trained(&task, "a", &[]);
+        // What stands in front of the tokens does not start as the identity.
+        let report = match method.contains("num_virtual_tokens") {
+            true => trained(
+                &task,
+                "a",
+                &["stages.1.epochs=20", "stages.1.optimizer.lr=0.03"],
+            ),
+            false => trained(&task, "a", &[]),
+        };
         let winner = candidate(&report, report["final"]["candidate"].as_str().unwrap());
         assert!(!winner["adapter"].is_null(), "{method}");
         assert_eq!(task.file("a/artifact/adapter").exists(), peft, "{method}");

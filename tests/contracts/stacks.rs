@@ -61,6 +61,17 @@ pub(crate) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
                 }
             },
         ),
+        (
+            stack(
+                json!([{"method": "lora", "r": 2, "lora_alpha": 3, "use_dora": true, "bias": "lora_only"}]),
+            ),
+            |path, kind| match (name(path), kind) {
+                ("query" | "value" | "q_lin" | "v_lin", SiteKind::Linear { d_out, .. }) => {
+                    factors(2, kind) + bias(kind) + d_out
+                }
+                _ => 0,
+            },
+        ),
         (stack(json!([{"method": "ia3"}])), |path, kind| {
             match (name(path), kind) {
                 ("key" | "value" | "k_lin" | "v_lin", SiteKind::Linear { d_out, .. }) => *d_out,
@@ -118,7 +129,7 @@ pub(crate) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
                 json!([{"method": "ia3"}, {"method": "lora", "r": 2, "target_modules": ["value", "v_lin"]}]),
             ),
             |path, kind| {
-                let (_, ia3) = &stacks()[4];
+                let (_, ia3) = &stacks()[5];
                 ia3(path, kind)
                     + if matches!(name(path), "value" | "v_lin") {
                         factors(2, kind)
@@ -133,7 +144,7 @@ pub(crate) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
                          {"method": "bottleneck", "bottleneck_size": 3}, {"method": "layer_norm"}]),
             ),
             |path, kind| {
-                let (_, both) = &stacks()[10];
+                let (_, both) = &stacks()[11];
                 both(path, kind) + pair(3, kind) + norm(kind)
             },
         ),
@@ -151,7 +162,74 @@ pub(crate) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
                 (false, false) => bias(kind) + factors(2, kind),
             },
         ),
+        (
+            stack(
+                json!([{"method": "prompt_tuning", "num_virtual_tokens": 3, "prompt_tuning_init": "SAMPLE_VOCAB"}]),
+            ),
+            |path, kind| words(3, path, kind),
+        ),
+        (
+            stack(json!([{"method": "prefix_tuning", "num_virtual_tokens": 2}])),
+            |path, kind| keys(2, path, kind),
+        ),
+        (
+            stack(
+                json!([{"method": "prefix_tuning", "num_virtual_tokens": 2, "init_token_ids": [6, 5, 7]},
+                         {"method": "lora", "r": 2, "target_modules": ["value", "v_lin"]}]),
+            ),
+            |path, kind| {
+                keys(2, path, kind)
+                    + if matches!(name(path), "value" | "v_lin") {
+                        factors(2, kind)
+                    } else {
+                        0
+                    }
+            },
+        ),
+        (
+            stack(
+                json!([{"method": "p_tuning", "num_virtual_tokens": 3, "encoder_hidden_size": 5}]),
+            ),
+            |path, kind| {
+                let d_model = words(1, path, kind);
+                match d_model {
+                    0 => 0,
+                    d_model => 3 * d_model + 5 * d_model + 5 + 5 * 5 + 5 + 5 * d_model + d_model,
+                }
+            },
+        ),
+        (
+            stack(
+                json!([{"method": "prompt_tuning", "num_virtual_tokens": 3, "prompt_tuning_init": "TEXT",
+                          "init_token_ids": [6, 5]},
+                         {"method": "ia3"}, {"method": "prefix_tuning", "num_virtual_tokens": 1}]),
+            ),
+            |path, kind| {
+                let (_, ia3) = &stacks()[5];
+                words(3, path, kind) + ia3(path, kind) + keys(1, path, kind)
+            },
+        ),
     ]
+}
+
+/// Of vectors in front of the words.
+fn words(n_virtual: usize, path: &str, kind: &SiteKind) -> usize {
+    match kind {
+        SiteKind::Embedding { d_model, .. } if name(path) == "word_embeddings" => {
+            n_virtual * d_model
+        }
+        _ => 0,
+    }
+}
+
+/// Of keys and values in front of a layer's own.
+fn keys(n_virtual: usize, path: &str, kind: &SiteKind) -> usize {
+    match kind {
+        SiteKind::Linear { d_out, .. } if matches!(name(path), "key" | "k_lin") => {
+            2 * n_virtual * d_out
+        }
+        _ => 0,
+    }
 }
 
 fn name(path: &str) -> &str {

@@ -1,10 +1,12 @@
 //! What hooks put in front of the tokens: vectors and keys of real tokens must act as the tokens
 //! themselves.
 
+use std::cell::RefCell;
+
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use hybrid_models::{
-    Base, DecoderBatch, DecoderModel, EncoderBatch, Hooks, KeyValue, Layer, Model, NoHooks,
-    ScoreRequest, Stack,
+    Base, DecoderBatch, DecoderModel, EncoderBatch, Hooks, KeyValue, Layer, Linear, Model,
+    ModelError, NoHooks, ScoreRequest, Stack,
 };
 
 use super::{Case, DECODERS, ENCODERS, cases, host};
@@ -87,6 +89,59 @@ fn parity_of_soft_prompts_with_the_tokens_of_an_encoder() {
         let plain = host(encoder.forward(&batch(&joined()), &NoHooks));
         let soft = host(encoder.forward(&batch(&alone()), &hooks));
         case.tolerance.check(&case.fixture.name, &soft, &plain);
+    }
+}
+
+/// Notes what the key and value projections give.
+struct Projected<'b> {
+    base: &'b dyn Base,
+    outputs: RefCell<Vec<Vec<f32>>>,
+}
+
+impl Hooks for Projected<'_> {
+    fn linear(&self, base: &Linear, x: Tensor<3>) -> Tensor<3> {
+        let y = base.forward(x);
+        let path = &self.base.sites().get(base.site).path;
+        if ["key", "value", "k_lin", "v_lin"]
+            .iter()
+            .any(|name| path.ends_with(name))
+        {
+            self.outputs.borrow_mut().push(host(y.clone()));
+        }
+        y
+    }
+}
+
+/// Keys and values of tokens alone are those of a forward over them, heads side by side.
+#[test]
+fn parity_of_keys_of_tokens_alone_with_those_of_a_forward() {
+    for case in cases(&ENCODERS, Model::load) {
+        let input_ids = ints(&[PROMPT.to_vec()], &case.device);
+        let batch = EncoderBatch {
+            attention_mask: input_ids.ones_like(),
+            token_type_ids: None,
+            input_ids,
+        };
+        let hooks = Projected {
+            base: &case.model,
+            outputs: RefCell::default(),
+        };
+        case.model.encoder.forward(&batch, &hooks);
+        let expected = hooks.outputs.into_inner();
+        let flat = |x: Tensor<4>| host(x.swap_dims(1, 2));
+        let layers = case.model.key_values(&PROMPT).unwrap().into_iter();
+        let found: Vec<Vec<f32>> = layers
+            .flat_map(|layer| [flat(layer.key), flat(layer.value)])
+            .collect();
+        assert_eq!(found.len(), expected.len(), "{}", case.fixture.name);
+        for (found, expected) in found.iter().zip(&expected) {
+            case.tolerance.check(&case.fixture.name, found, expected);
+        }
+        let vocab = case.model.encoder.vocab_size();
+        assert!(matches!(
+            case.model.key_values(&[vocab as i64]),
+            Err(ModelError::UnknownToken { .. })
+        ));
     }
 }
 

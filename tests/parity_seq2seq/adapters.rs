@@ -29,9 +29,14 @@ impl Case {
         let mut stacks = vec![
             json!([{"method": "lora", "r": 2, "lora_alpha": 3, "target_modules": "all-linear"}]),
             json!([{"method": "lora", "r": 2}, {"method": "ia3"}]),
+            json!([{"method": "lora", "r": 2, "use_dora": true}]),
             json!([{"method": "layer_norm"}]),
             json!([{"method": "bottleneck", "bottleneck_size": 3}]),
             json!([{"method": "unfreeze", "modules": whole}]),
+            json!([{"method": "prompt_tuning", "num_virtual_tokens": 2}, {"method": "lora", "r": 2}]),
+            json!([{"method": "prefix_tuning", "num_virtual_tokens": 2}]),
+            json!([{"method": "prefix_tuning", "num_virtual_tokens": 2, "num_transformer_submodules": 1}]),
+            json!([{"method": "p_tuning", "num_virtual_tokens": 2, "encoder_hidden_size": 3}]),
         ];
         if self.model.model_type() != "t5" {
             stacks.push(json!([{"method": "bitfit"}]));
@@ -60,13 +65,18 @@ fn parity_bases_start_as_they_are_and_merge_to_what_adapters_compute() {
         for stack in case.stacks() {
             let text = format!("{}: {stack}", case.fixture.name);
             let adapters = case.adapters(&stack);
-            close(&text, &logits(&case.model, &adapters), &base, 1e-5);
+            let in_front = adapters.configs().iter().any(AdapterConfig::is_in_front);
+            if !in_front {
+                close(&text, &logits(&case.model, &adapters), &base, 1e-5);
+            }
             let adapters = moved(adapters);
             let adapted = logits(&case.model, &adapters);
             differ(&text, &adapted, &base);
             match adapters.merge(&case.model) {
                 Ok(merged) => close(&text, &logits(&merged, &NoHooks), &adapted, 1e-2),
-                Err(error) => assert!(text.contains("bottleneck"), "{text}: {error}"),
+                Err(error) => {
+                    assert!(in_front || text.contains("bottleneck"), "{text}: {error}");
+                }
             }
             let folder = tempfile::tempdir().unwrap();
             let saved = save_peft(&adapters, &case.model, "base", None, folder.path());

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use hybrid_models::{Base, Embedding, Hooks, Linear, Norm, SiteId};
+use hybrid_models::{Base, Embedding, Hooks, KeyValue, Linear, Norm, SiteId, Stack};
 
 use crate::bitfit::Bitfit;
 use crate::bottleneck::Bottleneck;
@@ -13,6 +13,9 @@ use crate::ia3::Ia3;
 use crate::layer_norm::LayerNormTuning;
 use crate::lora::Lora;
 use crate::method::{Building, Method, Pass};
+use crate::p_tuning::PTuning;
+use crate::prefix_tuning::PrefixTuning;
+use crate::prompt_tuning::PromptTuning;
 use crate::unfreeze::{Unfreeze, unfrozen_sites};
 use crate::{AdapterError, compose, named_tensors};
 
@@ -39,6 +42,9 @@ pub(crate) enum AnyMethod {
     LayerNorm(LayerNormTuning),
     Bottleneck(Bottleneck),
     Unfreeze(Unfreeze),
+    PromptTuning(PromptTuning),
+    PrefixTuning(PrefixTuning),
+    PTuning(PTuning),
 }
 
 impl AnyMethod {
@@ -54,6 +60,13 @@ impl AnyMethod {
                 Self::Bottleneck(Bottleneck::init(config, building)?)
             }
             AdapterConfig::Unfreeze(config) => Self::Unfreeze(Unfreeze::init(config, building)?),
+            AdapterConfig::PromptTuning(config) => {
+                Self::PromptTuning(PromptTuning::init(config, building)?)
+            }
+            AdapterConfig::PrefixTuning(config) => {
+                Self::PrefixTuning(PrefixTuning::init(config, building)?)
+            }
+            AdapterConfig::PTuning(config) => Self::PTuning(PTuning::init(config, building)?),
         })
     }
 
@@ -65,6 +78,17 @@ impl AnyMethod {
             Self::LayerNorm(method) => method,
             Self::Bottleneck(method) => method,
             Self::Unfreeze(method) => method,
+            Self::PromptTuning(method) => method,
+            Self::PrefixTuning(method) => method,
+            Self::PTuning(method) => method,
+        }
+    }
+
+    fn encoded(self) -> Self {
+        match self {
+            Self::PrefixTuning(method) => Self::PrefixTuning(method.encoded()),
+            Self::PTuning(method) => Self::PTuning(method.encoded()),
+            other => other,
         }
     }
 }
@@ -83,10 +107,16 @@ impl Adapters {
         seed: u64,
         device: &Device,
     ) -> Result<Self, AdapterError> {
+        for config in configs {
+            if let AdapterConfig::PromptTuning(config) = config {
+                config.check_start()?;
+            }
+        }
         Self::build(configs, base, "", seed, device)
     }
 
-    /// The same for a base whose paths stand below `prefix` in the names that the targets use.
+    /// The same for a base whose paths stand below `prefix` in the names that the targets use. What
+    /// starts at a text that is not known starts anywhere: a file has the values.
     pub(crate) fn build(
         configs: &[AdapterConfig],
         base: &dyn Base,
@@ -124,6 +154,17 @@ impl Adapters {
             configs: configs.to_vec(),
             lowest_layer,
         })
+    }
+
+    /// The stack with the outputs of small networks in place of the networks (P-tuning's, prefix
+    /// tuning's projection): it computes the same with less work, and is what PEFT's files hold.
+    /// Training it trains the outputs.
+    #[must_use]
+    pub fn encoded(self) -> Self {
+        Self {
+            stack: self.stack.into_iter().map(AnyMethod::encoded).collect(),
+            ..self
+        }
     }
 
     /// The configurations in stacking order.
@@ -196,12 +237,16 @@ impl Adapters {
 }
 
 /// A site that is in no layer counts for the one that the forward reaches next: embeddings for the
-/// first, what stands between an encoder and a decoder for the decoder's first.
+/// first, what stands between an encoder and a decoder for the decoder's first. What is in front of
+/// the tokens moves their positions.
 fn lowest_layer(methods: &[&dyn Method], base: &dyn Base) -> Option<usize> {
     let layer = |site: SiteId| {
         let from_here = base.sites().iter().skip(site.index());
         from_here.filter_map(|site| site.layer).next()
     };
+    if methods.iter().any(|method| method.in_front()) {
+        return Some(0);
+    }
     methods
         .iter()
         .flat_map(|method| method.sites())
@@ -214,7 +259,7 @@ fn through(stack: &[AnyMethod], base: &Linear, x: Tensor<3>, pass: Pass) -> Tens
     match stack.split_last() {
         Some((outer, inner)) => {
             let inner = |x| through(inner, base, x, pass);
-            outer.as_method().linear(base.site, x, pass, &inner)
+            outer.as_method().linear(base, x, pass, &inner)
         }
         None => base.forward(x),
     }
@@ -271,6 +316,30 @@ impl Hooks for Acting<'_> {
         let stack = self.adapters.stack.iter();
         stack.fold(x, |x, method| method.as_method().block(site, x))
     }
+
+    fn embedded(&self, stack: Stack, words: Tensor<3>) -> Tensor<3> {
+        let methods = self.adapters.stack.iter();
+        methods.fold(words, |words, method| {
+            method.as_method().embedded(stack, words, self.pass)
+        })
+    }
+
+    fn key_values(&self, stack: Stack) -> Option<Vec<KeyValue>> {
+        let methods = self.adapters.stack.iter();
+        methods
+            .filter_map(|method| method.as_method().key_values(stack))
+            .reduce(side_by_side)
+    }
+}
+
+/// The keys and values of two methods, layer by layer.
+fn side_by_side(first: Vec<KeyValue>, second: Vec<KeyValue>) -> Vec<KeyValue> {
+    let joined = |a: KeyValue, b: KeyValue| KeyValue {
+        key: Tensor::cat(vec![a.key, b.key], 2),
+        value: Tensor::cat(vec![a.value, b.value], 2),
+    };
+    let layers = first.into_iter().zip(second);
+    layers.map(|(a, b)| joined(a, b)).collect()
 }
 
 impl Hooks for Adapters {
@@ -288,5 +357,13 @@ impl Hooks for Adapters {
 
     fn block(&self, site: SiteId, x: Tensor<3>) -> Tensor<3> {
         self.inference().block(site, x)
+    }
+
+    fn embedded(&self, stack: Stack, words: Tensor<3>) -> Tensor<3> {
+        self.inference().embedded(stack, words)
+    }
+
+    fn key_values(&self, stack: Stack) -> Option<Vec<KeyValue>> {
+        self.inference().key_values(stack)
     }
 }

@@ -47,6 +47,15 @@ pub(crate) fn check(stack: &[&dyn Method], sites: &SiteTable) -> Result<(), Adap
                 Rule::Together => shared(&first.replaces(), &second.replaces())
                     .map(|site| (site, "both replace values of the base there")),
             };
+            let dispute = dispute.or_else(|| {
+                let between = shared(&first.wraps(), &second.next_to_base());
+                between.map(|site| {
+                    (
+                        site,
+                        "use_dora needs the base's own weight: declare it first",
+                    )
+                })
+            });
             if let Some((site, reason)) = dispute {
                 let site = sites.get(site).path.clone();
                 return Err(AdapterError::Stacking {
@@ -94,6 +103,11 @@ mod tests {
                     together,
                     "{first} then {second}"
                 );
+            }
+            for in_front in ["prompt_tuning", "prefix_tuning", "p_tuning"] {
+                assert_eq!(rule(first, in_front), Rule::Together, "{first}");
+                assert_eq!(rule(in_front, first), Rule::Together, "{first}");
+                assert_eq!(rule(in_front, in_front), Rule::Together, "{in_front}");
             }
         }
     }

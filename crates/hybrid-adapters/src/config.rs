@@ -8,6 +8,9 @@ use crate::bottleneck::BottleneckConfig;
 use crate::ia3::Ia3Config;
 use crate::layer_norm::LayerNormConfig;
 use crate::lora::LoraConfig;
+use crate::p_tuning::PTuningConfig;
+use crate::prefix_tuning::PrefixTuningConfig;
+use crate::prompt_tuning::PromptTuningConfig;
 use crate::unfreeze::UnfreezeConfig;
 
 /// One method of a stack.
@@ -26,6 +29,12 @@ pub enum AdapterConfig {
     Bottleneck(BottleneckConfig),
     /// Whole layers.
     Unfreeze(UnfreezeConfig),
+    /// Vectors in front of the words.
+    PromptTuning(PromptTuningConfig),
+    /// Keys and values in front of those of every layer.
+    PrefixTuning(PrefixTuningConfig),
+    /// Vectors in front of the words that come out of a small network.
+    PTuning(PTuningConfig),
 }
 
 impl AdapterConfig {
@@ -38,7 +47,29 @@ impl AdapterConfig {
             Self::LayerNorm(_) => "layer_norm",
             Self::Bottleneck(_) => "bottleneck",
             Self::Unfreeze(_) => "unfreeze",
+            Self::PromptTuning(_) => "prompt_tuning",
+            Self::PrefixTuning(_) => "prefix_tuning",
+            Self::PTuning(_) => "p_tuning",
         }
+    }
+
+    /// What the method puts in front of the tokens, counted in tokens.
+    pub fn n_virtual_tokens(&self) -> usize {
+        match self {
+            Self::PromptTuning(config) => config.num_virtual_tokens,
+            Self::PrefixTuning(config) => config.num_virtual_tokens,
+            Self::PTuning(config) => config.num_virtual_tokens,
+            _ => 0,
+        }
+    }
+
+    /// Whether the method puts something in front of the tokens. Every other method starts as the
+    /// identity, one of these does not.
+    pub fn is_in_front(&self) -> bool {
+        matches!(
+            self,
+            Self::PromptTuning(_) | Self::PrefixTuning(_) | Self::PTuning(_)
+        )
     }
 }
 
@@ -55,6 +86,9 @@ mod tests {
             r#"{"method": "layer_norm"}"#,
             r#"{"method": "bottleneck", "placement": "pfeiffer"}"#,
             r#"{"method": "unfreeze", "modules": ["layer.1"]}"#,
+            r#"{"method": "prompt_tuning", "num_virtual_tokens": 4, "prompt_tuning_init": "SAMPLE_VOCAB"}"#,
+            r#"{"method": "prefix_tuning", "num_virtual_tokens": 4, "init_token_ids": [1, 2]}"#,
+            r#"{"method": "p_tuning", "num_virtual_tokens": 4, "encoder_reparameterization_type": "LSTM"}"#,
         ] {
             let config: AdapterConfig = serde_json::from_str(text).unwrap();
             let value = serde_json::to_value(&config).unwrap();
@@ -72,6 +106,7 @@ mod tests {
             r#"{"method": "lora", "rnak": 4}"#,
             r#"{"method": "dora"}"#,
             r#"{"r": 4}"#,
+            r#"{"method": "prompt_tuning"}"#,
         ] {
             assert!(
                 serde_json::from_str::<AdapterConfig>(text).is_err(),

@@ -164,8 +164,12 @@ impl Method for Ia3 {
         self.scales.sites().collect()
     }
 
-    fn linear(&self, site: SiteId, x: Tensor<3>, _pass: Pass, inner: Inner<'_>) -> Tensor<3> {
-        let Some(scale) = self.scales.get(site) else {
+    fn wraps(&self) -> Vec<SiteId> {
+        self.sites()
+    }
+
+    fn linear(&self, base: &Linear, x: Tensor<3>, _pass: Pass, inner: Inner<'_>) -> Tensor<3> {
+        let Some(scale) = self.scales.get(base.site) else {
             return inner(x);
         };
         let factors = scale.ia3_l.val().unsqueeze::<3>();

@@ -1,5 +1,5 @@
-//! Small trainable modules over a frozen base: LoRA, IA3, BitFit, heads and more, in PEFT's file
-//! format.
+//! Small trainable modules over a frozen base: LoRA, IA3, BitFit, soft prompts, heads and more, in
+//! PEFT's file format.
 //!
 //! A stack of methods ([`Adapters`]) acts on a base through its hooks; the base is neither wrapped
 //! nor changed. The stack and a [`ClassifierHead`] are Burn modules of their own, so optimiser,
@@ -13,22 +13,29 @@ mod bitfit;
 mod bottleneck;
 mod compose;
 mod config;
+mod dense;
+mod dora;
 mod error;
 mod frozen;
 mod head;
 mod ia3;
 mod layer_norm;
 mod lora;
+mod lstm;
 mod merge;
 mod method;
 mod named_tensors;
+mod p_tuning;
 mod pattern_map;
 mod peft_format;
+mod prefix_tuning;
+mod prompt_tuning;
 mod random;
 mod site_map;
 mod targets;
 mod trainable;
 mod unfreeze;
+mod virtual_tokens;
 
 pub use adapters::Adapters;
 pub use bitfit::BitfitConfig;
@@ -39,8 +46,11 @@ pub use head::{ClassifierHead, HeadConfig, head_from_tensors, head_to_tensors, u
 pub use ia3::Ia3Config;
 pub use layer_norm::LayerNormConfig;
 pub use lora::{BiasMode, LoraConfig};
+pub use p_tuning::{PTuningConfig, Reparameterization};
 pub use pattern_map::PatternMap;
-pub use peft_format::{load_peft, peft_has, save_peft, torch_tensors};
+pub use peft_format::{load_peft, load_torch_tensors, peft_has, save_peft, torch_tensors};
+pub use prefix_tuning::PrefixTuningConfig;
+pub use prompt_tuning::{PromptTuningConfig, PromptTuningInit};
 pub use targets::Targets;
 pub use trainable::Trainable;
 pub use unfreeze::UnfreezeConfig;

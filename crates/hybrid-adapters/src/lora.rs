@@ -2,15 +2,17 @@
 //!
 //! `y = x W + b + s (x A) B` with `A: [d_in, rank]`, `B: [rank, d_out]` and `s = alpha / rank`, or
 //! `alpha / sqrt(rank)` with rank stabilisation (Kalajdzievski 2023). The dense sum `W + s A B` is
-//! never formed while training, so backward forms no gradient of the size of `W` either.
+//! never formed while training, so backward forms no gradient of the size of `W` either. With
+//! `use_dora` the columns of the sum have lengths of their own (see `dora`).
 
 use burn::module::{Module, Param};
 use burn::tensor::{Bool, Tensor, TensorData};
-use hybrid_models::{Linear, Norm, Site, SiteId, SiteKind};
+use hybrid_models::{Layer, Linear, Norm, Site, SiteId, SiteKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bias::{self, Biases};
+use crate::dora::Magnitude;
 use crate::method::{Building, Inner, Method, Pass};
 use crate::pattern_map::PatternMap;
 use crate::random::HostRandom;
@@ -45,6 +47,8 @@ pub struct LoraConfig {
     pub layers_pattern: Option<Vec<String>>,
     /// Divide by `sqrt(rank)` instead of by the rank.
     pub use_rslora: bool,
+    /// Train the lengths of the weight's columns apart from their directions.
+    pub use_dora: bool,
     /// Ranks of their own, by pattern.
     #[serde(skip_serializing_if = "PatternMap::is_empty")]
     pub rank_pattern: PatternMap<usize>,
@@ -68,6 +72,7 @@ impl Default for LoraConfig {
             layers_to_transform: None,
             layers_pattern: None,
             use_rslora: false,
+            use_dora: false,
             rank_pattern: PatternMap::default(),
             alpha_pattern: PatternMap::default(),
         }
@@ -94,6 +99,8 @@ pub(crate) struct Factors {
     pub(crate) lora_a: Param<Tensor<2>>,
     /// `[rank, d_out]`.
     pub(crate) lora_b: Param<Tensor<2>>,
+    /// With `use_dora`.
+    pub(crate) dora: Option<Magnitude>,
     #[module(skip)]
     scale: f64,
     #[module(skip)]
@@ -218,9 +225,16 @@ impl Factors {
             .random(site.id)
             .uniform([d_in, rank], 1.0 / (d_in as f64).sqrt());
         let b = TensorData::new(vec![0.0f32; rank * d_out], [rank, d_out]);
+        let dora = match building.base.layer_at(site.id) {
+            Some(Layer::Linear(linear)) if config.use_dora => {
+                Some(Magnitude::init(&linear.weight, building.device))
+            }
+            _ => None,
+        };
         Ok(Self {
             lora_a: Param::from_data(a, building.device),
             lora_b: Param::from_data(b, building.device),
+            dora,
             scale: alpha
                 / if config.use_rslora {
                     (rank as f64).sqrt()
@@ -231,35 +245,55 @@ impl Factors {
         })
     }
 
+    /// What the site computes; `y` is what it computes without the factors.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, seq, d_in]`, `y`: `[batch, seq, d_out]` → `[batch, seq, d_out]`
+    fn forward(&self, base: &Linear, x: Tensor<3>, y: Tensor<3>, pass: Pass) -> Tensor<3> {
+        let [batch, seq, d_in] = x.dims();
+        let rows = x.reshape([batch * seq, d_in]);
+        let (rows, dropped) = match pass {
+            Pass::Training { seed } if self.dropout > 0.0 => {
+                let random = HostRandom::new(seed, base.site.index() as u64);
+                (drop_out(rows, self.dropout, random), true)
+            }
+            _ => (rows, false),
+        };
+        let up = if dropped {
+            1.0 / (1.0 - self.dropout)
+        } else {
+            1.0
+        };
+        let [_, _, d_out] = y.dims();
+        let whole = |rows: Tensor<2>| rows.reshape([batch, seq, d_out]);
+        let side = whole(self.side(rows.clone(), up));
+        let Some(dora) = &self.dora else {
+            return y + side;
+        };
+        let [a, b] = [&self.lora_a, &self.lora_b].map(frozen::plain);
+        let gain = dora.gain(&base.weight, a, b, self.scale).unsqueeze::<3>();
+        let plain = match (&base.bias, dropped) {
+            (_, true) => whole(rows.matmul(base.weight.clone()).mul_scalar(up)),
+            (Some(bias), false) => y.clone() - bias.clone().unsqueeze(),
+            (None, false) => y.clone(),
+        };
+        y + plain * gain.clone().sub_scalar(1.0) + side * gain
+    }
+
     /// The side path, on rows so that both factors stay plain matrices.
     ///
     /// # Shapes
-    /// - `x`: `[batch, seq, d_in]` → `[batch, seq, d_out]`
-    fn forward(&self, x: Tensor<3>, site: SiteId, pass: Pass) -> Tensor<3> {
-        let [batch, seq, d_in] = x.dims();
-        let (a, b) = (self.lora_a.val(), self.lora_b.val());
-        let [_, d_out] = b.dims();
-        let rows = x.reshape([batch * seq, d_in]);
-        let (rows, scale) = match pass {
-            Pass::Training { seed } if self.dropout > 0.0 => (
-                drop_out(
-                    rows,
-                    self.dropout,
-                    HostRandom::new(seed, site.index() as u64),
-                ),
-                self.scale / (1.0 - self.dropout),
-            ),
-            _ => (rows, self.scale),
-        };
-        let narrow = rows.matmul(a).mul_scalar(scale);
-        narrow.matmul(b).reshape([batch, seq, d_out])
+    /// - `rows`: `[rows, d_in]` → `[rows, d_out]`
+    fn side(&self, rows: Tensor<2>, up: f64) -> Tensor<2> {
+        let narrow = rows.matmul(self.lora_a.val());
+        narrow.mul_scalar(self.scale * up).matmul(self.lora_b.val())
     }
 }
 
 /// Sets a share of the values to zero (Srivastava et al. 2014); scaling up the rest is left to the
 /// caller. The mask is drawn on the host: every device, and every thread that works on a piece of a
 /// batch, drops the same values under the same seed.
-fn drop_out(rows: Tensor<2>, share: f64, mut random: HostRandom) -> Tensor<2> {
+pub(crate) fn drop_out(rows: Tensor<2>, share: f64, mut random: HostRandom) -> Tensor<2> {
     let device = rows.device().without_autodiff();
     let dropped = random.chances(rows.dims(), share);
     rows.mask_fill(Tensor::<2, Bool>::from_data(dropped, &device), 0.0)
@@ -286,9 +320,21 @@ impl Method for Lora {
         bias::replace_norm(&self.biases, base)
     }
 
-    fn linear(&self, site: SiteId, x: Tensor<3>, pass: Pass, inner: Inner<'_>) -> Tensor<3> {
-        match self.factors.get(site) {
-            Some(factors) => inner(x.clone()) + factors.forward(x, site, pass),
+    fn wraps(&self) -> Vec<SiteId> {
+        self.factors.sites().collect()
+    }
+
+    fn next_to_base(&self) -> Vec<SiteId> {
+        let has_lengths = |site: &SiteId| {
+            let factors = self.factors.get(*site);
+            factors.is_some_and(|factors| factors.dora.is_some())
+        };
+        self.factors.sites().filter(has_lengths).collect()
+    }
+
+    fn linear(&self, base: &Linear, x: Tensor<3>, pass: Pass, inner: Inner<'_>) -> Tensor<3> {
+        match self.factors.get(base.site) {
+            Some(factors) => factors.forward(base, x.clone(), inner(x), pass),
             None => inner(x),
         }
     }
@@ -300,8 +346,12 @@ impl Method for Lora {
         let delta = frozen::plain(&factors.lora_a)
             .matmul(frozen::plain(&factors.lora_b))
             .mul_scalar(factors.scale);
+        let sum = inner.weight + delta;
         Ok(Linear {
-            weight: inner.weight + delta,
+            weight: match &factors.dora {
+                Some(dora) => dora.merged(sum),
+                None => sum,
+            },
             ..inner
         })
     }
@@ -312,7 +362,7 @@ mod tests {
     use burn::module::Param;
     use burn::optim::GradientsParams;
     use burn::tensor::{Device, Tensor, TensorData};
-    use hybrid_models::{SiteKind, SiteTable};
+    use hybrid_models::{Linear, SiteId, SiteKind, SiteTable};
 
     use super::{Factors, Lora};
     use crate::method::{Method, Pass};
@@ -340,6 +390,7 @@ mod tests {
             Ok::<_, ()>(Factors {
                 lora_a: filled(d_in, rank),
                 lora_b: filled(rank, d_out),
+                dora: None,
                 scale: 1.5,
                 dropout: 0.0,
             })
@@ -353,6 +404,15 @@ mod tests {
         )
     }
 
+    /// A base layer of which the side path needs the site only.
+    fn layer(site: SiteId, device: &Device) -> Linear {
+        Linear {
+            site,
+            weight: Tensor::zeros([1, 1], device),
+            bias: None,
+        }
+    }
+
     /// A dense `A B`, or a gradient of its size, would take 16 TiB here: more than can be allocated.
     #[test]
     fn neither_dense_weight_nor_dense_gradient_is_formed() {
@@ -363,7 +423,7 @@ mod tests {
         let x = Tensor::<3>::ones([1, 2, d], &device)
             .autodiff()
             .require_grad();
-        let y = lora.linear(site, x.clone(), Pass::Inference, &|x| x);
+        let y = lora.linear(&layer(site, &device), x.clone(), Pass::Inference, &|x| x);
         let mut gradients = y.sum().backward();
         let dx = x.grad(&gradients).unwrap();
         assert_eq!(dx.dims(), [1, 2, d]);
@@ -388,7 +448,7 @@ mod tests {
         let site = sites.find("wide").unwrap().id;
         let factors = lora.factors.get(site).unwrap().clone();
         let x = Tensor::<3>::from_data([[[1.0, -2.0, 0.5, 3.0], [0.1, 0.2, 0.3, 0.4]]], &device);
-        let side = lora.linear(site, x.clone(), Pass::Inference, &|x| {
+        let side = lora.linear(&layer(site, &device), x.clone(), Pass::Inference, &|x| {
             x.slice([0..1, 0..2, 0..3])
         });
         let dense = factors
@@ -423,7 +483,9 @@ mod tests {
         let site = sites.find("wide").unwrap().id;
         let run = |pass| {
             let x = Tensor::<3>::ones([1, 8, 4], &device);
-            let y = lora.linear(site, x, pass, &|x| x.slice([0..1, 0..8, 0..3]) * 0.0);
+            let y = lora.linear(&layer(site, &device), x, pass, &|x| {
+                x.slice([0..1, 0..8, 0..3]) * 0.0
+            });
             y.into_data().iter::<f32>().collect::<Vec<f32>>()
         };
         let whole = run(Pass::Inference);

@@ -136,11 +136,17 @@ mod tests {
             order in prop::sample::subsequence(vec![0usize, 1, 2, 3], 1..=4).prop_shuffle(),
             values in prop::collection::vec(-1.0f32..1.0, D_IN * D_OUT + D_OUT + 2 * D_IN),
             moves in prop::collection::vec(-1.0f32..1.0, 64),
+            dora in prop::bool::ANY,
         ) {
             let device = Device::flex();
             let (own, x) = values.split_at(D_IN * D_OUT + D_OUT);
             let (base, linear) = base(own, &device);
-            let adapters = Adapters::build(&stack(&order), &base, "", 0, &device).unwrap();
+            let mut configs = stack(&order);
+            if dora {
+                let config = json!({"method": "lora", "r": 2, "use_dora": true, "target_modules": ["dense"]});
+                configs.insert(0, serde_json::from_value(config).unwrap());
+            }
+            let adapters = Adapters::build(&configs, &base, "", 0, &device).unwrap();
             let mut moves = moves.iter().cycle();
             let moved = named_tensors::collect(&adapters).into_iter().map(|(name, data)| {
                 let values: Vec<f32> = data.iter::<f32>().map(|value| value + moves.next().unwrap()).collect();

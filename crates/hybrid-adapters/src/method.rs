@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use burn::tensor::{Device, Tensor};
-use hybrid_models::{Base, Embedding, Linear, Norm, Site, SiteId, SiteKind};
+use hybrid_models::{Base, Embedding, KeyValue, Linear, Norm, Site, SiteId, SiteKind, Stack};
 
 use crate::AdapterError;
 use crate::random::HostRandom;
@@ -29,6 +29,12 @@ impl Building<'_> {
             self.seed,
             (self.position as u64) << 32 | site.index() as u64,
         )
+    }
+
+    /// The numbers for the first values of a part that is at no site.
+    pub(crate) fn random_part(&self, part: u32) -> HostRandom {
+        let stream = (self.position as u64) << 32 | u64::from(u32::MAX - part);
+        HostRandom::new(self.seed, stream)
     }
 
     /// The linear sites of a selection.
@@ -96,7 +102,9 @@ pub(crate) trait Method {
     fn name(&self) -> &'static str;
 
     /// Sites it acts on, each once, in any order.
-    fn sites(&self) -> Vec<SiteId>;
+    fn sites(&self) -> Vec<SiteId> {
+        Vec::new()
+    }
 
     /// Sites at which it replaces values of the base itself.
     fn replaces(&self) -> Vec<SiteId> {
@@ -118,9 +126,34 @@ pub(crate) trait Method {
         None
     }
 
-    /// Wraps a linear site.
-    fn linear(&self, _site: SiteId, x: Tensor<3>, _pass: Pass, inner: Inner<'_>) -> Tensor<3> {
+    /// Linear sites whose function it wraps.
+    fn wraps(&self) -> Vec<SiteId> {
+        Vec::new()
+    }
+
+    /// Those among them at which it needs the base's own weight: no method may wrap between.
+    fn next_to_base(&self) -> Vec<SiteId> {
+        Vec::new()
+    }
+
+    /// Wraps a linear site; `base` is the layer there after replacing.
+    fn linear(&self, _base: &Linear, x: Tensor<3>, _pass: Pass, inner: Inner<'_>) -> Tensor<3> {
         inner(x)
+    }
+
+    /// Whether it puts something in front of the tokens, which all layers see.
+    fn in_front(&self) -> bool {
+        false
+    }
+
+    /// Puts vectors in front of the words that enter a stack of layers.
+    fn embedded(&self, _stack: Stack, words: Tensor<3>, _pass: Pass) -> Tensor<3> {
+        words
+    }
+
+    /// Keys and values in front of each layer's own.
+    fn key_values(&self, _stack: Stack) -> Option<Vec<KeyValue>> {
+        None
     }
 
     /// Acts on the output of a sub-layer.

@@ -48,6 +48,11 @@ impl HostRandom {
         TensorData::new(mask, shape)
     }
 
+    /// Whole numbers, each of those below `end` as likely.
+    pub(crate) fn indices(&mut self, n: usize, end: usize) -> Vec<i64> {
+        (0..n).map(|_| (self.unit() * end as f64) as i64).collect()
+    }
+
     fn fill<const D: usize>(
         &mut self,
         shape: [usize; D],
@@ -115,6 +120,13 @@ mod tests {
             .try_to_vec()
             .unwrap();
         assert!(never.iter().all(|hit| !hit));
+    }
+
+    #[test]
+    fn indices_fall_everywhere_below_their_end() {
+        let drawn = HostRandom::new(5, 0).indices(200, 3);
+        assert!((0..3).all(|index| drawn.contains(&index)));
+        assert!(drawn.iter().all(|index| (0..3).contains(index)));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use crate::blocks::{DecoderLayer, KvCache, Rotation, SelfInputs, padding_bias};
 use crate::layers::LayerPlace;
 use crate::rope::Rope;
-use crate::{Embedding, Hooks, KeyValue, ModelError, Norm, Stack};
+use crate::{Embedding, Hooks, KeyValue, ModelError, NoHooks, Norm, Stack, StackShape};
 use places::Places;
 pub(crate) use places::TreeTokens;
 
@@ -174,6 +174,37 @@ impl Decoder {
                 .iter::<f32>()
                 .any(|value| !value.is_finite())
         })
+    }
+
+    pub(crate) fn shape(&self) -> StackShape {
+        StackShape {
+            stack: Stack::Decoder,
+            words: self.words.site,
+            vocab: self.vocab_size(),
+            word_scale: 1.0,
+            d_model: self.d_model(),
+            n_layers: self.n_layers(),
+            n_heads: self.n_heads(),
+            n_kv_heads: self.n_kv_heads(),
+            d_head: self.d_head(),
+        }
+    }
+
+    /// Keys and values of tokens that are all that is read.
+    ///
+    /// # Errors
+    /// [`ModelError::UnknownToken`], [`ModelError::TooManyPositions`].
+    pub(crate) fn key_values(&self, ids: &[i64]) -> Result<Vec<KeyValue>, ModelError> {
+        self.check_ids(0, ids)?;
+        let data = TensorData::new(ids.to_vec(), [1, ids.len()]);
+        let batch = DecoderBatch {
+            input_ids: Tensor::from_data(data, &self.words.weight.device()),
+            attention_mask: None,
+            position_ids: None,
+        };
+        let mut cache = self.new_cache(ids.len());
+        self.forward(&batch, Some(&mut cache), &NoHooks)?;
+        Ok(cache.key_values())
     }
 
     /// An empty cache with room for `capacity` positions, more when they are needed.

@@ -12,8 +12,8 @@ use crate::llama::Member;
 use crate::loader::{LinearShape, Loader, Part};
 use crate::losses::{IGNORED, cross_entropy};
 use crate::{
-    Base, BaseKind, Decoder, DecoderBatch, Hooks, Layer, LayerTable, Linear, ModelError, gpt2,
-    llama,
+    Base, BaseKind, Decoder, DecoderBatch, Hooks, KeyValue, Layer, LayerTable, Linear, ModelError,
+    StackShape, gpt2, llama,
 };
 
 /// A frozen decoder with its head. Clones share their tensors.
@@ -169,6 +169,14 @@ impl Base for DecoderModel {
         };
         self.layers
             .replace(layer, self.decoder.places().chain(head))
+    }
+
+    fn stacks(&self) -> Vec<StackShape> {
+        vec![self.decoder.shape()]
+    }
+
+    fn key_values(&self, ids: &[i64]) -> Result<Vec<KeyValue>, ModelError> {
+        self.decoder.key_values(ids)
     }
 }
 

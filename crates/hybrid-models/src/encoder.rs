@@ -1,10 +1,10 @@
 //! The frozen post-norm stack that BERT, RoBERTa and DistilBERT share.
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::blocks::EncoderLayer;
 use crate::layers::LayerPlace;
-use crate::{Embedding, Hooks, KeyValue, Norm, Stack};
+use crate::{Embedding, Hooks, KeyValue, ModelError, NoHooks, Norm, Stack, StackShape};
 
 /// Token ids of a padded batch.
 #[derive(Debug, Clone)]
@@ -197,6 +197,52 @@ impl Encoder {
         (0..self.n_layers()).fold(embedded, |hidden, index| {
             self.layer(index, hidden, &attention, hooks)
         })
+    }
+
+    pub(crate) fn shape(&self) -> StackShape {
+        StackShape {
+            stack: Stack::Encoder,
+            words: self.words.site,
+            vocab: self.vocab_size(),
+            word_scale: 1.0,
+            d_model: self.d_model(),
+            n_layers: self.n_layers(),
+            n_heads: self.n_heads,
+            n_kv_heads: self.n_heads,
+            d_head: self.d_model() / self.n_heads,
+        }
+    }
+
+    /// Keys and values of tokens that are all that is read.
+    ///
+    /// # Errors
+    /// [`ModelError::UnknownToken`], [`ModelError::TooManyPositions`].
+    pub(crate) fn key_values(&self, ids: &[i64]) -> Result<Vec<KeyValue>, ModelError> {
+        let (vocab, limit) = (self.vocab_size(), self.max_positions());
+        if let Some(id) = ids.iter().find(|id| !(0..vocab as i64).contains(*id)) {
+            let (row, id) = (0, *id);
+            return Err(ModelError::UnknownToken { row, id, vocab });
+        }
+        if ids.len() > limit {
+            let positions = ids.len();
+            return Err(ModelError::TooManyPositions { positions, limit });
+        }
+        let data = TensorData::new(ids.to_vec(), [1, ids.len()]);
+        let input_ids = Tensor::<2, Int>::from_data(data, &self.words.weight.device());
+        let batch = EncoderBatch {
+            attention_mask: input_ids.ones_like(),
+            token_type_ids: None,
+            input_ids,
+        };
+        let attention = self.attention(&batch, &NoHooks);
+        let mut hidden = self.embed(&batch, &attention, &NoHooks);
+        let mut key_values = Vec::with_capacity(self.n_layers());
+        for (index, layer) in self.layers.iter().enumerate() {
+            let (_, own) = layer.attention.project(hidden.clone(), &NoHooks);
+            key_values.push(own);
+            hidden = self.layer(index, hidden, &attention, &NoHooks);
+        }
+        Ok(key_values)
     }
 
     pub(crate) fn places(&mut self) -> impl Iterator<Item = LayerPlace<'_>> {

@@ -12,7 +12,7 @@ use burn::tensor::{Device, TensorData};
 use crate::checkpoint::Checkpoint;
 use crate::config_file::ConfigFile;
 use crate::layers::LayerPlace;
-use crate::{Base, BaseKind, Layer, LayerTable, Linear, ModelError, bart, marian, t5};
+use crate::{Base, BaseKind, Layer, LayerTable, Linear, ModelError, StackShape, bart, marian, t5};
 pub use forward::{Encoded, EncoderDecoderCache};
 pub(crate) use stack::{FixedTensor, LayerStack, Positions};
 pub(crate) use target_tokens::DefaultTokens;
@@ -181,6 +181,10 @@ impl Base for EncoderDecoder {
         let output = [LayerPlace::Linear(&mut self.output)];
         let stacks = self.encoder.places().chain(self.decoder.places());
         self.layers.replace(layer, stacks.chain(output))
+    }
+
+    fn stacks(&self) -> Vec<StackShape> {
+        vec![self.encoder.shape(), self.decoder.shape()]
     }
 
     fn n_parameters(&self) -> usize {

@@ -13,6 +13,29 @@ pub enum Stack {
     Decoder,
 }
 
+/// Sizes of a stack that matter to what hooks put in front of its tokens.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StackShape {
+    /// Which stack.
+    pub stack: Stack,
+    /// Where its word vectors sit.
+    pub words: SiteId,
+    /// Number of word vectors.
+    pub vocab: usize,
+    /// What word vectors are multiplied with before hooks see them.
+    pub word_scale: f64,
+    /// Size of a word vector.
+    pub d_model: usize,
+    /// Number of layers.
+    pub n_layers: usize,
+    /// Number of query heads of self-attention.
+    pub n_heads: usize,
+    /// Number of key and value heads of self-attention.
+    pub n_kv_heads: usize,
+    /// Size of one head.
+    pub d_head: usize,
+}
+
 /// Keys and values of one layer's self-attention, both
 /// `[1 or batch, n_kv_heads, positions, d_head]`.
 #[derive(Debug, Clone)]

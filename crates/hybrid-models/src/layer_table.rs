@@ -9,7 +9,7 @@ use crate::config_file::ConfigFile;
 use crate::decoder_model::DecoderArchitecture;
 use crate::encoder_decoder::Family;
 use crate::layers::LayerPlace;
-use crate::{Layer, ModelError, SiteId, SiteTable};
+use crate::{KeyValue, Layer, ModelError, SiteId, SiteTable, StackShape};
 
 /// How a base reads and writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +70,25 @@ pub trait Base {
     /// # Panics
     /// If the layer's site comes from another base with more sites.
     fn replace(&mut self, layer: Layer) -> Result<(), ModelError>;
+
+    /// The stacks in front of whose tokens hooks can put something, in the order of the forward;
+    /// none when there is no such place.
+    fn stacks(&self) -> Vec<StackShape> {
+        Vec::new()
+    }
+
+    /// Keys and values that tokens have when they are all that is read, one entry a layer, as
+    /// [`crate::Hooks::key_values`] takes them.
+    ///
+    /// # Errors
+    /// [`ModelError::NoSuchPart`] when the base does not read tokens alone,
+    /// [`ModelError::UnknownToken`], [`ModelError::TooManyPositions`].
+    fn key_values(&self, _ids: &[i64]) -> Result<Vec<KeyValue>, ModelError> {
+        Err(ModelError::NoSuchPart {
+            architecture: self.model_type(),
+            part: "keys of tokens alone",
+        })
+    }
 
     /// All sites, in the order in which the forward reaches them.
     fn sites(&self) -> &SiteTable {

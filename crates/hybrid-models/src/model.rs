@@ -12,8 +12,8 @@ use crate::head::{Head, linear_rows};
 use crate::layers::LayerPlace;
 use crate::loader::{LinearShape, Loader, Part};
 use crate::{
-    Base, BaseKind, Encoder, EncoderBatch, Hooks, Layer, LayerTable, Linear, ModelError, Pooling,
-    pooling,
+    Base, BaseKind, Encoder, EncoderBatch, Hooks, KeyValue, Layer, LayerTable, Linear, ModelError,
+    Pooling, StackShape, pooling,
 };
 
 /// A frozen encoder with its head. Clones share their tensors.
@@ -44,6 +44,14 @@ impl Base for Model {
         let pooler = self.pooler.as_mut().map(LayerPlace::Linear);
         let places = self.encoder.places().chain(pooler);
         self.layers.replace(layer, places.chain(self.head.places()))
+    }
+
+    fn stacks(&self) -> Vec<StackShape> {
+        vec![self.encoder.shape()]
+    }
+
+    fn key_values(&self, ids: &[i64]) -> Result<Vec<KeyValue>, ModelError> {
+        self.encoder.key_values(ids)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::Tensor;
+use hybrid_adapters::AdapterConfig;
 use hybrid_models::{EncoderBatch, NoHooks, Pooling};
 
 use crate::HybridError;
@@ -83,6 +84,18 @@ pub(crate) fn check(
             }
             StageConfig::Adapter(config) => {
                 adapter_stage::check(&mut faults, &key, config, data, model);
+                let in_front = config.methods.iter().map(AdapterConfig::n_virtual_tokens);
+                let in_front: usize = in_front.sum();
+                let length = recipe.base.max_length;
+                if length <= positions && length + in_front > positions {
+                    faults.add(
+                        &format!("{key}.methods"),
+                        format!(
+                            "{in_front} virtual tokens before the {length} of base.max_length are \
+                            more than the {positions} tokens that the base reads"
+                        ),
+                    );
+                }
                 match earlier {
                     _ if config.methods.is_empty() => {}
                     Some(earlier) if earlier.methods != config.methods => faults.add(

@@ -5,7 +5,10 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::{AdapterConfig, AdapterError, Ia3Config, LayerNormConfig, LoraConfig};
+use crate::{
+    AdapterConfig, AdapterError, Ia3Config, LayerNormConfig, LoraConfig, PTuningConfig,
+    PrefixTuningConfig, PromptTuningConfig,
+};
 
 /// What a file says.
 #[derive(Debug)]
@@ -53,6 +56,7 @@ const LORA: Keys = Keys {
         "layers_to_transform",
         "layers_pattern",
         "use_rslora",
+        "use_dora",
         "rank_pattern",
         "alpha_pattern",
     ],
@@ -77,7 +81,6 @@ const LORA: Keys = Keys {
         "target_parameters",
         "trainable_token_indices",
         "use_bdlora",
-        "use_dora",
         "use_qalora",
         "velora_config",
     ],
@@ -92,6 +95,45 @@ const IA3: Keys = Keys {
 const LN_TUNING: Keys = Keys {
     used: &["target_modules", "exclude_modules"],
     neutral: &[],
+    off: &[],
+};
+
+const PROMPT_TUNING: Keys = Keys {
+    used: &[
+        "num_virtual_tokens",
+        "token_dim",
+        "num_transformer_submodules",
+        "prompt_tuning_init",
+        "prompt_tuning_init_text",
+        "tokenizer_name_or_path",
+    ],
+    neutral: &["num_attention_heads", "num_layers", "tokenizer_kwargs"],
+    off: &[],
+};
+
+const PREFIX_TUNING: Keys = Keys {
+    used: &[
+        "num_virtual_tokens",
+        "token_dim",
+        "num_transformer_submodules",
+        "prefix_projection",
+        "encoder_hidden_size",
+    ],
+    neutral: &["init_weights", "num_attention_heads", "num_layers"],
+    off: &[],
+};
+
+const P_TUNING: Keys = Keys {
+    used: &[
+        "num_virtual_tokens",
+        "token_dim",
+        "num_transformer_submodules",
+        "encoder_reparameterization_type",
+        "encoder_hidden_size",
+        "encoder_num_layers",
+        "encoder_dropout",
+    ],
+    neutral: &["num_attention_heads", "num_layers"],
     off: &[],
 };
 
@@ -134,8 +176,20 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<PeftConfig, AdapterError> {
         "LN_TUNING" => {
             AdapterConfig::LayerNorm(method::<LayerNormConfig>(path, &config, &LN_TUNING)?)
         }
+        "PROMPT_TUNING" => AdapterConfig::PromptTuning(method::<PromptTuningConfig>(
+            path,
+            &config,
+            &PROMPT_TUNING,
+        )?),
+        "PREFIX_TUNING" => AdapterConfig::PrefixTuning(method::<PrefixTuningConfig>(
+            path,
+            &config,
+            &PREFIX_TUNING,
+        )?),
+        "P_TUNING" => AdapterConfig::PTuning(method::<PTuningConfig>(path, &config, &P_TUNING)?),
         found => {
-            let supported = "LORA, IA3, LN_TUNING".to_owned();
+            let supported =
+                "LORA, IA3, LN_TUNING, PROMPT_TUNING, PREFIX_TUNING, P_TUNING".to_owned();
             return Err(AdapterError::PeftType {
                 path: path.to_owned(),
                 found: found.to_owned(),
@@ -299,7 +353,7 @@ mod tests {
     #[test]
     fn options_that_change_the_result_are_refused_by_name() {
         for (key, value) in [
-            ("use_dora", json!(true)),
+            ("lora_bias", json!(true)),
             ("layer_replication", json!([[0, 1]])),
             ("init_lora_weights", json!("pissa")),
             ("loftq_config", json!({"loftq_bits": 4})),

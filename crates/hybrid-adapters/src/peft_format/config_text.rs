@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use hybrid_models::{Base, BaseKind, SiteId, SiteTable};
+use hybrid_models::{Base, BaseKind, SiteId, SiteTable, StackShape};
 use serde_json::{Value, json};
 
 use crate::adapters::AnyMethod;
 use crate::{
-    AdapterConfig, Adapters, BiasMode, Ia3Config, LayerNormConfig, LoraConfig, PatternMap, Targets,
+    AdapterConfig, Adapters, BiasMode, Ia3Config, LayerNormConfig, LoraConfig, PTuningConfig,
+    PatternMap, PrefixTuningConfig, PromptTuningConfig, Targets,
 };
 
 /// The PEFT release whose keys are written.
@@ -66,6 +67,9 @@ pub(super) fn config_text(
                 &full_paths(method.norms().iter().map(|(path, _)| path), prefix),
                 prefix,
             ),
+            (AdapterConfig::PromptTuning(config), _) => prompt_tuning(config, base),
+            (AdapterConfig::PrefixTuning(config), _) => prefix_tuning(config, base),
+            (AdapterConfig::PTuning(config), _) => p_tuning(config, base),
             _ => Vec::new(),
         };
         keys.extend(own);
@@ -181,7 +185,7 @@ fn lora(config: &LoraConfig, paths: &[String], prefix: &str, input_first: bool) 
                 json!(paths)
             },
         ),
-        ("use_dora", json!(false)),
+        ("use_dora", json!(config.use_dora)),
         ("use_qalora", json!(false)),
         ("use_rslora", json!(config.use_rslora)),
     ]);
@@ -254,6 +258,97 @@ fn layer_norm(config: &LayerNormConfig, paths: &[String], prefix: &str) -> Keys 
             },
         ),
     ]
+}
+
+/// The sizes that PEFT takes from the base's configuration. Those of a prefix are its keys'.
+fn in_front(
+    num_virtual_tokens: usize,
+    num_transformer_submodules: Option<usize>,
+    base: &dyn Base,
+    is_prefix: bool,
+) -> Keys {
+    let stacks = base.stacks();
+    let stack = stacks.first();
+    let size = |of: fn(&StackShape) -> usize| json!(stack.map(of));
+    let (heads, token_dim) = match is_prefix {
+        true => (
+            size(|stack| stack.n_kv_heads),
+            size(|stack| stack.n_kv_heads * stack.d_head),
+        ),
+        false => (size(|stack| stack.n_heads), size(|stack| stack.d_model)),
+    };
+    vec![
+        ("num_attention_heads", heads),
+        ("num_layers", size(|stack| stack.n_layers)),
+        (
+            "num_transformer_submodules",
+            json!(num_transformer_submodules.unwrap_or(stacks.len())),
+        ),
+        ("num_virtual_tokens", json!(num_virtual_tokens)),
+        ("token_dim", token_dim),
+    ]
+}
+
+/// The size within a small network: PEFT puts that of a vector for none.
+fn hidden_size(given: Option<usize>, keys: &Keys) -> Value {
+    let token_dim = keys.iter().find(|(key, _)| *key == "token_dim");
+    match (given, token_dim) {
+        (None, Some((_, token_dim))) => token_dim.clone(),
+        (given, _) => json!(given),
+    }
+}
+
+fn prompt_tuning(config: &PromptTuningConfig, base: &dyn Base) -> Keys {
+    let (n_virtual, n_stacks) = (config.num_virtual_tokens, config.num_transformer_submodules);
+    let mut keys = in_front(n_virtual, n_stacks, base, false);
+    keys.extend([
+        ("peft_type", json!("PROMPT_TUNING")),
+        ("prompt_tuning_init", json!(config.prompt_tuning_init)),
+        (
+            "prompt_tuning_init_text",
+            json!(config.prompt_tuning_init_text),
+        ),
+        ("tokenizer_kwargs", Value::Null),
+        (
+            "tokenizer_name_or_path",
+            json!(config.tokenizer_name_or_path),
+        ),
+    ]);
+    keys
+}
+
+fn prefix_tuning(config: &PrefixTuningConfig, base: &dyn Base) -> Keys {
+    let (n_virtual, n_stacks) = (config.num_virtual_tokens, config.num_transformer_submodules);
+    let mut keys = in_front(n_virtual, n_stacks, base, true);
+    keys.extend([
+        (
+            "encoder_hidden_size",
+            hidden_size(config.encoder_hidden_size, &keys),
+        ),
+        ("init_weights", Value::Null),
+        ("peft_type", json!("PREFIX_TUNING")),
+        ("prefix_projection", json!(config.prefix_projection)),
+    ]);
+    keys
+}
+
+fn p_tuning(config: &PTuningConfig, base: &dyn Base) -> Keys {
+    let (n_virtual, n_stacks) = (config.num_virtual_tokens, config.num_transformer_submodules);
+    let mut keys = in_front(n_virtual, n_stacks, base, false);
+    keys.extend([
+        ("encoder_dropout", json!(config.encoder_dropout)),
+        (
+            "encoder_hidden_size",
+            hidden_size(config.encoder_hidden_size, &keys),
+        ),
+        ("encoder_num_layers", json!(config.encoder_num_layers)),
+        (
+            "encoder_reparameterization_type",
+            json!(config.encoder_reparameterization_type),
+        ),
+        ("peft_type", json!("P_TUNING")),
+    ]);
+    keys
 }
 
 fn by_pattern<V>(map: &PatternMap<V>, value: impl Fn(&V) -> Value) -> Value {

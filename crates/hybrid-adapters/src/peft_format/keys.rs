@@ -5,9 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::tensor::TensorData;
 use hybrid_models::SiteId;
 
+use super::PROMPT;
 use crate::adapters::AnyMethod;
 use crate::bias::Biases;
-use crate::{Adapters, named_tensors};
+use crate::dense::Dense;
+use crate::lstm::Lstm;
+use crate::p_tuning::PromptEncoder;
+use crate::{AdapterError, Adapters, named_tensors};
 
 /// How a file's layout relates to a parameter's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +74,8 @@ fn transposed(data: &TensorData) -> TensorData {
 pub(super) struct Place {
     /// Module path and tensor, as PyTorch names them.
     pub(super) key: String,
+    /// The same in PEFT's file.
+    pub(super) stored: String,
     /// Name among [`Adapters::named_tensors`].
     pub(super) name: String,
     pub(super) layout: Layout,
@@ -95,12 +101,60 @@ struct Places {
 
 impl Places {
     fn add(&mut self, part: &str, path: &str, tensor: &str, key: &str, layout: Layout) {
-        let name = format!("{}.{part}.{path}.{tensor}", self.stem);
+        let key = format!("{path}.{key}");
         self.places.push(Place {
-            key: format!("{path}.{key}"),
-            name,
+            stored: key.clone(),
+            key,
+            name: format!("{}.{part}.{path}.{tensor}", self.stem),
             layout,
         });
+    }
+
+    /// A tensor of the network in front of the tokens, which files do not hold.
+    fn of_network(&mut self, name: String, key: String, layout: Layout) {
+        let key = format!("prompt_encoder.{key}");
+        self.places.push(Place {
+            stored: key.clone(),
+            key,
+            name: format!("{}.{name}", self.stem),
+            layout,
+        });
+    }
+
+    /// What stands in front of the tokens, or what the network makes it of.
+    fn in_front(&mut self, name: &str) {
+        self.places.push(Place {
+            key: "prompt_encoder.embedding.weight".to_owned(),
+            stored: PROMPT.to_owned(),
+            name: format!("{}.{name}", self.stem),
+            layout: Layout::Same,
+        });
+    }
+
+    /// Layers with functions in between, which PyTorch counts too.
+    fn dense(&mut self, name: &str, key: &str, layers: &[Dense]) {
+        for index in 0..layers.len() {
+            for (tensor, layout) in [("weight", Layout::Transposed), ("bias", Layout::Same)] {
+                let name = format!("{name}.{index}.{tensor}");
+                self.of_network(name, format!("{key}.{}.{tensor}", 2 * index), layout);
+            }
+        }
+    }
+
+    fn lstm(&mut self, name: &str, lstm: &Lstm) {
+        for layer in 0..lstm.n_layers() {
+            for (direction, end) in [("onward", ""), ("backward", "_reverse")] {
+                for (tensor, layout) in [
+                    ("weight_ih", Layout::Transposed),
+                    ("weight_hh", Layout::Transposed),
+                    ("bias_ih", Layout::Same),
+                    ("bias_hh", Layout::Same),
+                ] {
+                    let name = format!("{name}.{direction}.{layer}.{tensor}");
+                    self.of_network(name, format!("lstm_head.{tensor}_l{layer}{end}"), layout);
+                }
+            }
+        }
     }
 
     fn biases(&mut self, part: &str, biases: &Biases, wrapped: &BTreeSet<SiteId>) {
@@ -117,7 +171,7 @@ impl Places {
     fn method(&mut self, method: &AnyMethod) {
         match method {
             AnyMethod::Lora(lora) => {
-                for (path, _) in lora.factors().iter() {
+                for (path, factors) in lora.factors().iter() {
                     self.add(
                         "Lora.factors",
                         path,
@@ -132,6 +186,15 @@ impl Places {
                         "lora_B.weight",
                         Layout::Transposed,
                     );
+                    if factors.dora.is_some() {
+                        let stored = "lora_magnitude_vector";
+                        self.places.push(Place {
+                            key: format!("{path}.{stored}.weight"),
+                            stored: format!("{path}.{stored}"),
+                            name: format!("{}.Lora.factors.{path}.dora.magnitude", self.stem),
+                            layout: Layout::Same,
+                        });
+                    }
                 }
                 self.biases(
                     "Lora.biases",
@@ -179,6 +242,26 @@ impl Places {
                     }
                 }
             }
+            AnyMethod::PromptTuning(_) => self.in_front("PromptTuning.embedding"),
+            AnyMethod::PrefixTuning(prefix) => {
+                self.in_front("PrefixTuning.embedding");
+                if let Some(layers) = &prefix.transform {
+                    self.dense("PrefixTuning.transform", "transform", layers);
+                }
+            }
+            AnyMethod::PTuning(tuning) => {
+                self.in_front("PTuning.embedding");
+                match &tuning.encoder {
+                    None => {}
+                    Some(PromptEncoder::Mlp(layers)) => {
+                        self.dense("PTuning.encoder.Mlp", "mlp_head", layers);
+                    }
+                    Some(PromptEncoder::Lstm(encoder)) => {
+                        self.lstm("PTuning.encoder.Lstm.lstm", &encoder.lstm);
+                        self.dense("PTuning.encoder.Lstm.head", "mlp_head", &encoder.head);
+                    }
+                }
+            }
             AnyMethod::Unfreeze(unfreeze) => {
                 for (part, matrices, is_linear) in [
                     ("Unfreeze.linears", unfreeze.linears(), true),
@@ -206,12 +289,68 @@ impl Places {
     }
 }
 
-/// All parameters of a stack under module path and tensor as PyTorch names them (for LoRA, IA3 and
-/// LayerNorm tuning PEFT's names without `base_model.model.`), in PyTorch's layout.
+/// All parameters of a stack under module path and tensor as PyTorch names them (for methods that
+/// PEFT has, its names without `base_model.model.`), in PyTorch's layout.
 pub fn torch_tensors(adapters: &Adapters) -> BTreeMap<String, TensorData> {
+    turned(adapters, |place| place.key)
+}
+
+/// The stack with these values, under the names and in the layout of [`torch_tensors`]; device and
+/// training state stay.
+///
+/// # Errors
+/// As [`Adapters::load_named_tensors`].
+pub fn load_torch_tensors(
+    adapters: Adapters,
+    tensors: &BTreeMap<String, TensorData>,
+) -> Result<Adapters, AdapterError> {
+    let mut tensors = tensors.clone();
+    let places = places(&adapters).into_iter();
+    let places = places.map(|place| (place.key.clone(), place)).collect();
+    let named = taken(&adapters, places, &mut tensors)?;
+    match tensors.is_empty() {
+        true => adapters.load_named_tensors(&named),
+        false => Err(AdapterError::Unexpected {
+            names: tensors.into_keys().collect(),
+        }),
+    }
+}
+
+/// Takes the values of all places out of `tensors`, where each has a key, to the names and layouts
+/// of [`Adapters::named_tensors`].
+///
+/// # Errors
+/// [`AdapterError::Missing`], [`AdapterError::Shape`] or [`AdapterError::NotFinite`].
+pub(super) fn taken(
+    adapters: &Adapters,
+    places: Vec<(String, Place)>,
+    tensors: &mut BTreeMap<String, TensorData>,
+) -> Result<BTreeMap<String, TensorData>, AdapterError> {
+    let shapes: BTreeMap<String, Vec<usize>> =
+        named_tensors::shapes(adapters).into_iter().collect();
+    let mut named = BTreeMap::new();
+    for (key, place) in places {
+        let Some(data) = tensors.remove(&key) else {
+            return Err(AdapterError::Missing { name: key });
+        };
+        let data = named_tensors::checked(&key, &data, &place.layout.shape(&shapes[&place.name]))?;
+        named.insert(place.name, place.layout.to_parameter(&data));
+    }
+    Ok(named)
+}
+
+/// The same under the names of PEFT's file.
+pub(super) fn stored_tensors(adapters: &Adapters) -> BTreeMap<String, TensorData> {
+    turned(adapters, |place| place.stored)
+}
+
+fn turned(adapters: &Adapters, key: impl Fn(Place) -> String) -> BTreeMap<String, TensorData> {
     let named: BTreeMap<String, TensorData> =
         named_tensors::collect(adapters).into_iter().collect();
-    let turned = |place: Place| (place.key, place.layout.to_file(&named[&place.name]));
+    let turned = |place: Place| {
+        let data = place.layout.to_file(&named[&place.name]);
+        (key(place), data)
+    };
     places(adapters).into_iter().map(turned).collect()
 }
 

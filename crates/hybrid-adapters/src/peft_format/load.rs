@@ -7,11 +7,14 @@ use burn::tensor::{Device, TensorData};
 use hybrid_models::{Base, SiteKind, SiteTable};
 
 use super::config_file::{self, PeftConfig};
-use super::keys::places;
-use super::{CONFIG, KEY_PREFIX, TENSORS, tensor_file};
-use crate::{AdapterConfig, AdapterError, Adapters, Targets, UnfreezeConfig, named_tensors};
+use super::keys::{places, taken};
+use super::{CONFIG, PROMPT, TENSORS, full_key, key_start, tensor_file};
+use crate::{AdapterConfig, AdapterError, Adapters, Targets, UnfreezeConfig};
 
-/// Reads a LoRA, IA3 or LayerNorm-tuning adapter that PEFT, or [`super::save_peft`], has written.
+/// Reads an adapter that PEFT, or [`super::save_peft`], has written.
+///
+/// Of P-tuning and of a prefix with projection a file holds what the small network computed; the
+/// adapter is then as [`Adapters::encoded`] leaves it.
 ///
 /// `modules_to_save` become unfrozen layers. On a base without head, an adapter of a base with head
 /// fits too: its paths are taken without the encoder's prefix (`bert.`), and what it stores of the
@@ -42,9 +45,10 @@ fn build(
     base: &dyn Base,
     device: &Device,
 ) -> Result<Adapters, AdapterError> {
-    let mut tensors = by_path(tensors)?;
+    let start = key_start(&config.method);
+    let keys = by_path(tensors.keys(), start)?;
     let sites = base.sites();
-    let prefix = encoder_prefix(&tensors, sites);
+    let prefix = encoder_prefix(&keys, sites);
     let mut configs = vec![config.method];
     let whole = whole_modules(sites, &prefix, &config.modules_to_save);
     if !whole.is_empty() {
@@ -52,19 +56,13 @@ fn build(
             modules: Targets::Names(whole),
         }));
     }
-    let adapters = Adapters::build(&configs, base, &prefix, 0, device)?;
-    let shapes: BTreeMap<String, Vec<usize>> =
-        named_tensors::shapes(&adapters).into_iter().collect();
-    let mut named = BTreeMap::new();
-    for place in places(&adapters) {
-        let key = format!("{prefix}{}", place.key);
-        let full = format!("{KEY_PREFIX}{key}");
-        let Some(data) = tensors.remove(&key) else {
-            return Err(AdapterError::Missing { name: full });
-        };
-        let data = named_tensors::checked(&full, &data, &place.layout.shape(&shapes[&place.name]))?;
-        named.insert(place.name, place.layout.to_parameter(&data));
-    }
+    let adapters = Adapters::build(&configs, base, &prefix, 0, device)?.encoded();
+    let places = places(&adapters).into_iter();
+    let places = places
+        .map(|place| (full_key(start, &prefix, &place.stored), place))
+        .collect();
+    let mut tensors = tensors;
+    let named = taken(&adapters, places, &mut tensors)?;
     let skipped = |key: &str| {
         let of_absent_head = !sites.iter().any(|site| site.head)
             && modules(key).any(|path| ends_with_any(path, &config.modules_to_save));
@@ -73,8 +71,7 @@ fn build(
     };
     let names: Vec<String> = tensors
         .into_keys()
-        .filter(|key| !skipped(key))
-        .map(|key| format!("{KEY_PREFIX}{key}"))
+        .filter(|key| !key.strip_prefix(start).is_some_and(skipped))
         .collect();
     match names.is_empty() {
         true => adapters.load_named_tensors(&named),
@@ -82,33 +79,33 @@ fn build(
     }
 }
 
-/// The tensors without the prefix that PEFT puts before every key.
-fn by_path(
-    tensors: BTreeMap<String, TensorData>,
-) -> Result<BTreeMap<String, TensorData>, AdapterError> {
-    let names: Vec<String> = tensors
-        .keys()
-        .filter(|key| !key.starts_with(KEY_PREFIX))
-        .cloned()
-        .collect();
+/// The keys without what PEFT puts before every one.
+fn by_path<'k>(
+    keys: impl Iterator<Item = &'k String>,
+    start: &str,
+) -> Result<Vec<String>, AdapterError> {
+    let (mut paths, mut names) = (Vec::new(), Vec::new());
+    for key in keys.filter(|key| *key != PROMPT) {
+        match key.strip_prefix(start) {
+            Some(path) => paths.push(path.to_owned()),
+            None => names.push(key.clone()),
+        }
+    }
     match names.is_empty() {
-        true => Ok(tensors
-            .into_iter()
-            .map(|(key, data)| (key[KEY_PREFIX.len()..].to_owned(), data))
-            .collect()),
+        true => Ok(paths),
         false => Err(AdapterError::Unexpected { names }),
     }
 }
 
 /// What stands before a base's paths in the file: nothing, or the name of the encoder within the
 /// model with head that the adapter was trained on.
-fn encoder_prefix(tensors: &BTreeMap<String, TensorData>, sites: &SiteTable) -> String {
+fn encoder_prefix(keys: &[String], sites: &SiteTable) -> String {
     let at_site = |path: &str| modules(path).any(|path| sites.find(path).is_some());
-    if tensors.keys().any(|key| at_site(key)) {
+    if keys.iter().any(|key| at_site(key)) {
         return String::new();
     }
-    let first = tensors
-        .keys()
+    let first = keys
+        .iter()
         .filter_map(|key| key.split_once('.'))
         .find(|(_, rest)| at_site(rest));
     first.map_or(String::new(), |(name, _)| format!("{name}."))

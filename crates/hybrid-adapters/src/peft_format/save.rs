@@ -7,14 +7,14 @@ use burn::tensor::TensorData;
 use hybrid_models::{Base, Layer, Pooling, write_whole};
 
 use super::config_text::config_text;
-use super::keys::torch_tensors;
-use super::{CONFIG, KEY_PREFIX, TENSORS, tensor_file};
+use super::keys::stored_tensors;
+use super::{CONFIG, TENSORS, full_key, key_start, tensor_file};
 use crate::adapters::AnyMethod;
 use crate::head::{ClassifierHead, head_to_tensors};
 use crate::{AdapterError, Adapters};
 
-/// Whether PEFT's format can hold a stack: one of LoRA, IA3 and LayerNorm tuning, with unfrozen
-/// layers or without.
+/// Whether PEFT's format can hold a stack: one method that PEFT has, with unfrozen layers or
+/// without.
 pub fn peft_has(adapters: &Adapters) -> bool {
     why_not(adapters).is_none()
 }
@@ -23,14 +23,19 @@ fn why_not(adapters: &Adapters) -> Option<&'static str> {
     let mut methods = 0;
     for method in adapters.stack() {
         match method {
-            AnyMethod::Lora(_) | AnyMethod::Ia3(_) | AnyMethod::LayerNorm(_) => methods += 1,
+            AnyMethod::Lora(_)
+            | AnyMethod::Ia3(_)
+            | AnyMethod::LayerNorm(_)
+            | AnyMethod::PromptTuning(_)
+            | AnyMethod::PrefixTuning(_)
+            | AnyMethod::PTuning(_) => methods += 1,
             AnyMethod::Unfreeze(_) => {}
             AnyMethod::Bitfit(_) | AnyMethod::Bottleneck(_) => {
                 return Some("PEFT has no such method");
             }
         }
     }
-    (methods != 1).then_some("a file holds one of lora, ia3 and layer_norm")
+    (methods != 1).then_some("a file holds one method, beside unfreeze")
 }
 
 /// Writes a stack so that PEFT 0.21 loads it over the same base; the same stack gives the same
@@ -38,7 +43,8 @@ fn why_not(adapters: &Adapters) -> Option<&'static str> {
 ///
 /// A head that is exactly Transformers' own (BERT's pooler, no normalisation) goes along: the
 /// adapter is then one of `BertForSequenceClassification`, task `SEQ_CLS`. Any other head does not;
-/// the adapter of a base without head is then of task `FEATURE_EXTRACTION`.
+/// the adapter of a base without head is then of task `FEATURE_EXTRACTION`. What small networks put
+/// in front of the tokens is written as [`Adapters::encoded`] gives it.
 ///
 /// # Errors
 /// [`AdapterError::NotInPeft`] or [`AdapterError::Write`].
@@ -66,18 +72,21 @@ pub fn save_peft(
     } else {
         String::new()
     };
-    let mut tensors: BTreeMap<String, TensorData> = torch_tensors(adapters)
+    let adapters = &adapters.clone().encoded();
+    let start = adapters.configs().iter().map(key_start).min();
+    let start = start.unwrap_or_default();
+    let mut tensors: BTreeMap<String, TensorData> = stored_tensors(adapters)
         .into_iter()
-        .map(|(key, data)| (format!("{KEY_PREFIX}{prefix}{key}"), data))
+        .map(|(key, data)| (full_key(start, &prefix, &key), data))
         .collect();
     let mut whole = whole_modules(adapters, base, &prefix);
-    complete(&mut tensors, base, &prefix, &whole);
+    complete(&mut tensors, base, &format!("{start}{prefix}"), &whole);
     if let Some(head) = head {
         whole.push("classifier".to_owned());
         tensors.extend(
             head_to_tensors(head)
                 .into_iter()
-                .map(|(name, data)| (format!("{KEY_PREFIX}classifier.{name}"), data)),
+                .map(|(name, data)| (format!("{start}classifier.{name}"), data)),
         );
     }
     std::fs::create_dir_all(folder).map_err(|source| AdapterError::Write {
@@ -110,15 +119,15 @@ fn whole_modules(adapters: &Adapters, base: &dyn Base, prefix: &str) -> Vec<Stri
 }
 
 /// Adds the base's values of modules that PEFT stores whole only because their names end alike:
-/// `classifier` stands for DistilBERT's `pre_classifier` too.
+/// `classifier` stands for DistilBERT's `pre_classifier` too. `start` stands before every path.
 fn complete(
     tensors: &mut BTreeMap<String, TensorData>,
     base: &dyn Base,
-    prefix: &str,
+    start: &str,
     whole: &[String],
 ) {
     for site in base.sites().iter() {
-        let path = format!("{prefix}{}", site.path);
+        let path = format!("{start}{}", site.path);
         if !whole.iter().any(|name| path.ends_with(name.as_str())) {
             continue;
         }
@@ -132,7 +141,7 @@ fn complete(
             Layer::Embedding(embedding) => embedding.weight.to_data(),
         };
         let mut add = |tensor: &str, data: TensorData| {
-            let key = format!("{KEY_PREFIX}{path}.{tensor}");
+            let key = format!("{path}.{tensor}");
             tensors.entry(key).or_insert_with(|| data.convert::<f32>());
         };
         add("weight", weight);

@@ -111,7 +111,7 @@ impl Attention {
     /// # Shapes
     /// - `x`: `[batch, seq, d_model]` → `[batch, n_heads, seq, d_head]`, and twice
     ///   `[batch, n_kv_heads, seq, d_head]`
-    fn project(&self, x: Tensor<3>, hooks: &dyn Hooks) -> (Tensor<4>, KeyValue) {
+    pub(crate) fn project(&self, x: Tensor<3>, hooks: &dyn Hooks) -> (Tensor<4>, KeyValue) {
         let Heads {
             n_heads,
             n_kv_heads,

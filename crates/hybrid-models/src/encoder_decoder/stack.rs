@@ -4,7 +4,7 @@ use burn::tensor::{Int, Tensor};
 
 use crate::blocks::{RelativeBias, TransformerLayer, causal_bias, padding_bias};
 use crate::layers::LayerPlace;
-use crate::{Embedding, Hooks, KeyValue, ModelError, Norm, Stack};
+use crate::{Embedding, Hooks, KeyValue, ModelError, Norm, Stack, StackShape};
 
 /// Word vectors, positions, layers and norms.
 #[derive(Debug, Clone)]
@@ -49,6 +49,23 @@ pub(crate) struct Begun {
 }
 
 impl LayerStack {
+    pub(crate) fn shape(&self) -> StackShape {
+        let [vocab, d_model] = self.words.weight.dims();
+        let first = self.layers.first();
+        let heads = first.map(|layer| layer.attention.function.heads);
+        StackShape {
+            stack: self.stack,
+            words: self.words.site,
+            vocab,
+            word_scale: self.word_scale,
+            d_model,
+            n_layers: self.layers.len(),
+            n_heads: heads.map_or(0, |heads| heads.n_heads),
+            n_kv_heads: heads.map_or(0, |heads| heads.n_kv_heads),
+            d_head: heads.map_or(0, |heads| heads.d_head),
+        }
+    }
+
     /// Longest sequence that has positions; none when there is no end to them.
     pub(crate) fn max_positions(&self) -> Option<usize> {
         match &self.positions {

@@ -1,6 +1,6 @@
 //! The adapter stage: theta <- theta - alpha * gradient over a frozen base.
 
-use hybrid_adapters::{Adapters, ClassifierHead, HeadConfig, Trainable};
+use hybrid_adapters::{AdapterConfig, Adapters, ClassifierHead, HeadConfig, Trainable};
 use hybrid_data::Encoding;
 use hybrid_prompts::{Prompt, SIMILARITY_SCALE};
 
@@ -58,7 +58,8 @@ pub(crate) fn train(
     // Hidden tokens change what is pooled.
     let pooling = record.head.as_ref().map(|head| head.pooling);
     let pooling = pooling.filter(|_| head_alone && config.token_dropout == 0.0);
-    let prefix = Prefix::plan(context.model, &encodings, lowest_layer, pooling);
+    let in_front = record.methods.iter().any(AdapterConfig::is_in_front);
+    let prefix = Prefix::plan(context.model, &encodings, lowest_layer, pooling, in_front);
     if checkpoint.is_some() {
         meter.recount(context.model);
     }
@@ -123,8 +124,10 @@ fn start(
     if methods == earlier {
         adapters = adapters.load_named_tensors(&tensors::under(&trained, "adapters."))?;
     }
-    // Every method starts as the identity, so only a dropped one changes the function.
-    let goes_on = methods == earlier || earlier.is_empty();
+    // A method that is dropped changes the function, and one that stands in front of the tokens;
+    // every other one starts as the identity.
+    let is_identity = || !methods.iter().any(AdapterConfig::is_in_front);
+    let goes_on = methods == earlier || earlier.is_empty() && is_identity();
     let Some(head) = head else {
         return Ok(Start {
             trainable: Trainable {

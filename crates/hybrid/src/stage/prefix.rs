@@ -51,7 +51,7 @@ pub(crate) enum Lower {
 impl Prefix {
     /// Plans the first `layers` layers over all rows. Nothing is kept when that saves nothing or
     /// takes too much memory. With `pooling`, and when all layers are frozen, pooled vectors are
-    /// kept.
+    /// kept; hidden states are not when adapters put something in front of them (`in_front`).
     ///
     /// Counts the work of all rows, which is done once however often a run is resumed.
     pub(crate) fn plan(
@@ -59,6 +59,7 @@ impl Prefix {
         encodings: &[Encoding],
         layers: usize,
         pooling: Option<Pooling>,
+        in_front: bool,
     ) -> Self {
         let d_model = model.d_model();
         let pooling = pooling.filter(|_| layers == model.n_layers());
@@ -67,7 +68,8 @@ impl Prefix {
             Some(_) => encodings.len(),
             None => lengths.iter().sum(),
         };
-        if layers == 0 || vectors * d_model * size_of::<f32>() > MAX_BYTES {
+        let too_large = vectors * d_model * size_of::<f32>() > MAX_BYTES;
+        if layers == 0 || too_large || in_front && pooling.is_none() {
             return Self { layers, kept: None };
         }
         let mut places = vec![(0, 0); encodings.len()];

@@ -1,0 +1,59 @@
+//! A linear layer that is trained.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor, module};
+
+use crate::random::HostRandom;
+
+/// `y = x W + b`.
+#[derive(Module, Debug)]
+pub(crate) struct Dense {
+    /// `[d_in, d_out]`.
+    weight: Param<Tensor<2>>,
+    /// `[d_out]`.
+    bias: Param<Tensor<1>>,
+}
+
+impl Dense {
+    /// Values uniform in `±1/sqrt(d_in)`, as PyTorch draws them.
+    pub(crate) fn init(
+        d_in: usize,
+        d_out: usize,
+        random: &mut HostRandom,
+        device: &Device,
+    ) -> Self {
+        let limit = 1.0 / (d_in as f64).sqrt();
+        Self {
+            weight: Param::from_data(random.uniform([d_in, d_out], limit), device),
+            bias: Param::from_data(random.uniform([d_out], limit), device),
+        }
+    }
+
+    /// # Shapes
+    /// - `x`: `[rows, d_in]` → `[rows, d_out]`
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        module::linear(x, self.weight.val(), Some(self.bias.val()))
+    }
+}
+
+/// Layers through `sizes`, with the numbers of `random`.
+pub(crate) fn init(sizes: &[usize], random: &mut HostRandom, device: &Device) -> Vec<Dense> {
+    let pairs = sizes.windows(2);
+    pairs
+        .map(|pair| Dense::init(pair[0], pair[1], random, device))
+        .collect()
+}
+
+/// Layer after layer, with a function in between.
+///
+/// # Shapes
+/// - `x`: `[rows, d_in]` of the first → `[rows, d_out]` of the last
+pub(crate) fn through(
+    layers: &[Dense],
+    x: Tensor<2>,
+    between: fn(Tensor<2>) -> Tensor<2>,
+) -> Tensor<2> {
+    let mut layers = layers.iter();
+    let first = layers.next().map_or(x.clone(), |layer| layer.forward(x));
+    layers.fold(first, |x, layer| layer.forward(between(x)))
+}
