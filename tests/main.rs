@@ -16,6 +16,7 @@ mod decoder_reference;
 mod fixtures;
 mod parity_adapters;
 mod parity_chat;
+mod parity_generate;
 mod parity_gguf;
 mod parity_metrics;
 mod parity_models;
