@@ -18,6 +18,7 @@ mod parity_adapters;
 mod parity_chat;
 mod parity_generate;
 mod parity_gguf;
+mod parity_kept;
 mod parity_metrics;
 mod parity_models;
 mod parity_objectives;

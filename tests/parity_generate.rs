@@ -3,6 +3,7 @@
 use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
 use burn::tensor::{Tensor, TensorData};
@@ -135,6 +136,18 @@ fn a_prompt_goes_through_the_chat_template_unless_plain() {
     let opening = "<|im_start|>system\nYou are terse.<|im_end|>\n";
     let text = format!("{opening}{text}");
     assert_eq!(printed(&output), format!("{}\n", chat.continued(&text).0));
+}
+
+#[test]
+fn kept_weights_write_the_same_text() {
+    let chat = Chat::new();
+    let (prompt, text) = chat.turn();
+    let output = chat
+        .command()
+        .args(["--dtype", "keep", prompt])
+        .assert()
+        .success();
+    assert_eq!(printed(&output), format!("{}\n", chat.continued(text).0));
 }
 
 #[test]
@@ -287,6 +300,11 @@ fn text_comes_while_it_is_written_and_ends_with_its_reader() {
     output.read_exact(&mut [0; 8]).unwrap();
     // The input stays open: only the reader that goes away ends the command.
     drop(output);
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        assert!(start.elapsed().as_secs() < 120, "it goes on");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success());
     let said = String::from_utf8(output.stderr).unwrap();
@@ -385,7 +403,7 @@ fn what_does_not_fit_is_refused_with_a_reason() {
 }
 
 #[test]
-fn a_system_text_needs_a_place_in_the_prompt() {
+fn options_that_the_model_has_no_place_for_are_refused() {
     let chat = Chat::new();
     let words = decoder_with_words();
     let output = generate(words.path())
@@ -400,6 +418,11 @@ fn a_system_text_needs_a_place_in_the_prompt() {
         .assert()
         .code(2);
     assert!(messages(&output).contains("shows no system message"));
+    let output = generate(words.path())
+        .args(["--dtype", "keep", "w1"])
+        .assert()
+        .code(2);
+    assert!(messages(&output).contains("only the weights of a GGUF file"));
     // The conversation of another model has the place.
     chat.command()
         .args(["--system", "s", "w1"])

@@ -301,7 +301,7 @@ impl Method for Lora {
             .matmul(frozen::plain(&factors.lora_b))
             .mul_scalar(factors.scale);
         Ok(Linear {
-            weight: inner.weight + delta,
+            weight: (inner.weight.dense() + delta).into(),
             ..inner
         })
     }

@@ -61,7 +61,8 @@ The same command on an unfinished run folder goes on where it stopped.")]
     /// Let a decoder or an encoder-decoder write texts, token by token, for one or more prompts.
     #[command(after_help = "Examples:
   hybrid generate --model HuggingFaceTB/SmolLM2-135M-Instruct 'Name three rivers.'
-  hybrid generate --model model.gguf --system 'Answer in one word.' --max-tokens 8 < questions.txt
+  hybrid generate --model model.gguf --dtype keep --max-tokens 8 < questions.txt
+  hybrid generate --model model.gguf --system 'Answer in one word.' --stop . 'Is water wet?'
   hybrid generate --model models/gpt2 --plain --temperature 0.8 --top-p 0.95 --seed 7 'Once'
   hybrid generate --model google-t5/t5-small --beams 4 --json 'translate English to German: Hello.'
 Several prompts are run together. Tokens per second and peak memory go to standard error.")]

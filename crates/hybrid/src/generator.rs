@@ -5,8 +5,8 @@ use std::path::Path;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use hybrid_data::{Encoding, Tokenizer, pad};
 use hybrid_models::{
-    BaseKind, DecoderModel, EncoderBatch, EncoderDecoder, Generated, GenerationConfig, ModelError,
-    NoHooks, open_device,
+    BaseKind, DecoderModel, EncoderBatch, EncoderDecoder, Generated, GenerationConfig, GgufFile,
+    ModelError, NoHooks, WeightFormat, open_device,
 };
 use hybrid_prompts::{ChatTemplate, Message};
 
@@ -34,11 +34,22 @@ impl Generator {
     /// Loads the model of a folder or GGUF file.
     ///
     /// # Errors
-    /// [`HybridError::WritesNothing`] for an encoder, [`HybridError::Model`], [`HybridError::Data`]
+    /// [`HybridError::WritesNothing`] for an encoder, [`HybridError::Option`] for a format that the
+    /// model's file does not have, [`HybridError::Model`], [`HybridError::Data`]
     /// and [`HybridError::Prompt`] for faulty files, [`HybridError::Vocabulary`] for a tokenizer
     /// with ids that the model has no vectors for.
-    pub(crate) fn open(path: &Path, device: &str) -> Result<Self, HybridError> {
+    pub(crate) fn open(
+        path: &Path,
+        format: WeightFormat,
+        device: &str,
+    ) -> Result<Self, HybridError> {
         let device = open_device(device)?;
+        if format == WeightFormat::Keep && GgufFile::of_model(path)?.is_none() {
+            return Err(HybridError::Option {
+                option: "--dtype keep",
+                reason: "only the weights of a GGUF file can stay as they are",
+            });
+        }
         let (writer, expected) = match BaseKind::of_folder(path)? {
             BaseKind::Encoder => {
                 return Err(HybridError::WritesNothing {
@@ -46,7 +57,7 @@ impl Generator {
                 });
             }
             BaseKind::Decoder => {
-                let model = DecoderModel::load(path, &device)?;
+                let model = DecoderModel::load_with(path, format, &device)?;
                 let vocab = model.decoder.vocab_size();
                 (Writer::Decoder(model), vocab)
             }

@@ -6,7 +6,7 @@ mod settings;
 use std::io::IsTerminal;
 
 use hybrid_eval::peak_rss_mb;
-use hybrid_models::Resolver;
+use hybrid_models::{Resolver, WeightFormat};
 
 use super::DeviceArgument;
 use super::lines::{End, Lines};
@@ -27,6 +27,9 @@ pub(super) struct GenerateArguments {
     /// The model: a folder, a GGUF file or a name on the hub.
     #[arg(long)]
     model: String,
+    /// How the weights are held.
+    #[arg(long, value_enum, default_value_t = Dtype::Float32)]
+    dtype: Dtype,
     /// What the system says before each prompt, where the chat template has a place for it.
     #[arg(long, value_name = "TEXT", conflicts_with = "plain")]
     system: Option<String>,
@@ -45,11 +48,33 @@ pub(super) struct GenerateArguments {
     device: DeviceArgument,
 }
 
+/// How the weights are held.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Dtype {
+    /// As 32-bit floats: fast.
+    Float32,
+    /// Quantised as in the GGUF file, dequantised as they are used: small.
+    Keep,
+}
+
+impl Dtype {
+    fn format(self) -> WeightFormat {
+        match self {
+            Self::Float32 => WeightFormat::Float32,
+            Self::Keep => WeightFormat::Keep,
+        }
+    }
+}
+
 pub(super) fn generate(arguments: &GenerateArguments) -> Result<(), HybridError> {
     arguments.settings.check()?;
     let say = |line: &str| eprintln!("{line}");
     let resolved = Resolver::from_environment().resolve(&arguments.model, &say)?;
-    let mut generator = Generator::open(&resolved.folder, &arguments.device.device)?;
+    let mut generator = Generator::open(
+        &resolved.folder,
+        arguments.dtype.format(),
+        &arguments.device.device,
+    )?;
     if arguments.plain {
         generator = generator.without_chat();
     }

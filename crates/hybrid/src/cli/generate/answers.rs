@@ -78,7 +78,7 @@ impl<'a> Answers<'a> {
         config: &GenerationConfig,
     ) -> Result<Reader, HybridError> {
         let mut rows = self.rows(prompts.len());
-        let mut outcome = Ok(Reader::Listens);
+        let (mut reader, mut outcome) = (Reader::Listens, Ok(()));
         let (start, mut first) = (Instant::now(), None);
         let generated = self.generator.generate(encoded, config, &mut |row, ids| {
             first.get_or_insert_with(Instant::now);
@@ -87,7 +87,9 @@ impl<'a> Answers<'a> {
                 Decoding::Greedy | Decoding::Sample(_) => {
                     let step = rows.take(row, ids, config);
                     step.and_then(|stopped| {
-                        let reader = self.print(&mut rows)?;
+                        if reader == Reader::Listens {
+                            reader = self.print(&mut rows)?;
+                        }
                         Ok(stopped || reader == Reader::HasGone)
                     })
                 }
@@ -113,6 +115,7 @@ impl<'a> Answers<'a> {
             }
         }
         match self.format {
+            Format::Text if reader == Reader::HasGone => Ok(reader),
             Format::Text => self.print(&mut rows),
             Format::Json => output::write(&rows.json(prompts, &generated)),
         }
