@@ -186,11 +186,11 @@ impl Method for Ia3 {
         let factors = frozen::plain(&scale.ia3_l);
         Ok(match scale.feedforward {
             true => Linear {
-                weight: inner.weight * factors.unsqueeze_dim::<2>(1),
+                weight: (inner.weight.dense() * factors.unsqueeze_dim::<2>(1)).into(),
                 ..inner
             },
             false => Linear {
-                weight: inner.weight * factors.clone().unsqueeze_dim::<2>(0),
+                weight: (inner.weight.dense() * factors.clone().unsqueeze_dim::<2>(0)).into(),
                 bias: inner.bias.map(|bias| bias * factors),
                 site: inner.site,
             },

@@ -227,7 +227,7 @@ impl Factors {
         let b = TensorData::new(vec![0.0f32; rank * d_out], [rank, d_out]);
         let dora = match building.base.layer_at(site.id) {
             Some(Layer::Linear(linear)) if config.use_dora => {
-                Some(Magnitude::init(&linear.weight, building.device))
+                Some(Magnitude::init(&linear.weight.dense(), building.device))
             }
             _ => None,
         };
@@ -271,9 +271,11 @@ impl Factors {
             return y + side;
         };
         let [a, b] = [&self.lora_a, &self.lora_b].map(frozen::plain);
-        let gain = dora.gain(&base.weight, a, b, self.scale).unsqueeze::<3>();
+        let gain = dora
+            .gain(&base.weight.dense(), a, b, self.scale)
+            .unsqueeze::<3>();
         let plain = match (&base.bias, dropped) {
-            (_, true) => whole(rows.matmul(base.weight.clone()).mul_scalar(up)),
+            (_, true) => whole(rows.matmul(base.weight.dense()).mul_scalar(up)),
             (Some(bias), false) => y.clone() - bias.clone().unsqueeze(),
             (None, false) => y.clone(),
         };
@@ -346,12 +348,13 @@ impl Method for Lora {
         let delta = frozen::plain(&factors.lora_a)
             .matmul(frozen::plain(&factors.lora_b))
             .mul_scalar(factors.scale);
-        let sum = inner.weight + delta;
+        let sum = inner.weight.dense() + delta;
         Ok(Linear {
             weight: match &factors.dora {
                 Some(dora) => dora.merged(sum),
                 None => sum,
-            },
+            }
+            .into(),
             ..inner
         })
     }
@@ -408,7 +411,7 @@ mod tests {
     fn layer(site: SiteId, device: &Device) -> Linear {
         Linear {
             site,
-            weight: Tensor::zeros([1, 1], device),
+            weight: Tensor::zeros([1, 1], device).into(),
             bias: None,
         }
     }

@@ -100,7 +100,8 @@ mod tests {
         let (weight, bias) = values.split_at(D_IN * D_OUT);
         let linear = Linear {
             site,
-            weight: Tensor::from_data(TensorData::new(weight.to_vec(), [D_IN, D_OUT]), device),
+            weight: Tensor::from_data(TensorData::new(weight.to_vec(), [D_IN, D_OUT]), device)
+                .into(),
             bias: Some(Tensor::from_data(
                 TensorData::new(bias.to_vec(), [D_OUT]),
                 device,

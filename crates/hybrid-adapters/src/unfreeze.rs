@@ -122,7 +122,7 @@ impl Unfreeze {
             };
             let bias = linear.bias.as_ref().map(|bias| frozen::copy(bias, device));
             Ok(Matrix {
-                weight: frozen::copy(&linear.weight, device),
+                weight: frozen::copy(&linear.weight.dense(), device),
                 bias,
                 input_first: base.layers().input_first(site.id),
             })
@@ -133,7 +133,7 @@ impl Unfreeze {
                     return Err(missing(site));
                 };
                 Ok(Matrix {
-                    weight: frozen::copy(&embedding.weight, device),
+                    weight: frozen::copy(&embedding.weight.dense(), device),
                     bias: None,
                     input_first: false,
                 })
@@ -191,7 +191,7 @@ impl Method for Unfreeze {
         let own = self.linears.get(base.site)?;
         Some(Linear {
             site: base.site,
-            weight: own.weight.val(),
+            weight: own.weight.val().into(),
             bias: own.bias.as_ref().map(Param::val),
         })
     }
@@ -209,7 +209,7 @@ impl Method for Unfreeze {
         let own = self.embeddings.get(base.site)?;
         Some(Embedding {
             site: base.site,
-            weight: own.weight.val(),
+            weight: own.weight.val().into(),
         })
     }
 }

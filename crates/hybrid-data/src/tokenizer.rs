@@ -126,7 +126,17 @@ impl Tokenizer {
     /// [`DataError::Encode`] when the tokenizer refuses a text.
     pub fn encode(&self, texts: &[String]) -> Result<Vec<Encoding>, DataError> {
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        self.encode_batch(texts)
+        self.encode_batch(texts, true)
+    }
+
+    /// Encodes texts that have their special tokens in them, as a chat template writes them: none
+    /// are added. In parallel, in order.
+    ///
+    /// # Errors
+    /// [`DataError::Encode`] when the tokenizer refuses a text.
+    pub fn encode_as_written(&self, texts: &[String]) -> Result<Vec<Encoding>, DataError> {
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        self.encode_batch(texts, false)
     }
 
     /// Encodes pairs of texts (premise and hypothesis, question and passage), in parallel, in
@@ -141,16 +151,17 @@ impl Tokenizer {
             .iter()
             .map(|(a, b)| (a.as_str(), b.as_str()))
             .collect();
-        self.encode_batch(pairs)
+        self.encode_batch(pairs, true)
     }
 
     fn encode_batch<'s>(
         &self,
         inputs: Vec<impl Into<tokenizers::EncodeInput<'s>> + Send>,
+        add_special_tokens: bool,
     ) -> Result<Vec<Encoding>, DataError> {
         let encodings = self
             .inner
-            .encode_batch_fast(inputs, true)
+            .encode_batch_fast(inputs, add_special_tokens)
             .map_err(|source| DataError::Encode { source })?;
         let encodings = encodings.iter().map(|encoding| Encoding {
             ids: encoding.get_ids().to_vec(),
@@ -255,6 +266,8 @@ mod tests {
             (&[1, 4, 2, 3, 2][..], &[0, 0, 0, 1, 1][..])
         );
         assert!(tokenizer.encode(&[]).unwrap().is_empty());
+        let written = tokenizer.encode_as_written(&texts).unwrap();
+        assert_eq!(written[0].ids, [4, 3]);
     }
 
     #[test]

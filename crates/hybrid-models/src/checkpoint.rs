@@ -131,10 +131,6 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`ModelError::MissingTensor`], [`ModelError::WrongShape`].
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for layers whose weights stay quantised")
-    )]
     pub(crate) fn take_quantized(
         &mut self,
         name: &str,

@@ -13,7 +13,7 @@ use crate::loader::{LinearShape, Loader, Part};
 use crate::losses::{IGNORED, cross_entropy};
 use crate::{
     Base, BaseKind, Decoder, DecoderBatch, Hooks, KeyValue, Layer, LayerTable, Linear, ModelError,
-    StackShape, gpt2, llama,
+    StackShape, WeightFormat, gpt2, llama,
 };
 
 /// A frozen decoder with its head. Clones share their tensors.
@@ -186,9 +186,22 @@ impl DecoderModel {
     /// # Errors
     /// [`ModelError`], naming the file and the key or tensor at fault.
     pub fn load(folder: &Path, device: &Device) -> Result<Self, ModelError> {
+        Self::load_with(folder, WeightFormat::Float32, device)
+    }
+
+    /// As [`load`](Self::load), with the weights held in another format.
+    ///
+    /// # Errors
+    /// [`ModelError`], naming the file and the key or tensor at fault.
+    pub fn load_with(
+        folder: &Path,
+        format: WeightFormat,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
         let config = ConfigFile::read(folder)?;
         let task = DecoderArchitecture::of(&config)?.task(&config)?;
-        let mut model = Self::from_checkpoint(&config, Checkpoint::open(folder)?, task, device)?;
+        let checkpoint = Checkpoint::open(folder)?;
+        let mut model = Self::from_checkpoint(&config, checkpoint, task, format, device)?;
         if let Some(generation) = ConfigFile::read_generation(folder)?
             && generation.has("eos_token_id")
         {
@@ -205,7 +218,8 @@ impl DecoderModel {
     pub fn load_headless(folder: &Path, device: &Device) -> Result<Self, ModelError> {
         let config = ConfigFile::read(folder)?;
         let checkpoint = Checkpoint::open(folder)?;
-        Self::from_checkpoint(&config, checkpoint, DecoderTask::Headless, device)
+        let (task, format) = (DecoderTask::Headless, WeightFormat::Float32);
+        Self::from_checkpoint(&config, checkpoint, task, format, device)
     }
 
     /// Builds a model of an opened checkpoint.
@@ -216,6 +230,7 @@ impl DecoderModel {
         config: &ConfigFile,
         checkpoint: Checkpoint,
         task: DecoderTask,
+        format: WeightFormat,
         device: &Device,
     ) -> Result<Self, ModelError> {
         config.refuse("quantization_config")?;
@@ -233,7 +248,8 @@ impl DecoderModel {
                 DecoderTask::CausalLm | DecoderTask::SequenceClassification => prefix,
             },
         );
-        let mut loader = Loader::new(checkpoint, device, key_prefix, site_prefix);
+        let mut loader =
+            Loader::new(checkpoint, device, key_prefix, site_prefix).with_format(format);
         let decoder = architecture.load(config, &mut loader)?;
         let head = match task {
             DecoderTask::Headless => DecoderHead::None,

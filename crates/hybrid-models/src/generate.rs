@@ -17,6 +17,9 @@ pub use reader::Reader;
 use crate::{DecoderModel, Hooks, ModelError};
 use reader::DecoderReader;
 
+/// New tokens that a decoder's cache has room for at once; beyond them it grows.
+const ROOM: usize = 1024;
+
 /// How prompts are continued.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -256,8 +259,8 @@ impl DecoderModel {
         let Some(longest) = prompts.iter().map(Vec::len).max() else {
             return Ok(Vec::new());
         };
-        let capacity = longest + config.max_new_tokens;
-        self.decoder.check_length(capacity)?;
+        self.decoder.check_length(longest + config.max_new_tokens)?;
+        let capacity = longest + config.max_new_tokens.min(ROOM);
         let (mut reader, logits) = DecoderReader::start(self, prompts, capacity, hooks)?;
         generate(&mut reader, logits, prompts, config, ends)
     }

@@ -186,7 +186,7 @@ impl LayerTable {
     pub fn n_parameters(&self) -> usize {
         let size = |keyed: &KeyedLayer| {
             let weight = match &keyed.weight_key {
-                Some(_) => keyed.weight().shape().num_elements(),
+                Some(_) => keyed.n_values(),
                 None => 0,
             };
             let bias = keyed.layer.bias();
@@ -241,22 +241,23 @@ impl LayerTable {
 }
 
 impl KeyedLayer {
-    /// A vector counts as one row.
-    fn weight(&self) -> Tensor<2> {
+    /// Number of values of the weight.
+    fn n_values(&self) -> usize {
         match &self.layer {
-            Layer::Linear(linear) => linear.weight.clone(),
-            Layer::Norm(norm) => norm.weight.clone().unsqueeze(),
-            Layer::Embedding(embedding) => embedding.weight.clone(),
+            Layer::Linear(linear) => linear.weight.dims().iter().product(),
+            Layer::Norm(norm) => norm.weight.dims().iter().product(),
+            Layer::Embedding(embedding) => embedding.weight.dims().iter().product(),
         }
     }
 
     fn stored_weight(&self) -> TensorData {
         match &self.layer {
             Layer::Linear(linear) if !self.input_first => {
-                linear.weight.clone().transpose().into_data()
+                linear.weight.clone().transpose().to_data()
             }
+            Layer::Linear(linear) => linear.weight.to_data(),
             Layer::Norm(norm) => norm.weight.to_data(),
-            Layer::Linear(_) | Layer::Embedding(_) => self.weight().into_data(),
+            Layer::Embedding(embedding) => embedding.weight.to_data(),
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use burn::tensor::{Int, Tensor, module};
 
-use crate::SiteId;
+use crate::{SiteId, Weight};
 
 /// A frozen linear layer, `y = x W + b`.
 #[derive(Debug, Clone)]
@@ -13,7 +13,7 @@ pub struct Linear {
     /// Where this layer sits in the base.
     pub site: SiteId,
     /// `[d_in, d_out]`.
-    pub weight: Tensor<2>,
+    pub weight: Weight,
     /// `[d_out]`.
     pub bias: Option<Tensor<1>>,
 }
@@ -22,7 +22,7 @@ impl Linear {
     /// # Shapes
     /// - `x`: `[batch, seq, d_in]` → `[batch, seq, d_out]`
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        linear(x, self.weight.clone(), self.bias.clone())
+        self.weight.linear(x, self.bias.clone())
     }
 }
 
@@ -93,14 +93,14 @@ pub struct Embedding {
     /// Where this table sits in the base.
     pub site: SiteId,
     /// `[n, d_model]`.
-    pub weight: Tensor<2>,
+    pub weight: Weight,
 }
 
 impl Embedding {
     /// # Shapes
     /// - `ids`: `[batch, seq]` → `[batch, seq, d_model]`
     pub fn forward(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        module::embedding(self.weight.clone(), ids)
+        self.weight.rows(ids)
     }
 }
 

@@ -20,6 +20,7 @@ mod config_file;
 mod loader;
 mod quantized;
 mod vectorized;
+mod weight;
 
 mod blocks;
 mod encoder;
@@ -74,4 +75,5 @@ pub use quantized::QuantizedWeight;
 pub use resolve::{Attempt, Resolved, Resolver, Source};
 pub use score::{ScoreRequest, Scores};
 pub use site::{Site, SiteId, SiteKind, SiteTable};
+pub use weight::{KeptWeight, Weight, WeightFormat};
 pub use whole_file::{UNFINISHED, folder_of, sync_folder, write_whole};

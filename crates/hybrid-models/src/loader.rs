@@ -5,7 +5,10 @@ use burn::tensor::{Device, Tensor};
 use crate::checkpoint::Checkpoint;
 use crate::encoder_decoder::FixedTensor;
 use crate::layer_table::{KeyedLayer, LayerTable};
-use crate::{Embedding, Layer, Linear, ModelError, Norm, NormKind, SiteId, SiteKind, SiteTable};
+use crate::{
+    Embedding, Layer, Linear, ModelError, Norm, NormKind, SiteId, SiteKind, SiteTable, Weight,
+    WeightFormat,
+};
 
 /// Which part of a model a layer belongs to; decides its prefixes.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +33,7 @@ pub(crate) struct LinearShape {
 pub(crate) struct Loader<'a> {
     checkpoint: Checkpoint,
     device: &'a Device,
+    format: WeightFormat,
     /// Before body keys in the checkpoint: `bert.` or nothing.
     key_prefix: String,
     /// Before body paths in site names.
@@ -48,11 +52,18 @@ impl<'a> Loader<'a> {
         Self {
             checkpoint,
             device,
+            format: WeightFormat::Float32,
             key_prefix,
             site_prefix,
             sites: SiteTable::default(),
             layers: Vec::new(),
         }
+    }
+
+    /// Holds matrices in another format than as 32-bit floats.
+    pub(crate) fn with_format(mut self, format: WeightFormat) -> Self {
+        self.format = format;
+        self
     }
 
     /// All layers, when the checkpoint has no tensor left but those that `unused` knows.
@@ -111,6 +122,15 @@ impl<'a> Loader<'a> {
         ))
     }
 
+    fn matrix(&mut self, key: &str, shape: [usize; 2]) -> Result<Weight, ModelError> {
+        if self.format == WeightFormat::Keep
+            && let Some(blocks) = self.checkpoint.take_quantized(key, &shape)?
+        {
+            return Ok(Weight::kept(blocks, self.device));
+        }
+        Ok(self.tensor(key, shape)?.into())
+    }
+
     /// Whether the checkpoint has a weight of the body under this path.
     pub(crate) fn has_body_weight(&self, path: &str) -> bool {
         self.checkpoint
@@ -154,9 +174,9 @@ impl<'a> Loader<'a> {
         let (site, key) = self.place(part, path, SiteKind::Linear { d_in, d_out, bias });
         let weight_key = format!("{key}.weight");
         let weight = match input_first {
-            true => self.tensor(&weight_key, [d_in, d_out])?,
+            true => self.matrix(&weight_key, [d_in, d_out])?,
             // A transposed view costs no copy.
-            false => self.tensor(&weight_key, [d_out, d_in])?.transpose(),
+            false => self.matrix(&weight_key, [d_out, d_in])?.transpose(),
         };
         let bias_key = bias.then(|| format!("{key}.bias"));
         let bias = match &bias_key {
@@ -189,9 +209,9 @@ impl<'a> Loader<'a> {
         let weight_key = format!("{key}.weight");
         let own = match tied && !self.checkpoint.contains(&weight_key) {
             true => None,
-            false => Some(self.tensor(&weight_key, [vocab, d_model])?),
+            false => Some(self.matrix(&weight_key, [vocab, d_model])?),
         };
-        let own = own.filter(|own| !tied || own.to_data() != words.weight.to_data());
+        let own = own.filter(|own| !tied || !own.is_same(&words.weight));
         let weight_key = own.is_some().then_some(weight_key);
         let weight = own.unwrap_or_else(|| words.weight.clone());
         let bias = match bias_key {
@@ -250,7 +270,7 @@ impl<'a> Loader<'a> {
     ) -> Result<Embedding, ModelError> {
         let (site, key) = self.place(Part::Body, path, SiteKind::Embedding { n, d_model });
         let weight_key = format!("{key}.weight");
-        let weight = self.tensor(&weight_key, [n, d_model])?;
+        let weight = self.matrix(&weight_key, [n, d_model])?;
         let embedding = Embedding { site, weight };
         let layer = Layer::Embedding(embedding.clone());
         self.keep(layer, Some(weight_key), None, false);
@@ -269,8 +289,8 @@ impl<'a> Loader<'a> {
             return Ok(shared.clone());
         }
         let [n, d_model] = shared.weight.dims();
-        let weight: Tensor<2> = self.tensor(&weight_key, [n, d_model])?;
-        if weight.to_data() == shared.weight.to_data() {
+        let weight = self.matrix(&weight_key, [n, d_model])?;
+        if weight.is_same(&shared.weight) {
             return Ok(shared.clone());
         }
         let (site, _) = self.place(Part::Body, path, SiteKind::Embedding { n, d_model });

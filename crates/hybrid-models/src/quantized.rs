@@ -105,6 +105,12 @@ impl QuantizedWeight {
         self.bytes.len()
     }
 
+    /// Whether `other` has the same bytes in the same order.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        (self.format, self.order, &self.shape) == (other.format, other.order, &other.shape)
+            && self.bytes == other.bytes
+    }
+
     /// The bytes as they are stored, when they are plain float32 rows in order.
     pub(crate) fn plain_floats(&self) -> Option<&bytes::Bytes> {
         let plain = self.format == BlockFormat::F32 && self.order == RowOrder::AsStored;
@@ -188,4 +194,4 @@ impl QuantizedWeight {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

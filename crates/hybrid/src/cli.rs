@@ -10,6 +10,8 @@ use crate::progress::Show;
 use crate::{HybridError, TrainOptions, interrupt};
 
 mod artifact_commands;
+mod generate;
+mod lines;
 mod output;
 mod predict;
 
@@ -23,6 +25,7 @@ mod predict;
   hybrid eval runs/banking77/artifact --per-class
   echo 'where is my card?' | hybrid predict runs/banking77/artifact
   hybrid merge runs/banking77/artifact --out merged
+  hybrid generate --model HuggingFaceTB/SmolLM2-135M-Instruct 'Name three rivers.'
 Exit codes: 0 done, 1 failed or stopped, 2 the input must be changed."
 )]
 pub struct Cli {
@@ -55,6 +58,15 @@ The same command on an unfinished run folder goes on where it stopped.")]
   hybrid merge runs/banking77/artifact --out merged
   hybrid predict merged questions.txt")]
     Merge(artifact_commands::MergeArguments),
+    /// Let a decoder or an encoder-decoder write texts, token by token, for one or more prompts.
+    #[command(after_help = "Examples:
+  hybrid generate --model HuggingFaceTB/SmolLM2-135M-Instruct 'Name three rivers.'
+  hybrid generate --model model.gguf --dtype keep --max-tokens 8 < questions.txt
+  hybrid generate --model model.gguf --system 'Answer in one word.' --stop . 'Is water wet?'
+  hybrid generate --model models/gpt2 --plain --temperature 0.8 --top-p 0.95 --seed 7 'Once'
+  hybrid generate --model google-t5/t5-small --beams 4 --json 'translate English to German: Hello.'
+Several prompts are run together. Tokens per second and peak memory go to standard error.")]
+    Generate(generate::GenerateArguments),
     /// Print the JSON Schema of recipes, for editors.
     #[command(after_help = "Example:
   hybrid schema > recipe.schema.json
@@ -151,6 +163,7 @@ fn run(cli: Cli) -> Result<(), HybridError> {
         Command::Eval(arguments) => artifact_commands::eval(&arguments),
         Command::Predict(arguments) => predict::predict(&arguments),
         Command::Merge(arguments) => artifact_commands::merge(&arguments),
+        Command::Generate(arguments) => generate::generate(&arguments),
         Command::Schema => {
             let schema = serde_json::to_string_pretty(&crate::recipe::schema());
             output::print(&schema.expect("a schema is plain data"))

@@ -130,7 +130,21 @@ pub enum HybridError {
         /// The run folder.
         run: PathBuf,
     },
-    /// An input line of `predict` is neither text nor a JSON object with the template's fields.
+    /// A model that reads but does not write.
+    #[error("{path}: an encoder writes no text; generate takes a decoder or an encoder-decoder")]
+    WritesNothing {
+        /// The model.
+        path: PathBuf,
+    },
+    /// An option of the command line that does not fit the model.
+    #[error("{option}: {reason}")]
+    Option {
+        /// The option.
+        option: &'static str,
+        /// Why it does not fit.
+        reason: &'static str,
+    },
+    /// An input line is not what the command reads.
     #[error("{origin}:{line}: {reason}")]
     Input {
         /// The file, or `standard input`.

@@ -136,7 +136,7 @@ fn complete(
         };
         let weight = match layer {
             Layer::Linear(linear) if base.layers().input_first(site.id) => linear.weight.to_data(),
-            Layer::Linear(linear) => linear.weight.clone().transpose().into_data(),
+            Layer::Linear(linear) => linear.weight.clone().transpose().to_data(),
             Layer::Norm(norm) => norm.weight.to_data(),
             Layer::Embedding(embedding) => embedding.weight.to_data(),
         };

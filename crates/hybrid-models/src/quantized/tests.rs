@@ -6,7 +6,12 @@ use super::{QuantizedWeight, RowOrder};
 use crate::{BlockFormat, linear, open_device};
 
 /// Pseudo-random blocks whose half-precision scales are finite: their high bytes are odd ones.
-fn weight(format: BlockFormat, n_rows: usize, row_len: usize, order: RowOrder) -> QuantizedWeight {
+pub(crate) fn weight(
+    format: BlockFormat,
+    n_rows: usize,
+    row_len: usize,
+    order: RowOrder,
+) -> QuantizedWeight {
     let row_bytes = row_len / format.block_size() * format.block_bytes();
     let mut state = 1u32;
     let bytes: Vec<u8> = (0..n_rows * row_bytes)
@@ -26,16 +31,16 @@ fn weight(format: BlockFormat, n_rows: usize, row_len: usize, order: RowOrder) -
     }
 }
 
-fn device() -> Device {
+pub(crate) fn device() -> Device {
     open_device("flex").unwrap()
 }
 
-fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+pub(crate) fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
     x.into_data().iter::<f32>().collect()
 }
 
 /// Fails unless all values agree within the rounding of sums of their size.
-fn close(found: &[f32], expected: &[f32]) {
+pub(crate) fn close(found: &[f32], expected: &[f32]) {
     assert_eq!(found.len(), expected.len());
     let largest = expected.iter().fold(0.0f32, |max, v| max.max(v.abs()));
     assert!(largest > 0.0 && largest.is_finite(), "{largest}");

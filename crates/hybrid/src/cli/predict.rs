@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::io::Read;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
 use super::DeviceArgument;
+use super::lines::{End, Lines};
 use super::output::{self, Reader, say};
 use crate::HybridError;
 use crate::artifact::Artifact;
@@ -19,8 +20,6 @@ use crate::evaluate;
 const CHUNK: usize = 256;
 /// Between two lines that say how far a file is labelled.
 const PAUSE: Duration = Duration::from_secs(10);
-/// Bytes of input that are read at a time.
-const BUFFER: usize = 64 << 10;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct PredictArguments {
@@ -49,72 +48,19 @@ pub(super) fn predict(arguments: &PredictArguments) -> Result<(), HybridError> {
         }
         None => ("standard input".into(), Box::new(std::io::stdin().lock())),
     };
-    let mut lines = Lines {
-        reader: BufReader::with_capacity(BUFFER, reader),
-        number: 0,
-    };
+    let mut lines = Lines::new(origin, reader);
     let mut said = Instant::now();
     loop {
         if arguments.input.is_some() && said.elapsed() > PAUSE {
             said = Instant::now();
-            say(&format!("  {} lines", lines.number));
+            say(&format!("  {} lines", lines.number()));
         }
         let mut inputs = Vec::new();
-        let end = lines.collect(&origin, &artifact, &mut inputs);
+        let end = lines.collect(CHUNK, &mut inputs, |line| fields(line, &artifact));
         // What came before a faulty line is answered before the fault is reported.
         let reader = answer(&mut artifact, &inputs, usize::from(arguments.top_k))?;
         if end? == End::OfInput || reader == Reader::HasGone {
             return Ok(());
-        }
-    }
-}
-
-/// Why a chunk of lines ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    OfInput,
-    /// It is full, or no further line has come yet.
-    OfChunk,
-}
-
-/// The lines of an input, counted.
-struct Lines<R> {
-    reader: BufReader<R>,
-    number: usize,
-}
-
-impl<R: Read> Lines<R> {
-    /// Waits for a line, and takes the lines that have come with it, so that a live pipe is
-    /// answered line by line and a file in large batches.
-    fn collect(
-        &mut self,
-        origin: &Path,
-        artifact: &Artifact,
-        inputs: &mut Vec<BTreeMap<String, String>>,
-    ) -> Result<End, HybridError> {
-        loop {
-            let mut line = Vec::new();
-            let read = self.reader.read_until(b'\n', &mut line);
-            let read = read.map_err(|source| HybridError::Read {
-                path: origin.to_owned(),
-                source,
-            })?;
-            if read == 0 {
-                return Ok(End::OfInput);
-            }
-            self.number += 1;
-            let line = std::str::from_utf8(&line).map_err(|error| error.to_string());
-            let fields = line
-                .and_then(|line| fields(line, artifact))
-                .map_err(|reason| HybridError::Input {
-                    origin: origin.display().to_string(),
-                    line: self.number,
-                    reason,
-                })?;
-            inputs.extend(fields);
-            if inputs.len() == CHUNK || !self.reader.buffer().contains(&b'\n') {
-                return Ok(End::OfChunk);
-            }
         }
     }
 }

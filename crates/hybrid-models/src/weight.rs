@@ -1,0 +1,210 @@
+//! Frozen matrices: dense on a device, or in the blocks of their file.
+
+use burn::tensor::{Device, Int, Tensor, TensorData, module};
+
+use crate::QuantizedWeight;
+use crate::layers::linear;
+
+/// How the weights of a model are held.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WeightFormat {
+    /// As 32-bit floats on the device.
+    #[default]
+    Float32,
+    /// As the file has them, where that takes less room: the quantised matrices of a GGUF file stay
+    /// in its blocks, shared with the mapped file, and are dequantised as they are used.
+    Keep,
+}
+
+/// A frozen matrix. Clones share their values.
+#[derive(Debug, Clone)]
+pub enum Weight {
+    /// Values on a device.
+    Dense(Tensor<2>),
+    /// Blocks of a file.
+    Kept(KeptWeight),
+}
+
+/// A matrix in the blocks of its file.
+#[derive(Debug, Clone)]
+pub struct KeptWeight {
+    blocks: QuantizedWeight,
+    /// Whether the matrix has the stored rows as its columns.
+    transposed: bool,
+    /// Where dense values are made.
+    device: Device,
+}
+
+impl From<Tensor<2>> for Weight {
+    fn from(tensor: Tensor<2>) -> Self {
+        Self::Dense(tensor)
+    }
+}
+
+impl Weight {
+    /// A matrix with the rows that `blocks` have.
+    pub fn kept(blocks: QuantizedWeight, device: &Device) -> Self {
+        Self::Kept(KeptWeight {
+            blocks,
+            transposed: false,
+            device: device.clone(),
+        })
+    }
+
+    /// Number of rows and of columns.
+    pub fn dims(&self) -> [usize; 2] {
+        match self {
+            Self::Dense(tensor) => tensor.dims(),
+            Self::Kept(kept) => {
+                let (rows, columns) = (kept.blocks.n_rows(), kept.blocks.row_len());
+                match kept.transposed {
+                    true => [columns, rows],
+                    false => [rows, columns],
+                }
+            }
+        }
+    }
+
+    /// Where the values are, or are made.
+    pub fn device(&self) -> Device {
+        match self {
+            Self::Dense(tensor) => tensor.device(),
+            Self::Kept(kept) => kept.device.clone(),
+        }
+    }
+
+    /// The values of all places; for a matrix in blocks they are made anew by each call.
+    ///
+    /// # Shapes
+    /// - as [`dims`](Self::dims)
+    pub fn dense(&self) -> Tensor<2> {
+        match self {
+            Self::Dense(tensor) => tensor.clone(),
+            Self::Kept(kept) => {
+                let columns = kept.blocks.dense(&kept.device);
+                match kept.transposed {
+                    true => columns,
+                    false => columns.transpose(),
+                }
+            }
+        }
+    }
+
+    /// Rows for columns. No value is moved.
+    pub fn transpose(self) -> Self {
+        match self {
+            Self::Dense(tensor) => Self::Dense(tensor.transpose()),
+            Self::Kept(kept) => Self::Kept(KeptWeight {
+                transposed: !kept.transposed,
+                ..kept
+            }),
+        }
+    }
+
+    /// The values on the host.
+    pub fn to_data(&self) -> TensorData {
+        self.dense().into_data()
+    }
+
+    /// Whether gradients of the values are tracked.
+    pub fn is_autodiff(&self) -> bool {
+        match self {
+            Self::Dense(tensor) => tensor.is_autodiff(),
+            Self::Kept(_) => false,
+        }
+    }
+
+    /// Whether this is `other` for certain, so that one of them need not be held. Blocks are
+    /// compared with blocks of the same format only.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Dense(own), Self::Dense(other)) => own.to_data() == other.to_data(),
+            (Self::Kept(own), Self::Kept(other)) => {
+                own.transposed == other.transposed && own.blocks.is_same(&other.blocks)
+            }
+            _ => false,
+        }
+    }
+
+    /// `x W + b`.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, seq, d_in]`, `bias`: `[d_out]` → `[batch, seq, d_out]`
+    pub(crate) fn linear(&self, x: Tensor<3>, bias: Option<Tensor<1>>) -> Tensor<3> {
+        match self {
+            Self::Kept(kept) if kept.transposed => kept.blocks.linear(x, bias),
+            Self::Kept(_) | Self::Dense(_) => linear(x, self.dense(), bias),
+        }
+    }
+
+    /// The rows of these numbers.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch, seq]` → `[batch, seq, d_model]`
+    pub(crate) fn rows(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        match self {
+            Self::Kept(kept) if !kept.transposed => kept.blocks.embedding(ids),
+            Self::Kept(_) | Self::Dense(_) => module::embedding(self.dense(), ids),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Distribution, Int, Tensor};
+
+    use super::Weight;
+    use crate::quantized::RowOrder;
+    use crate::quantized::tests::{close, device, host, weight};
+    use crate::{BlockFormat, QuantizedWeight};
+
+    const ROWS: usize = 6;
+    const ROW_LEN: usize = 64;
+
+    fn blocks(format: BlockFormat) -> QuantizedWeight {
+        weight(format, ROWS, ROW_LEN, RowOrder::AsStored)
+    }
+
+    #[test]
+    fn kept_weights_are_their_dense_ones() {
+        let weight = Weight::kept(blocks(BlockFormat::Q5_1), &device());
+        let dense = Weight::from(weight.dense());
+        assert_eq!(weight.dims(), [ROWS, ROW_LEN]);
+        assert_eq!(weight.to_data(), dense.to_data());
+        let ids = Tensor::<2, Int>::from_ints([[3, 0], [5, 3]], &device());
+        assert_eq!(
+            weight.rows(ids.clone()).into_data(),
+            dense.rows(ids.clone()).into_data()
+        );
+        let (weight, dense) = (weight.transpose(), dense.transpose());
+        assert_eq!(weight.dims(), [ROW_LEN, ROWS]);
+        assert_eq!(weight.to_data(), dense.to_data());
+        let bias = Tensor::random([ROWS], Distribution::Default, &device());
+        let close = |found: Tensor<3>, expected: Tensor<3>| close(&host(found), &host(expected));
+        // Few rows and many, which are multiplied in different ways.
+        for seq in [1, 40] {
+            let x = Tensor::<3>::random([2, seq, ROW_LEN], Distribution::Default, &device());
+            let expected = dense.linear(x.clone(), Some(bias.clone()));
+            close(weight.linear(x, Some(bias.clone())), expected);
+        }
+        // The ways that no layer of a GGUF file takes.
+        let x = Tensor::<3>::random([2, 3, ROWS], Distribution::Default, &device());
+        let (weight, dense) = (weight.transpose(), dense.transpose());
+        close(weight.linear(x.clone(), None), dense.linear(x, None));
+        let (weight, dense) = (weight.transpose(), dense.transpose());
+        close(weight.rows(ids.clone()), dense.rows(ids));
+    }
+
+    #[test]
+    fn only_what_is_surely_equal_is_the_same() {
+        let (own, other) = (blocks(BlockFormat::Q4_0), blocks(BlockFormat::Q4_0));
+        let weight = |blocks: &QuantizedWeight| Weight::kept(blocks.clone(), &device());
+        assert!(weight(&own).is_same(&weight(&other)));
+        assert!(!weight(&own).is_same(&weight(&other).transpose()));
+        assert!(!weight(&own).is_same(&weight(&blocks(BlockFormat::Q8_0))));
+        let dense = Weight::from(weight(&own).dense());
+        assert!(dense.is_same(&dense.clone()) && !dense.is_same(&weight(&own)));
+        let changed = Weight::from(dense.dense() + 1.0);
+        assert!(!dense.is_same(&changed));
+    }
+}

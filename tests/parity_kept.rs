@@ -1,0 +1,211 @@
+//! Decoders whose weights stay in the blocks of their GGUF file, against recorded outputs and
+//! against themselves as 32-bit floats.
+
+use std::path::Path;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::Tensor;
+use hybrid_adapters::{AdapterConfig, Adapters};
+use hybrid_models::{
+    Base, DecoderBatch, DecoderModel, GenerationConfig, Hooks, Layer, NoHooks, Weight, WeightFormat,
+};
+use serde_json::json;
+
+use crate::contracts::bench::moved;
+use crate::fixtures::{self, Fixture, Tensors, Tolerance};
+
+/// A whole file, loaded in both ways, with inputs and recorded outputs.
+struct Case {
+    fixture: Fixture,
+    kept: DecoderModel,
+    dense: DecoderModel,
+    inputs: Tensors,
+    expected: Tensors,
+}
+
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for fixture in fixtures::of_kind("gguf") {
+        let Some(file) = fixture.meta["file"].as_str() else {
+            continue;
+        };
+        let path = fixture.folder.join(file);
+        cases.push(Case {
+            kept: load(&path, WeightFormat::Keep),
+            dense: load(&path, WeightFormat::Float32),
+            inputs: Tensors::read(&fixture.folder.join("inputs.safetensors")),
+            expected: Tensors::read(&fixture.folder.join("outputs.safetensors")),
+            fixture,
+        });
+    }
+    assert!(!cases.is_empty(), "no whole GGUF file among the fixtures");
+    cases
+}
+
+fn load(path: &Path, format: WeightFormat) -> DecoderModel {
+    DecoderModel::load_with(path, format, &fixtures::device()).unwrap()
+}
+
+fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+    x.into_data().iter::<f32>().collect()
+}
+
+impl Case {
+    fn batch(&self) -> DecoderBatch {
+        let device = fixtures::device();
+        DecoderBatch {
+            input_ids: self.inputs.int("input_ids", &device),
+            attention_mask: Some(self.inputs.int("attention_mask", &device)),
+            position_ids: None,
+        }
+    }
+
+    fn logits(&self, model: &DecoderModel, hooks: &dyn Hooks) -> Tensor<3> {
+        model.logits(&self.batch(), hooks).unwrap()
+    }
+
+    /// Compares values of tokens, not of padding.
+    fn check(&self, what: &str, found: Tensor<3>, expected: &[f32]) {
+        let tolerance = Tolerance::of(&self.fixture.meta["tolerance"]);
+        let width = found.dims()[2];
+        let found = host(found);
+        assert_eq!(found.len(), expected.len(), "{what}");
+        let rows = found.chunks(width).zip(expected.chunks(width));
+        let mask = self.inputs.ints("attention_mask");
+        for ((found, expected), mask) in rows.zip(mask) {
+            if *mask == 1 {
+                tolerance.check(what, found, expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn kept_weights_compute_what_is_recorded() {
+    for case in cases() {
+        let logits = case.logits(&case.kept, &NoHooks);
+        case.check("logits", logits, case.expected.floats("logits"));
+        let recorded = case.expected.ints("generate_row0");
+        let seq = case.inputs.shape("input_ids")[1];
+        let rows = case.inputs.ints("input_ids").chunks(seq);
+        let prompts: Vec<Vec<i64>> = rows.map(<[i64]>::to_vec).collect();
+        let config = GenerationConfig {
+            max_new_tokens: recorded.len(),
+            ..GenerationConfig::default()
+        };
+        let generated = case
+            .kept
+            .generate(&prompts[..1], &config, &NoHooks, &mut |_, _| false);
+        assert_eq!(generated.unwrap()[0].ids, recorded, "{}", case.fixture.name);
+    }
+}
+
+#[test]
+fn kept_weights_are_held_in_their_blocks() {
+    for case in cases() {
+        let types = case.fixture.meta["tensor_types"].as_object().unwrap();
+        let n_blocks = types.values().filter(|format| *format != "F32").count();
+        let held = |weight: &Weight| matches!(weight, Weight::Kept(_));
+        let n_held = |model: &DecoderModel| {
+            let layers = model
+                .sites()
+                .iter()
+                .filter_map(|site| model.layer_at(site.id));
+            layers
+                .filter(|layer| match layer {
+                    Layer::Linear(linear) => held(&linear.weight),
+                    Layer::Embedding(embedding) => held(&embedding.weight),
+                    Layer::Norm(_) => false,
+                })
+                .count()
+        };
+        assert_eq!(n_held(&case.kept), n_blocks, "{}", case.fixture.name);
+        assert_eq!(n_held(&case.dense), 0, "{}", case.fixture.name);
+        assert_eq!(case.kept.n_parameters(), case.dense.n_parameters());
+        assert_eq!(case.kept.named_tensors(), case.dense.named_tensors());
+    }
+}
+
+/// The gradients of a module, one after the other.
+struct GradientValues {
+    gradients: GradientsParams,
+    values: Vec<f32>,
+}
+
+impl ModuleVisitor for GradientValues {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let gradient = self.gradients.get::<D>(param.id);
+        self.values.extend(gradient.map(host).unwrap_or_default());
+    }
+}
+
+/// The base can be quantised without any method knowing.
+#[test]
+fn adapters_act_on_kept_weights_as_on_dense_ones() {
+    let device = fixtures::device();
+    for case in cases() {
+        for stack in [
+            json!([{"method": "lora", "r": 2, "target_modules": "all-linear"}]),
+            json!([{"method": "unfreeze", "modules": ["layers.1"]}, {"method": "ia3"}]),
+        ] {
+            let configs: Vec<AdapterConfig> = serde_json::from_value(stack.clone()).unwrap();
+            let init =
+                |model: &DecoderModel| moved(Adapters::init(&configs, model, 3, &device).unwrap());
+            let (on_kept, on_dense) = (init(&case.kept), init(&case.dense));
+            assert_eq!(on_kept.named_tensors(), on_dense.named_tensors(), "{stack}");
+            let expected = host(case.logits(&case.dense, &on_dense.eval()));
+            case.check(
+                "adapted",
+                case.logits(&case.kept, &on_kept.eval()),
+                &expected,
+            );
+            let merged = on_kept.merge(&case.kept).unwrap();
+            case.check("merged", case.logits(&merged, &NoHooks), &expected);
+
+            let gradients = |model: &DecoderModel, adapters: Adapters| {
+                let adapters = adapters.train_on(&device.clone().autodiff());
+                let loss = case.logits(model, &adapters).square().mean();
+                let mut gradients = loss.backward();
+                let mut values = GradientValues {
+                    gradients: GradientsParams::from_module(&mut gradients, &adapters),
+                    values: Vec::new(),
+                };
+                adapters.visit(&mut values);
+                values.values
+            };
+            let expected = gradients(&case.dense, on_dense);
+            assert!(expected.iter().any(|value| value.abs() > 1e-3), "{stack}");
+            let tolerance = Tolerance {
+                atol: 1e-4,
+                rtol: 1e-3,
+            };
+            let found = gradients(&case.kept, on_kept);
+            tolerance.check("gradients", &found, &expected);
+        }
+    }
+}
+
+#[test]
+fn prompts_together_are_continued_as_alone() {
+    for case in cases() {
+        let vocab = case.kept.decoder.vocab_size() as i64;
+        let prompt = |length: i64| (0..length).map(|i| (7 + i * i * 5) % vocab).collect();
+        // More rows than are multiplied one by one.
+        let prompts: Vec<Vec<i64>> = (3..14).map(prompt).collect();
+        let config = GenerationConfig {
+            max_new_tokens: 6,
+            ..GenerationConfig::default()
+        };
+        let run = |prompts: &[Vec<i64>]| {
+            case.kept
+                .generate(prompts, &config, &NoHooks, &mut |_, _| false)
+                .unwrap()
+        };
+        let alone: Vec<_> = prompts
+            .iter()
+            .flat_map(|p| run(std::slice::from_ref(p)))
+            .collect();
+        assert_eq!(run(&prompts), alone, "{}", case.fixture.name);
+    }
+}
