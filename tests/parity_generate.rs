@@ -198,10 +198,8 @@ fn a_text_ends_before_a_stop_string() {
     let (whole, _) = chat.continued(text);
     // From within one token to within a later one.
     let boundaries: Vec<usize> = whole.char_indices().map(|(at, _)| at).collect();
-    let (start, end) = (
-        boundaries[boundaries.len() / 2],
-        boundaries[boundaries.len() / 2 + 6],
-    );
+    let at = |share: f64| boundaries[(boundaries.len() as f64 * share) as usize];
+    let (start, end) = (at(0.25), at(0.6));
     let stop = &whole[start..end];
     let expected = &whole[..whole.find(stop).unwrap()];
     for beams in [&[][..], &["--beams", "1"]] {
