@@ -34,7 +34,7 @@ pub(crate) struct Scored {
 
 /// Figures of a split.
 pub(crate) enum Figures {
-    Labels(Classification),
+    Labels(Box<Classification>),
     Texts(TextFigures),
 }
 
@@ -219,7 +219,7 @@ pub(crate) fn score(
         probabilities,
         outputs: Vec::new(),
         log_loss: figures.log_loss,
-        figures: Figures::Labels(figures),
+        figures: Figures::Labels(Box::new(figures)),
         n_cut,
     })
 }

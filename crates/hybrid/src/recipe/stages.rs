@@ -1,0 +1,237 @@
+//! The stages of a round.
+
+use std::collections::BTreeMap;
+
+use hybrid_adapters::{AdapterConfig, HeadConfig};
+use hybrid_models::Pooling;
+use hybrid_optim::{EarlyStoppingConfig, GroupConfig, OptimizerConfig, ScheduleConfig};
+use hybrid_prompts::{DemonstrationChoice, InstructionProposals, PromptFormat, SearchStrategy};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{NAME_PATTERN, is_default};
+
+/// One step of a round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum StageConfig {
+    /// Search the prompt.
+    Prompt(PromptStage),
+    /// Train the adapter.
+    Adapter(AdapterStage),
+}
+
+impl StageConfig {
+    /// What the stage is called in journal and report.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Prompt(stage) => &stage.name,
+            Self::Adapter(stage) => &stage.name,
+        }
+    }
+}
+
+/// Search over templates x label words, and for a language model over instructions, formats and
+/// demonstrations too.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PromptStage {
+    /// What the stage is called in journal and report.
+    #[serde(default = "default_prompt_name")]
+    #[schemars(regex(pattern = NAME_PATTERN))]
+    pub name: String,
+    /// Templates to try, e.g. `customer question: {{ text }}`. Left out: a built-in list.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub templates: Vec<String>,
+    /// Patterns that make label words of label names, e.g. `a question about {{ label }}`; each
+    /// entry is one choice, a list of patterns whose vectors are averaged. Left out: built-in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub label_patterns: Vec<Vec<String>>,
+    /// Label words given by hand: label to words.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub label_words: BTreeMap<String, Vec<String>>,
+    /// Instructions to try, an empty one for none. Left out: a built-in list for the task. This and
+    /// the keys down to `max_tokens` are for language models.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub instructions: Vec<String>,
+    /// How the parts become one text. Left out: plain.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub formats: Vec<PromptFormat>,
+    /// How answered examples are chosen that the prompt shows. Left out: none are shown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub demonstrations: Vec<DemonstrationChoice>,
+    /// Whole choices of label words beside those of the patterns: label to words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_label_words: Vec<BTreeMap<String, Vec<String>>>,
+    /// Instructions that are proposed beside those above.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub proposals: InstructionProposals,
+    /// Most tokens that the search may have the model read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_tokens: Option<u64>,
+    /// How the space is searched.
+    #[serde(default)]
+    pub strategy: SearchStrategy,
+    /// How many of the prompts with the highest accuracy on fit are scored on select, where
+    /// `choose_by` decides among them.
+    #[serde(default = "default_shortlist")]
+    #[schemars(range(min = 1))]
+    pub shortlist: usize,
+}
+
+fn default_prompt_name() -> String {
+    "prompt".to_owned()
+}
+
+fn default_shortlist() -> usize {
+    3
+}
+
+/// Train a stack of adapters and a classifier head over the frozen base.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdapterStage {
+    /// What the stage is called in journal and report.
+    #[serde(default = "default_adapter_name")]
+    #[schemars(regex(pattern = NAME_PATTERN))]
+    pub name: String,
+    /// Adapters in stacking order. Empty trains the head alone; adapters that an earlier stage
+    /// trained stay active and frozen.
+    #[serde(default)]
+    pub methods: Vec<AdapterConfig>,
+    /// The classifier head.
+    #[serde(default)]
+    pub head: HeadStage,
+    /// The update rule.
+    pub optimizer: OptimizerConfig,
+    /// How the rate moves.
+    #[serde(default)]
+    pub schedule: ScheduleConfig,
+    /// Parameters with a rate or decay of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupConfig>,
+    /// Passes over the fit examples.
+    #[schemars(range(min = 1))]
+    pub epochs: usize,
+    /// Examples an update.
+    #[schemars(range(min = 1))]
+    pub batch_size: usize,
+    /// Padded tokens of one forward; a larger batch is accumulated in pieces.
+    #[serde(default = "default_max_tokens")]
+    #[schemars(range(min = 1))]
+    pub max_tokens: usize,
+    /// Bound of the gradient's L2 norm over all trained parameters; none when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0))]
+    pub max_grad_norm: Option<f64>,
+    /// Share of the target probability spread over all labels.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 0.9))]
+    pub label_smoothing: f64,
+    /// Taken off the right label's logit while training: the right label must win by this much
+    /// (additive margin softmax, Wang et al. 2018).
+    #[serde(default)]
+    #[schemars(range(min = 0.0))]
+    pub margin: f64,
+    /// Chance that a token of a training example is hidden from attention and pooling in the trained
+    /// layers; the first token is always seen.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 0.9))]
+    pub token_dropout: f64,
+    /// At the end, states on the way from the start to the best state are tried too, each at this
+    /// share of the way; the best on select wins (weight-space ensembling, Wortsman et al. 2022).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(inner(range(min = 0.0, max = 1.0)))]
+    pub interpolate: Vec<f64>,
+    /// Also train on the label words, as examples of their labels.
+    #[serde(default)]
+    pub train_on_label_words: bool,
+    /// Score on select after every this many epochs; the best state is kept.
+    #[serde(default = "default_evaluate_every")]
+    #[schemars(range(min = 1))]
+    pub evaluate_every: usize,
+    /// Stop when select no longer improves in what `choose_by` names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early_stopping: Option<EarlyStoppingConfig>,
+    /// Updates between two log lines.
+    #[serde(default = "default_log_every")]
+    #[schemars(range(min = 1))]
+    pub log_every: usize,
+    /// Updates between two checkpoints.
+    #[serde(default = "default_checkpoint_every")]
+    #[schemars(range(min = 1))]
+    pub checkpoint_every: usize,
+}
+
+fn default_adapter_name() -> String {
+    "adapter".to_owned()
+}
+
+fn default_max_tokens() -> usize {
+    2048
+}
+
+fn default_evaluate_every() -> usize {
+    1
+}
+
+fn default_log_every() -> usize {
+    10
+}
+
+fn default_checkpoint_every() -> usize {
+    25
+}
+
+/// The classifier head of an adapter stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeadStage {
+    /// How token vectors become the vector that is classified.
+    pub pooling: Pooling,
+    /// Whether that vector is scaled to unit length first.
+    pub normalize: bool,
+    /// Length of each class vector at the start when `init` gives directions: the inverse
+    /// temperature of the first softmax.
+    #[schemars(range(min = 0.0))]
+    pub scale: f64,
+    /// Where the class vectors start.
+    pub init: HeadInit,
+}
+
+impl HeadStage {
+    /// How the head reads text vectors.
+    pub(crate) fn config(&self) -> HeadConfig {
+        HeadConfig {
+            pooling: self.pooling,
+            normalize: self.normalize,
+            scale: self.scale,
+        }
+    }
+}
+
+impl Default for HeadStage {
+    fn default() -> Self {
+        Self {
+            pooling: Pooling::Mean,
+            normalize: true,
+            scale: 20.0,
+            init: HeadInit::LabelWords,
+        }
+    }
+}
+
+/// Where the class vectors of a head start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HeadInit {
+    /// The embedded label words of the chosen prompt: training starts at the prompt's accuracy.
+    LabelWords,
+    /// The mean of each class's embedded fit examples.
+    Centroids,
+    /// The mean of the two directions above.
+    LabelWordsAndCentroids,
+    /// Small random values.
+    Random,
+}
