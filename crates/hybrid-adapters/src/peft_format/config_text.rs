@@ -325,7 +325,7 @@ fn prefix_tuning(config: &PrefixTuningConfig, base: &dyn Base) -> Keys {
             "encoder_hidden_size",
             hidden_size(config.encoder_hidden_size, &keys),
         ),
-        ("init_weights", Value::Null),
+        ("init_weights", json!(config.init_weights)),
         ("peft_type", json!("PREFIX_TUNING")),
         ("prefix_projection", json!(config.prefix_projection)),
     ]);
