@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use hybrid_data::FieldMapping;
 use hybrid_eval::higher_is_better;
-use hybrid_models::Pooling;
+use hybrid_models::{Pooling, WeightFormat};
 use hybrid_prompts::{GenerateOptions, LabelScoring, Prompt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -85,6 +85,9 @@ pub struct BaseConfig {
     #[serde(default = "default_max_length")]
     #[schemars(range(min = 3))]
     pub max_length: usize,
+    /// How weights are held in memory.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub dtype: WeightFormat,
     /// How token vectors become one text vector when label words are compared with inputs.
     #[serde(default = "default_pooling")]
     pub pooling: Pooling,
