@@ -197,8 +197,15 @@ fn causes_are_told() {
     );
     refused(
         &task,
-        &["data.select=nowhere.jsonl"],
-        &["cannot be read: No such file"],
+        &[
+            "data.select=nowhere.jsonl",
+            "data.report=nowhere-either.jsonl",
+        ],
+        &[
+            "data.select: nowhere.jsonl does not exist",
+            "data.report: nowhere-either.jsonl does not exist",
+            "--set data.folder=FOLDER",
+        ],
     );
     std::fs::write(task.file("model/tokenizer.json"), "{}").unwrap();
     refused(&task, &[], &["tokenizer.json: not a usable tokenizer: "]);

@@ -165,6 +165,20 @@ fn label_words_that_begin_alike_are_refused() {
     assert!(said.contains(expected), "{said}");
 }
 
+/// An input without content, as calibration asks about, may leave a prompt without a token.
+#[test]
+fn a_bare_template_can_be_calibrated() {
+    let task = TinyTask::language();
+    task.edit_recipe(
+        "template = \"customer : {{ text }} about :\"",
+        "template = \"{{ text }}\"",
+    );
+    task.train("a")
+        .args(["--set", "stages.1.epochs=1"])
+        .assert()
+        .success();
+}
+
 /// A soft prompt that starts at the searched prompt is trained together with LoRA, and both are
 /// stored and loaded together.
 #[test]

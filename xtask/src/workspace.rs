@@ -10,7 +10,20 @@ use crate::error::XtaskError;
 
 /// The cargo that runs this task.
 pub(crate) fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")))
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    without_package(Command::new(cargo))
+}
+
+/// Takes away what `cargo run` says of this package: build scripts that watch these variables would
+/// run again, and half the dependencies with them.
+fn without_package(mut command: Command) -> Command {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
+    command
 }
 
 /// The workspace's folder.
@@ -50,7 +63,7 @@ pub(crate) fn metadata() -> Result<Value, XtaskError> {
 /// Runs a script of the workspace and returns its exit code.
 pub(crate) fn script(path: &str) -> Result<ExitCode, XtaskError> {
     let path = root().join(path);
-    let status = Command::new(&path)
+    let status = without_package(Command::new(&path))
         .current_dir(root())
         .status()
         .map_err(|source| XtaskError::Start {

@@ -9,7 +9,7 @@ use hybrid_prompts::{Prompt, Template, default_language_templates, label_words};
 
 use crate::HybridError;
 use crate::candidate::Candidate;
-use crate::evaluate::{self, Criterion};
+use crate::evaluate::{self, Criterion, LOG_LOSS};
 use crate::journal::{Event, StopReason};
 use crate::recipe::{Recipe, StageConfig};
 use crate::stage::{Context, Spent, StageMeter, adapter, prompt};
@@ -293,12 +293,12 @@ fn finish(
     if candidate.adopted {
         context
             .progress
-            .best(format!("{} {score:.4} on select", criterion.metric.name()));
+            .best(criterion.in_words(score, candidate.score(LOG_LOSS)));
     }
     context.progress.say(&format!(
-        "{:>12}: {} {score:.4} on select, {:.1} s{}",
+        "{:>12}: {}, {:.1} s{}",
         candidate.id,
-        criterion.metric.name(),
+        criterion.in_words(score, candidate.score(LOG_LOSS)),
         candidate.cost.wall_s,
         if candidate.adopted {
             ""

@@ -138,11 +138,14 @@ fn write_head(folder: &Path, head: &ClassifierHead) -> Result<(), HybridError> {
 }
 
 impl Artifact {
-    /// Loads an artifact and its base.
+    /// Loads an artifact, or that of a run folder, and its base.
     ///
     /// # Errors
     /// [`HybridError`] naming the file that is missing or faulty.
     pub fn load(folder: &Path, device: &str, say: &dyn Fn(&str)) -> Result<Self, HybridError> {
+        let inside = folder.join("artifact");
+        let is_run = !folder.join(DESCRIPTION).exists() && inside.join(DESCRIPTION).exists();
+        let folder = if is_run { &inside } else { folder };
         let path = folder.join(DESCRIPTION);
         let description: ArtifactDescription =
             serde_json::from_str(&read(&path)?).map_err(|error| HybridError::Format {

@@ -22,6 +22,17 @@ pub enum HybridError {
     /// The examples are faulty.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// Files of examples are not there.
+    #[error(
+        "{folder}: {}; put them there, or name another folder with --set data.folder=FOLDER",
+        missing.join("; ")
+    )]
+    NoData {
+        /// The folder of the recipe.
+        folder: PathBuf,
+        /// Each key with its file.
+        missing: Vec<String>,
+    },
     /// The base cannot be found or read, or the device is not there.
     #[error(transparent)]
     Model(#[from] ModelError),

@@ -120,6 +120,16 @@ impl Criterion {
         }
     }
 
+    /// What stands for a candidate in messages: the figure, after what decides where that is
+    /// another.
+    pub(crate) fn in_words(self, value: f64, log_loss: f64) -> String {
+        let figure = format!("{} {value:.4} on select", self.metric.name());
+        match self.choose_by {
+            ChooseBy::Metric => figure,
+            ChooseBy::LogLoss => format!("log-loss {log_loss:.4}, {figure}"),
+        }
+    }
+
     pub(crate) fn standing(self, value: f64, log_loss: f64) -> Standing {
         let value = match higher_is_better(self.metric.name()) {
             true => value,
@@ -210,7 +220,10 @@ pub(crate) fn score(
             model.prompted(|model| score_language(prompt, examples, labels, objective, model))?;
         (scores.log_probabilities, scores.n_cut)
     } else {
-        let scores = hybrid_prompts::score(prompt, examples, labels, model)?;
+        let scores = hybrid_prompts::score(prompt, examples, labels, model);
+        // A stop shows as an error of the model.
+        model.check_interrupt()?;
+        let scores = scores?;
         (scores.log_probabilities, 0)
     };
     let probabilities: Vec<Vec<f64>> = rows.into_iter().map(exponentials).collect();

@@ -78,6 +78,17 @@ impl TaskData {
     /// [`HybridError::Data`] with file, line and field; also for a label that fit has never seen.
     pub(crate) fn read(recipe: &Recipe) -> Result<Self, HybridError> {
         let (config, seed) = (&recipe.data, recipe.seed);
+        let missing: Vec<String> = config
+            .files()
+            .filter(|(_, file)| !config.folder.join(file).exists())
+            .map(|(key, file)| format!("data.{key}: {} does not exist", file.display()))
+            .collect();
+        if !missing.is_empty() {
+            return Err(HybridError::NoData {
+                folder: config.folder.clone(),
+                missing,
+            });
+        }
         let mapping = config.mapping();
         let unlabelled = FieldMapping {
             fields: config.fields.clone(),

@@ -111,14 +111,7 @@ pub(super) fn render(report: &Report, details: &CardDetails) -> Result<String, E
                 .head
                 .as_ref()
                 .is_some_and(|head| head.pooling == "pooler" && !head.normalize),
-        example: example(
-            winner.map_or("", |winner| &winner.prompt.template),
-            if report.texts.is_some() {
-                "..."
-            } else {
-                "where is my card?"
-            },
-        ),
+        example: example(winner.map_or("", |winner| &winner.prompt.template), "..."),
     };
     let fault = |source| EvalError::Template {
         template: NAME,

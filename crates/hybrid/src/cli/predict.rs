@@ -87,7 +87,9 @@ fn fields(line: &str, artifact: &Artifact) -> Result<Option<BTreeMap<String, Str
     }
     let object: Map<String, Value> =
         serde_json::from_str(line).map_err(|error| error.to_string())?;
-    let field = |(name, column): (&String, &String)| match object.get(column) {
+    // Either name will do: that of the data's column, or the template's own.
+    let value = |names: [&String; 2]| names.into_iter().find_map(|name| object.get(name));
+    let field = |(name, column): (&String, &String)| match value([column, name]) {
         Some(Value::String(text)) => Ok((name.clone(), text.clone())),
         Some(other) => Err(format!(
             "field `{column}`: expected a string, found {other}"

@@ -71,8 +71,14 @@ impl LocalModel {
     }
 
     /// The tokens of a prompt.
+    ///
+    /// A prompt without content is the token that ends texts, after which one begins.
     pub(crate) fn prompt_ids(&self, prompt: &PromptText) -> Result<Vec<i64>, HybridError> {
-        self.ids(&prompt.whole(), !prompt.has_special_tokens)
+        let mut ids = self.ids(&prompt.whole(), !prompt.has_special_tokens)?;
+        if ids.is_empty() {
+            ids.push(self.decoder().eos_ids().first().copied().unwrap_or(0));
+        }
+        Ok(ids)
     }
 
     /// The tokens of what follows a prompt.

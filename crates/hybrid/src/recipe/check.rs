@@ -41,6 +41,9 @@ impl fmt::Display for RecipeFaults {
         write!(f, "{path}: {} {plural} in the recipe", self.faults.len())?;
         for fault in &self.faults {
             match fault.line {
+                Some(line) if fault.key.is_empty() => {
+                    write!(f, "\n  {path}:{line}: {}", fault.message)?;
+                }
                 Some(line) => write!(f, "\n  {path}:{line}: {}: {}", fault.key, fault.message)?,
                 None => write!(f, "\n  --set {}: {}", fault.key, fault.message)?,
             }

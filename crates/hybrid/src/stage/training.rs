@@ -284,7 +284,8 @@ impl<'c> Training<'c> {
         let epoch = self.progressed.epoch;
         let scored = score_on_select(context, prompt, self.trainable.eval())?;
         let (standing, value) = (scored.standing(criterion), scored.metric(criterion.metric));
-        self.evaluated(context, epoch, value, scored.log_loss)?;
+        let log_loss = scored.log_loss;
+        self.evaluated(context, epoch, value, log_loss)?;
         if self
             .progressed
             .best
@@ -293,9 +294,7 @@ impl<'c> Training<'c> {
             self.best = self.trainable.named_tensors().into_iter().collect();
             self.best_scored = Some(scored);
             self.progressed.best = Some(Best { epoch, standing });
-            context
-                .progress
-                .best(format!("{} {value:.4} on select", criterion.metric.name()));
+            context.progress.best(criterion.in_words(value, log_loss));
         }
         let stopping = self.progressed.stopping.as_mut();
         let stop = stopping.is_some_and(|stopping| stopping.observe(standing.deciding()));
