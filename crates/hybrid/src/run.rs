@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use hybrid_eval::Report;
-use hybrid_models::{Resolver, open_device};
+use hybrid_models::open_device;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ use crate::artifact::{self, ArtifactDescription};
 use crate::inputs::Inputs;
 use crate::journal::{Event, Journal};
 use crate::local_model::Memory;
-use crate::open_model::open_model;
+use crate::open_model::{find_base, open_model};
 use crate::preflight;
 use crate::progress::{Progress, Show};
 use crate::recipe::{self, Recipe};
@@ -59,14 +59,15 @@ pub fn train(options: &TrainOptions) -> Result<(), HybridError> {
 
     let device = open_device(&options.device)?;
     let data = TaskData::read(recipe)?;
-    let resolved =
-        Resolver::from_environment().resolve(&recipe.base.model, &|line| progress.say(line))?;
+    let init = recipe.base.init;
+    let resolved = find_base(&recipe.base.model, init, &|line| progress.say(line))?;
     progress.say(&format!(
         "base {} from {}",
         recipe.base.model, resolved.source
     ));
     let mut model = open_model(
         &resolved.folder,
+        (init, recipe.seed),
         recipe.base.max_length,
         recipe.base.pooling,
         device,
@@ -83,7 +84,7 @@ pub fn train(options: &TrainOptions) -> Result<(), HybridError> {
         run.clear()?;
     }
     run.write_recipe(recipe)?;
-    let memory = match model.is_decoder() {
+    let memory = match model.is_language_model() {
         true => Memory::open(&run.answers())?,
         false => Memory::default(),
     };
@@ -192,15 +193,18 @@ fn finish(context: &mut Context<'_>, outcome: &Outcome, device: &str) -> Result<
     let report = summary::report(context, outcome, device)?;
     let card = report.to_card(&summary::card_details(context, winner))?;
     let recipe = context.recipe;
-    let description = ArtifactDescription::new(
-        recipe.base.model.clone(),
-        recipe.base.max_length,
-        recipe.base.pooling,
-        context.data.task.clone(),
-        winner.adapter.clone(),
-        recipe.data.clone(),
-        recipe.seed,
-    );
+    let description = ArtifactDescription {
+        init: recipe.base.init,
+        ..ArtifactDescription::new(
+            recipe.base.model.clone(),
+            recipe.base.max_length,
+            recipe.base.pooling,
+            context.data.task.clone(),
+            winner.adapter.clone(),
+            recipe.data.clone(),
+            recipe.seed,
+        )
+    };
     write_folder_whole(&context.run.artifact(), |folder| {
         artifact::write(
             folder,

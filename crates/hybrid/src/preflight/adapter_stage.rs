@@ -16,7 +16,7 @@ pub(super) fn check(
     data: &TaskData,
     model: &LocalModel,
 ) {
-    match model.is_decoder() {
+    match model.is_language_model() {
         true => refuse_parts_for_encoders(faults, key, config),
         false => faults.check_pooling(&format!("{key}.head.pooling"), model, config.head.pooling),
     }
@@ -36,7 +36,7 @@ pub(super) fn check(
     };
     let trainable = Trainable {
         adapters,
-        head: (!model.is_decoder()).then(head),
+        head: (!model.is_language_model()).then(head),
     };
     // An updater names its first fault, so each part is tried alone.
     let plain = AdapterStage {
