@@ -13,6 +13,7 @@ mod bad_input_disk;
 mod bad_input_preflight;
 mod contracts;
 mod decoder_reference;
+mod encoder_decoder_loop;
 mod fixtures;
 mod language;
 mod parity_adapters;

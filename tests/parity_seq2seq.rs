@@ -12,6 +12,7 @@ mod adapters;
 mod files;
 mod generation;
 mod hooks;
+mod scores;
 
 /// A fixture with its model loaded.
 struct Case {

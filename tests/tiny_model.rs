@@ -107,6 +107,101 @@ fn llama_weights() -> Weights {
     weights
 }
 
+/// The configuration of a small T5 whose output layer is a matrix of its own.
+fn t5_config() -> Value {
+    json!({
+        "architectures": ["T5ForConditionalGeneration"],
+        "model_type": "t5",
+        "is_encoder_decoder": true,
+        "d_model": D_MODEL,
+        "d_kv": D_MODEL / 4,
+        "d_ff": D_FF,
+        "num_layers": LAYERS,
+        "num_heads": 4,
+        "relative_attention_num_buckets": 8,
+        "relative_attention_max_distance": 16,
+        "vocab_size": VOCABULARY,
+        "feed_forward_proj": "relu",
+        "tie_word_embeddings": false,
+        "decoder_start_token_id": 0,
+        "pad_token_id": 0,
+        "eos_token_id": 3,
+    })
+}
+
+/// Writes a small T5 and its tokenizer into a new folder. As for a BART, targets begin with a
+/// special token, too.
+pub(crate) fn write_t5(folder: &Path, words: &[&str]) {
+    write_untrained_t5(folder, words);
+    let tokenizer = tokenizer(words).to_string();
+    std::fs::write(folder.join("tokenizer.json"), tokenizer).unwrap();
+    save(&folder.join("model.safetensors"), &t5_weights());
+}
+
+/// Writes the configuration and the tokenizer of a small T5 into a new folder.
+pub(crate) fn write_untrained_t5(folder: &Path, words: &[&str]) {
+    std::fs::create_dir(folder).unwrap();
+    std::fs::write(folder.join("config.json"), t5_config().to_string()).unwrap();
+    let mut tokenizer = tokenizer(words);
+    let single = tokenizer["post_processor"]["single"].as_array_mut();
+    single.unwrap().remove(0);
+    std::fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+}
+
+fn t5_weights() -> Weights {
+    let mut random = ChaCha8Rng::seed_from_u64(13);
+    let mut weights = Weights::new();
+    let mut add = |name: String, shape: Vec<usize>, middle: f32, spread: f32| {
+        let size = shape.iter().product();
+        let value = |_| middle + spread * random.random_range(-1.0f32..1.0);
+        let values = (0..size).map(value).collect();
+        weights.insert(format!("{name}.weight"), (shape, values));
+    };
+    for name in ["shared", "lm_head"] {
+        add(name.to_owned(), vec![VOCABULARY, D_MODEL], 0.0, 0.5);
+    }
+    for stack in ["encoder", "decoder"] {
+        let norm = format!("{stack}.final_layer_norm");
+        add(norm, vec![D_MODEL], 1.0, 0.1);
+        let attentions: &[&str] = match stack {
+            "encoder" => &["SelfAttention"],
+            _ => &["SelfAttention", "EncDecAttention"],
+        };
+        for block in 0..LAYERS {
+            let path =
+                |place: usize, name: &str| format!("{stack}.block.{block}.layer.{place}.{name}");
+            for (place, attention) in attentions.iter().enumerate() {
+                add(path(place, "layer_norm"), vec![D_MODEL], 1.0, 0.1);
+                for end in ["q", "k", "v", "o"] {
+                    let name = path(place, &format!("{attention}.{end}"));
+                    // Scores are not scaled, so queries are small.
+                    let spread = if end == "q" { 0.1 } else { 0.25 };
+                    add(name, vec![D_MODEL, D_MODEL], 0.0, spread);
+                }
+            }
+            if block == 0 {
+                let table = path(0, "SelfAttention.relative_attention_bias");
+                add(table, vec![8, 4], 0.0, 0.5);
+            }
+            let last = attentions.len();
+            add(path(last, "layer_norm"), vec![D_MODEL], 1.0, 0.1);
+            add(
+                path(last, "DenseReluDense.wi"),
+                vec![D_FF, D_MODEL],
+                0.0,
+                0.25,
+            );
+            add(
+                path(last, "DenseReluDense.wo"),
+                vec![D_MODEL, D_FF],
+                0.0,
+                0.25,
+            );
+        }
+    }
+    weights
+}
+
 /// Tensors by name: shape and values.
 pub(crate) type Weights = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 

@@ -65,6 +65,34 @@ impl TinyTask {
         task
     }
 
+    /// The same classes over a small T5 that answers with label words.
+    pub(crate) fn answers() -> Self {
+        let task = Self::language();
+        tiny_model::write_t5(&task.file("t5"), &words());
+        task.edit_recipe("model = \"llama\"", "model = \"t5\"");
+        task.edit_recipe("\"chat\"", "\"plain\"");
+        task.edit_recipe(", layers_to_transform = [1]", "");
+        task
+    }
+
+    /// The same texts over a small T5.
+    pub(crate) fn translation() -> Self {
+        let task = Self::texts();
+        tiny_model::write_t5(&task.file("t5"), &words());
+        task.edit_recipe("model = \"llama\"", "model = \"t5\"");
+        task.edit_recipe("r = 4, lora_alpha = 8", "r = 8, lora_alpha = 16");
+        task.edit_recipe("epochs = 6", "epochs = 40\nevaluate_every = 20");
+        task
+    }
+
+    /// The same texts over a small T5 that nothing has trained.
+    pub(crate) fn from_scratch() -> Self {
+        let task = Self::texts();
+        tiny_model::write_untrained_t5(&task.file("t5"), &words());
+        std::fs::write(task.recipe(), SCRATCH_RECIPE).unwrap();
+        task
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
@@ -254,4 +282,33 @@ methods = [{ method = "lora", r = 4, lora_alpha = 8, target_modules = "all-linea
 epochs = 6
 batch_size = 8
 optimizer = { kind = "adamw", lr = 0.02 }
+"#;
+
+const SCRATCH_RECIPE: &str = r#"name = "tiny-scratch"
+task = "translation"
+seed = 3
+generation = { max_tokens = 4 }
+
+[base]
+model = "t5"
+init = "random"
+max_length = 64
+
+[data]
+folder = "."
+fit = "fit.jsonl"
+select = "select.jsonl"
+report = "report.jsonl"
+
+[prompt]
+template = "{{ text }}"
+
+[[stages]]
+kind = "adapter"
+name = "all"
+methods = [{ method = "unfreeze", modules = ".*" }]
+epochs = 12
+evaluate_every = 4
+batch_size = 8
+optimizer = { kind = "adamw", lr = 0.01 }
 "#;

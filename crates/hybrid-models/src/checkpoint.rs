@@ -2,6 +2,7 @@
 
 mod gguf;
 mod pytorch_file;
+mod random_weights;
 mod safetensors_file;
 mod shard_index;
 mod stored_tensor;
@@ -14,9 +15,11 @@ use burn::tensor::TensorData;
 
 use crate::ModelError;
 use crate::quantized::QuantizedWeight;
+use random_weights::RandomWeights;
 use stored_tensor::{StoredTensor, StoredValues};
 
 pub use gguf::{BlockFormat, GgufArray, GgufFile, GgufTensor, GgufValue};
+pub(crate) use random_weights::{Start, Starts};
 
 /// File names in the order of preference.
 const NAMES: [&str; 4] = [
@@ -42,6 +45,8 @@ fn hugging_face_file(folder: &Path) -> Option<PathBuf> {
 pub(crate) struct Checkpoint {
     path: PathBuf,
     tensors: BTreeMap<String, StoredTensor>,
+    /// Makes the tensors that are asked for when none are stored.
+    random: Option<RandomWeights>,
 }
 
 impl Checkpoint {
@@ -71,7 +76,21 @@ impl Checkpoint {
             .into_iter()
             .map(|(name, tensor)| (present_spelling(name), tensor))
             .collect();
-        Ok(Self { path, tensors })
+        Ok(Self {
+            path,
+            tensors,
+            random: None,
+        })
+    }
+
+    /// The checkpoint of a model that nothing has trained: every tensor that is taken is drawn.
+    /// `path` is the configuration's, for messages.
+    pub(crate) fn drawn(path: &Path, starts: Box<dyn Starts>, seed: u64) -> Self {
+        Self {
+            path: path.to_owned(),
+            tensors: BTreeMap::new(),
+            random: Some(RandomWeights::new(starts, seed)),
+        }
     }
 
     fn of_gguf(file: &GgufFile) -> Result<Self, ModelError> {
@@ -87,12 +106,14 @@ impl Checkpoint {
         Ok(Self {
             path: file.path().to_owned(),
             tensors: tensors.collect(),
+            random: None,
         })
     }
 
     /// Whether a tensor of this name is still there.
     pub(crate) fn contains(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        let random = self.random.as_ref();
+        self.tensors.contains_key(name) || random.is_some_and(|random| random.has(name))
     }
 
     /// Whether there is a tensor whose name begins with `prefix`.
@@ -123,6 +144,9 @@ impl Checkpoint {
         name: &str,
         expected: &[usize],
     ) -> Result<TensorData, ModelError> {
+        if let Some(random) = &mut self.random {
+            return Ok(random.draw(name, expected));
+        }
         self.remove(name, expected)?.read(name, expected)
     }
 

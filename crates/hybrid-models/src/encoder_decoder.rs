@@ -1,6 +1,7 @@
 //! Encoder-decoders: the frozen model that T5, BART and Marian share.
 
 mod forward;
+mod score;
 mod stack;
 mod target_reader;
 mod target_tokens;
@@ -14,6 +15,7 @@ use crate::config_file::ConfigFile;
 use crate::layers::LayerPlace;
 use crate::{Base, BaseKind, Layer, LayerTable, Linear, ModelError, StackShape, bart, marian, t5};
 pub use forward::{Encoded, EncoderDecoderCache};
+pub use score::TargetRequest;
 pub(crate) use stack::{FixedTensor, LayerStack, Positions};
 pub(crate) use target_tokens::DefaultTokens;
 pub use target_tokens::TargetTokens;
@@ -78,6 +80,15 @@ fn unknown(config: &ConfigFile, found: &str, known: &[&'static str]) -> ModelErr
     }
 }
 
+/// The configuration of a folder, with its family.
+fn read(folder: &Path) -> Result<(ConfigFile, Family), ModelError> {
+    let config = ConfigFile::read(folder)?;
+    let family = Family::of(&config)?;
+    family.check_class(&config)?;
+    config.refuse("quantization_config")?;
+    Ok((config, family))
+}
+
 /// What a family makes of a configuration and a checkpoint.
 pub(crate) struct Parts {
     pub(crate) encoder: LayerStack,
@@ -109,15 +120,43 @@ impl EncoderDecoder {
     /// # Errors
     /// [`ModelError`], naming the file and the key or tensor at fault.
     pub fn load(folder: &Path, device: &Device) -> Result<Self, ModelError> {
-        let config = ConfigFile::read(folder)?;
-        let family = Family::of(&config)?;
-        family.check_class(&config)?;
-        config.refuse("quantization_config")?;
+        let (config, family) = read(folder)?;
         let checkpoint = Checkpoint::open(folder)?;
+        Self::of_checkpoint(folder, &config, family, checkpoint, device)
+    }
+
+    /// The model that a folder's configuration describes before any training, drawn from `seed` as
+    /// Transformers initialises it. Weights in the folder are not looked at.
+    ///
+    /// # Errors
+    /// [`ModelError::NoInitialisation`] for another model than T5, and an error of the
+    /// configuration.
+    pub fn random(folder: &Path, seed: u64, device: &Device) -> Result<Self, ModelError> {
+        let config = ConfigFile::read(folder)?;
+        let found = config.text("model_type")?;
+        if found != Family::T5.model_type() {
+            return Err(ModelError::NoInitialisation {
+                path: config.path().to_owned(),
+                found: found.to_owned(),
+            });
+        }
+        let (config, family) = read(folder)?;
+        let starts = t5::starts(&config)?;
+        let checkpoint = Checkpoint::drawn(config.path(), Box::new(starts), seed);
+        Self::of_checkpoint(folder, &config, family, checkpoint, device)
+    }
+
+    fn of_checkpoint(
+        folder: &Path,
+        config: &ConfigFile,
+        family: Family,
+        checkpoint: Checkpoint,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
         let (parts, layers) = match family {
-            Family::T5 => t5::load(&config, checkpoint, device)?,
-            Family::Bart => bart::load(&config, checkpoint, device)?,
-            Family::Marian => marian::load(&config, checkpoint, device)?,
+            Family::T5 => t5::load(config, checkpoint, device)?,
+            Family::Bart => bart::load(config, checkpoint, device)?,
+            Family::Marian => marian::load(config, checkpoint, device)?,
         };
         let [_, vocab] = parts.output.weight.dims();
         Ok(Self {
@@ -127,7 +166,7 @@ impl EncoderDecoder {
             output_scale: parts.output_scale,
             output: parts.output,
             logits_bias: parts.logits_bias,
-            tokens: TargetTokens::read(folder, &config, &parts.tokens, vocab)?,
+            tokens: TargetTokens::read(folder, config, &parts.tokens, vocab)?,
             layers,
         })
     }

@@ -70,6 +70,15 @@ pub enum ModelError {
         looked_for: Vec<&'static str>,
     },
 
+    /// A model that has no way to start at random.
+    #[error("{path}: a model of type {found} cannot start at random; one of type t5 can")]
+    NoInitialisation {
+        /// The configuration file.
+        path: PathBuf,
+        /// Its `model_type`.
+        found: String,
+    },
+
     /// A safetensors file is shorter than its header says, or shorter than a header.
     #[error("{path}: truncated: expected at least {expected} bytes, found {found}")]
     Truncated {

@@ -59,7 +59,9 @@ pub use decoder::{Decoder, DecoderAttention, DecoderBatch};
 pub use decoder_model::DecoderModel;
 pub use device::open_device;
 pub use encoder::{Encoder, EncoderAttention, EncoderBatch};
-pub use encoder_decoder::{Encoded, EncoderDecoder, EncoderDecoderCache, TargetTokens};
+pub use encoder_decoder::{
+    Encoded, EncoderDecoder, EncoderDecoderCache, TargetRequest, TargetTokens,
+};
 pub use error::ModelError;
 pub use generate::{
     BeamConfig, Decoding, EarlyStopping, Finish, Generated, GenerationConfig, LogitsProcessor,

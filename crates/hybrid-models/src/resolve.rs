@@ -122,6 +122,26 @@ impl Resolver {
         &self.cache
     }
 
+    /// Finds `name` where no weights are needed: of a folder a configuration is enough.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub fn resolve_untrained(
+        &self,
+        name: &str,
+        progress: &dyn Fn(&str),
+    ) -> Result<Resolved, ModelError> {
+        let folder = Path::new(name);
+        match folder.join("config.json").is_file() {
+            true => Ok(Resolved {
+                name: name.to_owned(),
+                folder: folder.to_owned(),
+                source: Source::LocalFolder,
+            }),
+            false => self.resolve(name, progress),
+        }
+    }
+
     /// Finds `name`; `progress` is told, a line at a time, what takes long.
     ///
     /// # Errors

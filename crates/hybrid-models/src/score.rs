@@ -105,30 +105,15 @@ impl DecoderModel {
         let mut places: Vec<usize> = group.iter().map(&place).collect();
         places.dedup();
         let logits = self.logits_at(hidden, &places, hooks)?;
-        let [rows, vocab] = logits.dims();
-        let device = logits.device();
-        let best = logits.clone().max_dim(1);
-        let totals = (logits.clone() - best.clone()).exp().sum_dim(1).log() + best;
         let mut row = 0;
-        let mut row_of = Vec::with_capacity(group.len());
+        let mut chosen = Vec::with_capacity(group.len());
         for target in group {
             while places[row] != place(target) {
                 row += 1;
             }
-            row_of.push(row);
+            chosen.push((row, target.id));
         }
-        let flat: Vec<i64> = group
-            .iter()
-            .zip(&row_of)
-            .map(|(target, row)| (row * vocab) as i64 + target.id)
-            .collect();
-        let n_targets = flat.len();
-        let flat: Tensor<1, Int> = Tensor::from_data(TensorData::new(flat, [n_targets]), &device);
-        let picked = logits.reshape([rows * vocab]).select(0, flat);
-        let totals: Vec<f32> = totals.into_data().iter::<f32>().collect();
-        let picked = picked.into_data();
-        for ((target, row), logit) in group.iter().zip(row_of).zip(picked.iter::<f32>()) {
-            let log_prob = logit - totals[row];
+        for (target, log_prob) in group.iter().zip(log_probabilities(logits, &chosen)) {
             if !log_prob.is_finite() {
                 let (row, step) = (target.request, target.index);
                 return Err(ModelError::LogitsNotFinite {
@@ -141,6 +126,33 @@ impl DecoderModel {
         }
         Ok(())
     }
+}
+
+/// The logarithm of the probability of each chosen token: the row of its logits, and its id.
+///
+/// # Shapes
+/// - `logits`: `[rows, vocab]`
+///
+/// # Panics
+/// If there is no such row or id.
+pub(crate) fn log_probabilities(logits: Tensor<2>, chosen: &[(usize, i64)]) -> Vec<f32> {
+    let [rows, vocab] = logits.dims();
+    let device = logits.device();
+    let best = logits.clone().max_dim(1);
+    let totals = (logits.clone() - best.clone()).exp().sum_dim(1).log() + best;
+    let flat: Vec<i64> = chosen
+        .iter()
+        .map(|(row, id)| (row * vocab) as i64 + id)
+        .collect();
+    let flat = TensorData::new(flat, [chosen.len()]);
+    let flat: Tensor<1, Int> = Tensor::from_data(flat, &device);
+    let picked = logits.reshape([rows * vocab]).select(0, flat).into_data();
+    let totals: Vec<f32> = totals.into_data().iter::<f32>().collect();
+    chosen
+        .iter()
+        .zip(picked.iter::<f32>())
+        .map(|((row, _), logit)| logit - totals[*row])
+        .collect()
 }
 
 /// Drops from the cache what is not on a path.

@@ -11,7 +11,7 @@ use crate::blocks::{
     Activation, Attention, Buckets, CrossAttention, FeedForward, Heads, Projections, RelativeBias,
     SubLayer, TransformerLayer,
 };
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Start, Starts};
 use crate::config_file::ConfigFile;
 use crate::encoder_decoder::{DefaultTokens, LayerStack, Parts, Positions};
 use crate::loader::{LinearShape, Loader, Part};
@@ -73,6 +73,53 @@ pub(crate) fn load(
         },
     };
     Ok((parts, loader.finish(|name| name == UNUSED)?))
+}
+
+/// How a T5 begins, after Transformers' `T5PreTrainedModel._init_weights`: like Mesh TensorFlow's,
+/// so that products have deviation 1, queries alone being smaller since scores are not scaled.
+#[derive(Debug)]
+pub(crate) struct T5Starts {
+    factor: f64,
+    d_model: f64,
+    d_ff: f64,
+    d_head: f64,
+    n_heads: f64,
+    /// Whether the output layer is another matrix than the word vectors.
+    own_output: bool,
+}
+
+/// # Errors
+/// An error of the configuration.
+pub(crate) fn starts(config: &ConfigFile) -> Result<T5Starts, ModelError> {
+    let size = |key: &str| Ok::<f64, ModelError>(config.size(key)? as f64);
+    Ok(T5Starts {
+        factor: config.positive_or("initializer_factor", 1.0)?,
+        d_model: size("d_model")?,
+        d_ff: size("d_ff")?,
+        d_head: size("d_kv")?,
+        n_heads: size("num_heads")?,
+        own_output: !config.switch_or("tie_word_embeddings", true)?,
+    })
+}
+
+impl Starts for T5Starts {
+    fn of(&self, name: &str) -> Start {
+        let mut parts = name.rsplit('.').skip(1);
+        let layer = parts.next().unwrap_or_default();
+        let fan_in = match layer {
+            "shared" | "lm_head" => 1.0,
+            "q" => self.d_model * self.d_head,
+            "o" => self.n_heads * self.d_head,
+            "wo" => self.d_ff,
+            norm if norm.ends_with("layer_norm") => return Start::Constant(self.factor),
+            _ => self.d_model,
+        };
+        Start::Normal(self.factor / fan_in.sqrt())
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.own_output && name == "lm_head.weight"
+    }
 }
 
 impl Sizes {
@@ -277,4 +324,86 @@ fn feed_forward(config: &ConfigFile) -> Result<(bool, Activation), ModelError> {
         config.switch_or("is_gated_act", gated)?,
         config.activation_or("dense_act_fn", activation)?,
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+    use serde_json::json;
+
+    use crate::{Base, EncoderDecoder, ModelError};
+
+    fn random(changes: &[(&str, serde_json::Value)], seed: u64) -> EncoderDecoder {
+        let mut config = json!({
+            "model_type": "t5", "d_model": 48, "d_kv": 12, "num_heads": 6, "d_ff": 96,
+            "num_layers": 2, "vocab_size": 60, "decoder_start_token_id": 0,
+            "initializer_factor": 0.5,
+        });
+        for (key, value) in changes {
+            config[key] = value.clone();
+        }
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        EncoderDecoder::random(folder.path(), seed, &Device::flex()).unwrap()
+    }
+
+    #[test]
+    fn a_new_model_is_drawn_as_transformers_draws_it() {
+        let gated = json!("gated-gelu");
+        let changes = [
+            ("feed_forward_proj", gated),
+            ("tie_word_embeddings", json!(false)),
+        ];
+        let model = random(&changes, 3);
+        let (d_model, d_head, heads, d_ff) = (48.0f64, 12.0f64, 6.0f64, 96.0f64);
+        let mut seen = 0;
+        for (name, data) in model.named_tensors() {
+            let values: Vec<f64> = data.iter::<f64>().collect();
+            if name.contains("layer_norm") {
+                assert!(values.iter().all(|value| *value == 0.5), "{name}");
+                continue;
+            }
+            let expected = 0.5
+                * match name.trim_end_matches(".weight").rsplit('.').next().unwrap() {
+                    "q" => (d_model * d_head).powf(-0.5),
+                    "k" | "v" | "wi_0" | "wi_1" | "relative_attention_bias" => d_model.powf(-0.5),
+                    "o" => (heads * d_head).powf(-0.5),
+                    "wo" => d_ff.powf(-0.5),
+                    "shared" | "lm_head" => 1.0,
+                    _ => panic!("{name}"),
+                };
+            let n = values.len() as f64;
+            let found = (values.iter().map(|value| value * value).sum::<f64>() / n).sqrt();
+            // Four deviations of a mean square of `n` normal numbers.
+            let error = (found / expected - 1.0).abs();
+            assert!(
+                error < 4.0 / (2.0 * n).sqrt(),
+                "{name}: {found}, not {expected}"
+            );
+            seen += 1;
+        }
+        // Four of each attention, three of each feed-forward layer, two tables, words and output.
+        assert_eq!(seen, 6 * 4 + 4 * 3 + 2 + 2);
+    }
+
+    #[test]
+    fn the_seed_decides() {
+        let values = |seed| random(&[], seed).named_tensors();
+        assert_eq!(values(1), values(1));
+        assert_ne!(values(1), values(2));
+        let tied = values(1).into_iter().map(|(name, _)| name);
+        assert!(!tied.into_iter().any(|name| name == "lm_head.weight"));
+    }
+
+    #[test]
+    fn other_families_cannot_start_at_random() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = json!({"model_type": "bart", "is_encoder_decoder": true});
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        let error = EncoderDecoder::random(folder.path(), 1, &Device::flex()).unwrap_err();
+        assert!(
+            matches!(&error, ModelError::NoInitialisation { found, .. } if found == "bart"),
+            "{error}"
+        );
+    }
 }

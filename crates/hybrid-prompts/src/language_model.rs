@@ -157,6 +157,12 @@ pub trait LanguageModel {
     /// counted.
     fn context_length(&self) -> usize;
 
+    /// Whether what follows a prompt takes room in the prompt's context; not so of a model that
+    /// reads and writes apart.
+    fn continues_context(&self) -> bool {
+        true
+    }
+
     /// The model's own chat template, if it has one.
     fn chat_template(&self) -> Option<&ChatTemplate>;
 }

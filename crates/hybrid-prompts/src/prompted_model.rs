@@ -131,7 +131,11 @@ impl<'m> PromptedModel<'m> {
         let most = self.max_prompt_tokens.unwrap_or(usize::MAX);
         let (mut n_cut, mut n_dropped) = (0, 0);
         for (place, text) in texts.iter_mut().enumerate() {
-            let limit = context.saturating_sub(n_following[place]).min(most);
+            let following = match model.continues_context() {
+                true => n_following[place],
+                false => 0,
+            };
+            let limit = context.saturating_sub(following).min(most);
             if counts[place] > limit {
                 let fitted = renderer.fit(inputs[place], &shown[place], limit, &count)?;
                 n_cut += usize::from(fitted.is_cut);

@@ -131,7 +131,7 @@ fn baseline(context: &mut Context<'_>, criterion: Criterion) -> Result<Candidate
     let prompt = first_prompt(
         context.recipe,
         &context.data.task,
-        context.model.is_decoder(),
+        context.model.is_language_model(),
     )?;
     context.model.activate(None, None);
     context.progress.scoring(&context.data.select, "select");
@@ -168,14 +168,18 @@ fn baseline(context: &mut Context<'_>, criterion: Criterion) -> Result<Candidate
 pub(crate) fn first_prompt(
     recipe: &Recipe,
     task: &TaskSettings,
-    is_decoder: bool,
+    is_language_model: bool,
 ) -> Result<Prompt, HybridError> {
     let fields: BTreeSet<String> = recipe.data.fields.keys().cloned().collect();
     let plain = Prompt::plain(&fields, &task.labels)?;
     let Some(given) = &recipe.prompt else {
         let cued = default_language_templates(&fields).swap_remove(0);
         return Ok(Prompt {
-            template: if is_decoder { cued } else { plain.template },
+            template: if is_language_model {
+                cued
+            } else {
+                plain.template
+            },
             ..plain
         });
     };

@@ -15,7 +15,7 @@ use hybrid_adapters::{
     Adapters, ClassifierHead, Trainable, head_from_tensors, head_to_tensors, load_peft, peft_has,
     save_peft,
 };
-use hybrid_models::{Base, Pooling, Resolver, WeightFormat, open_device};
+use hybrid_models::{Base, Pooling, WeightFormat, open_device};
 use hybrid_prompts::{Prompt, Template};
 use serde::{Deserialize, Serialize};
 
@@ -23,8 +23,8 @@ use crate::HybridError;
 use crate::candidate::AdapterRecord;
 use crate::error::describe;
 use crate::local_model::LocalModel;
-use crate::open_model::open_model;
-use crate::recipe::{DataConfig, Recipe};
+use crate::open_model::{find_base, open_model};
+use crate::recipe::{BaseInit, DataConfig, Recipe, is_default};
 use crate::run_folder::write_whole;
 use crate::task::TaskSettings;
 use crate::tensors::{self, NamedTensors};
@@ -37,6 +37,9 @@ pub struct ArtifactDescription {
     pub format: u32,
     /// Folder or hub id of the base; `.` when the base lies in the artifact's own folder.
     pub base: String,
+    /// Where the base's weights come from: its files, or `seed`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub init: BaseInit,
     /// Longest input in tokens.
     pub max_length: usize,
     /// How texts are pooled when they are compared with label words.
@@ -49,7 +52,7 @@ pub struct ArtifactDescription {
     pub adapter: Option<AdapterRecord>,
     /// Where the examples of the run were.
     pub data: DataConfig,
-    /// The run's seed, by which examples were drawn.
+    /// The run's seed, by which examples were drawn, and a base that starts at random.
     pub seed: u64,
 }
 
@@ -81,6 +84,7 @@ impl ArtifactDescription {
         Self {
             format: FORMAT,
             base: recipe.base.model.clone(),
+            init: recipe.base.init,
             max_length: recipe.base.max_length,
             pooling: recipe.base.pooling,
             dtype: recipe.base.dtype,
@@ -177,10 +181,11 @@ impl Artifact {
         let device = open_device(device)?;
         let base_folder = match description.base.as_str() {
             OWN_FOLDER => folder.to_owned(),
-            name => Resolver::from_environment().resolve(name, say)?.folder,
+            name => find_base(name, description.init, say)?.folder,
         };
         let mut model = open_model(
             &base_folder,
+            (description.init, description.seed),
             description.max_length,
             description.pooling,
             description.dtype,

@@ -179,7 +179,7 @@ pub(crate) fn probabilities(
     let TaskSettings {
         labels, scoring, ..
     } = task;
-    if model.is_decoder() {
+    if model.is_language_model() {
         let scores =
             model.prompted(|model| classify_language(prompt, inputs, labels, scoring, model))?;
         return Ok(scores
@@ -214,7 +214,7 @@ pub(crate) fn score(
         return score_texts(model, prompt, task, kind, split);
     }
     let (examples, labels) = (&split.examples, &task.labels);
-    let (rows, n_cut) = if model.is_decoder() {
+    let (rows, n_cut) = if model.is_language_model() {
         let objective = Objective::Labels(&task.scoring);
         let scores =
             model.prompted(|model| score_language(prompt, examples, labels, objective, model))?;

@@ -1,9 +1,11 @@
 //! A base in this process with its tokenizer and, perhaps, a trained adapter.
 //!
-//! What can be asked of it depends on its kind: a sentence encoder embeds and classifies texts, a
-//! decoder scores and continues prompts.
+//! What can be asked of it depends on its kind: a sentence encoder embeds and classifies texts; a
+//! decoder scores and continues prompts, and so does an encoder-decoder, which reads the prompt with
+//! the one half and writes what follows it with the other.
 
 mod encoder;
+mod encoder_decoder;
 mod language;
 mod memory;
 
@@ -15,11 +17,12 @@ use burn::tensor::Device;
 use hybrid_adapters::Trainable;
 use hybrid_data::{BatchLimits, Encoding, Tokenizer};
 use hybrid_eval::{EncoderSize, TrainingPass};
-use hybrid_models::{Base, DecoderModel, Model, Pooling};
+use hybrid_models::{Base, DecoderModel, EncoderDecoder, Model, Pooling};
 use hybrid_prompts::ChatTemplate;
 
 use encoder::Kept;
 pub(crate) use encoder::host_rows;
+pub(crate) use encoder_decoder::encoding;
 pub(crate) use memory::Memory;
 
 use crate::{HybridError, interrupt, parallel};
@@ -37,6 +40,17 @@ pub(crate) enum LoadedBase {
     Encoder(Box<Model>),
     /// Continues prompts.
     Decoder(Box<DecoderModel>),
+    /// Answers prompts.
+    EncoderDecoder(Box<EncoderDecoder>),
+}
+
+/// A base that continues or answers prompts.
+#[derive(Clone, Copy)]
+pub(crate) enum LanguageBase<'m> {
+    /// Reads prompt and continuation as one sequence.
+    Decoder(&'m DecoderModel),
+    /// Reads the prompt and writes apart from it.
+    EncoderDecoder(&'m EncoderDecoder),
 }
 
 /// A base on a device with, perhaps, a trained adapter and head.
@@ -46,13 +60,13 @@ pub struct LocalModel {
     pub(crate) device: Device,
     /// How an encoder's texts are pooled when they are compared with label words.
     pub(crate) pooling: Pooling,
-    /// How a decoder was taught to read conversations.
+    /// How a language model was taught to read conversations.
     chat_template: Option<ChatTemplate>,
-    /// Most tokens of an input, with what follows it.
+    /// Most tokens of an input, with what follows it in the same context.
     max_length: usize,
     active: Option<Trainable>,
     kept: Kept,
-    /// What a decoder has answered under adapters that have a name.
+    /// What a language model has answered under adapters that have a name.
     memory: Memory,
     /// The name of the active adapters, if what they answer may be remembered.
     name: Option<String>,
@@ -68,6 +82,7 @@ impl LoadedBase {
         match self {
             Self::Encoder(model) => &**model,
             Self::Decoder(model) => &**model,
+            Self::EncoderDecoder(model) => &**model,
         }
     }
 }
@@ -103,6 +118,21 @@ impl LocalModel {
         }
     }
 
+    /// An encoder-decoder without adapter. Its prompts have at most `max_length` tokens.
+    pub fn of_encoder_decoder(
+        base: EncoderDecoder,
+        tokenizer: Tokenizer,
+        chat_template: Option<ChatTemplate>,
+        device: Device,
+        max_length: usize,
+    ) -> Self {
+        let base = LoadedBase::EncoderDecoder(Box::new(base));
+        Self {
+            chat_template,
+            ..Self::of_base(base, tokenizer, device, max_length)
+        }
+    }
+
     fn of_base(base: LoadedBase, tokenizer: Tokenizer, device: Device, max_length: usize) -> Self {
         Self {
             base,
@@ -121,9 +151,9 @@ impl LocalModel {
         }
     }
 
-    /// Whether the base continues prompts.
-    pub(crate) fn is_decoder(&self) -> bool {
-        matches!(self.base, LoadedBase::Decoder(_))
+    /// Whether the base scores and continues prompts.
+    pub(crate) fn is_language_model(&self) -> bool {
+        !matches!(self.base, LoadedBase::Encoder(_))
     }
 
     /// The encoder.
@@ -133,26 +163,32 @@ impl LocalModel {
     pub(crate) fn encoder(&self) -> &Model {
         match &self.base {
             LoadedBase::Encoder(model) => model,
-            LoadedBase::Decoder(_) => panic!("a decoder is asked for what only an encoder does"),
+            LoadedBase::Decoder(_) | LoadedBase::EncoderDecoder(_) => {
+                panic!("a language model is asked for what only an encoder does")
+            }
         }
     }
 
-    /// The decoder.
+    /// The base of a language model.
     ///
     /// # Panics
-    /// If the base is none.
-    pub(crate) fn decoder(&self) -> &DecoderModel {
+    /// If the base is an encoder.
+    pub(crate) fn language(&self) -> LanguageBase<'_> {
         match &self.base {
-            LoadedBase::Decoder(model) => model,
-            LoadedBase::Encoder(_) => panic!("an encoder is asked for what only a decoder does"),
+            LoadedBase::Decoder(model) => LanguageBase::Decoder(model),
+            LoadedBase::EncoderDecoder(model) => LanguageBase::EncoderDecoder(model),
+            LoadedBase::Encoder(_) => panic!("an encoder is asked for what it never writes"),
         }
     }
 
-    /// Number of transformer layers.
+    /// Number of transformer layers, of both stacks where there are two.
     pub(crate) fn n_layers(&self) -> usize {
         match &self.base {
             LoadedBase::Encoder(model) => model.encoder.n_layers(),
             LoadedBase::Decoder(model) => model.decoder.n_layers(),
+            LoadedBase::EncoderDecoder(model) => {
+                model.n_encoder_layers() + model.n_decoder_layers()
+            }
         }
     }
 
@@ -161,6 +197,7 @@ impl LocalModel {
         match &self.base {
             LoadedBase::Encoder(model) => model.encoder.d_model(),
             LoadedBase::Decoder(model) => model.decoder.d_model(),
+            LoadedBase::EncoderDecoder(model) => model.d_model(),
         }
     }
 
@@ -169,11 +206,12 @@ impl LocalModel {
         match &self.base {
             LoadedBase::Encoder(model) => model.encoder.max_positions(),
             LoadedBase::Decoder(model) => model.decoder.max_positions(),
+            LoadedBase::EncoderDecoder(model) => model.max_positions().unwrap_or(usize::MAX),
         }
     }
 
-    /// Runs with these adapters and head from now on, or with the bare base. A decoder's answers
-    /// are remembered under `name`; a state without a name is asked anew each time.
+    /// Runs with these adapters and head from now on, or with the bare base. A language model's
+    /// answers are remembered under `name`; a state without a name is asked anew each time.
     pub(crate) fn activate(&mut self, trainable: Option<Trainable>, name: Option<&str>) {
         self.name = match &trainable {
             Some(_) => name.map(str::to_owned),
@@ -189,7 +227,7 @@ impl LocalModel {
     }
 
     /// From now on, when the user asks to stop, reading ends with an error that names this run;
-    /// and what a decoder answers is remembered in `memory`.
+    /// and what a language model answers is remembered in `memory`.
     pub(crate) fn work_for(&mut self, run: &Path, memory: Memory) {
         self.run = Some(run.to_owned());
         self.memory = memory;
@@ -234,7 +272,9 @@ impl LocalModel {
                 };
                 size.forward_flops(rows, seq)
             }
-            LoadedBase::Decoder(_) => self.decoder_flops(n_layers, rows * seq),
+            LoadedBase::Decoder(_) | LoadedBase::EncoderDecoder(_) => {
+                self.language_flops(n_layers, rows * seq)
+            }
         }
     }
 
@@ -242,12 +282,12 @@ impl LocalModel {
     pub(crate) fn training_flops(&self, pass: TrainingPass) -> f64 {
         match &self.base {
             LoadedBase::Encoder(_) => self.size().training_flops(pass),
-            LoadedBase::Decoder(_) => {
+            LoadedBase::Decoder(_) | LoadedBase::EncoderDecoder(_) => {
                 let tokens = pass.rows * pass.seq;
                 let trained = self.n_layers().saturating_sub(pass.lowest_layer);
                 let below = if pass.cached { 0 } else { pass.lowest_layer };
                 // Forward, the gradient of the states, and that of the adapters.
-                self.decoder_flops(below + 2 * trained, tokens)
+                self.language_flops(below + 2 * trained, tokens)
                     + 6.0 * pass.adapter_parameters as f64 * tokens as f64
             }
         }

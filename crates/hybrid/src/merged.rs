@@ -11,6 +11,7 @@ use crate::HybridError;
 use crate::artifact::{self, Artifact, ArtifactDescription, OWN_FOLDER};
 use crate::candidate::AdapterRecord;
 use crate::local_model::LoadedBase;
+use crate::recipe::BaseInit;
 use crate::run_folder::{remove_unfinished_of, write_folder_whole, write_whole};
 use crate::tensors::{self, NamedTensors};
 
@@ -60,6 +61,9 @@ pub(crate) fn write(artifact: &Artifact, out: &Path) -> Result<(), HybridError> 
         (Some(trainable), LoadedBase::Decoder(base)) => {
             trainable.adapters.merge(&**base)?.named_tensors()
         }
+        (Some(trainable), LoadedBase::EncoderDecoder(base)) => {
+            trainable.adapters.merge(&**base)?.named_tensors()
+        }
     }
     .into_iter()
     .collect();
@@ -76,6 +80,7 @@ pub(crate) fn write(artifact: &Artifact, out: &Path) -> Result<(), HybridError> 
     };
     let description = ArtifactDescription {
         base: OWN_FOLDER.to_owned(),
+        init: BaseInit::Pretrained,
         adapter: artifact.description.adapter.as_ref().map(record),
         ..artifact.description.clone()
     };

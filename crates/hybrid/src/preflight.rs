@@ -40,12 +40,19 @@ pub(crate) fn check(
             ),
         );
     }
-    if !model.is_decoder() {
+    let max_tokens = recipe.generation.max_tokens;
+    if recipe.task.text_task().is_some() && max_tokens > positions {
+        faults.add(
+            "generation.max_tokens",
+            format!("{max_tokens} is more than the {positions} tokens that the base writes"),
+        );
+    }
+    if !model.is_language_model() {
         faults.check_pooling("base.pooling", model, recipe.base.pooling);
     }
     faults.expect(
         "prompt",
-        first_prompt(recipe, &data.task, model.is_decoder()),
+        first_prompt(recipe, &data.task, model.is_language_model()),
     );
     for (key, message) in shared_files(&recipe.data)? {
         faults.add(&format!("data.{key}"), message);
@@ -62,7 +69,7 @@ pub(crate) fn check(
             );
         }
     }
-    if recipe.task.text_task().is_some() && !model.is_decoder() {
+    if recipe.task.text_task().is_some() && !model.is_language_model() {
         faults.add(
             "task",
             "its answers are texts, which an encoder does not write; name a language model as base.model",

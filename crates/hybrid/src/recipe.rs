@@ -81,6 +81,9 @@ pub struct Recipe {
 pub struct BaseConfig {
     /// A folder in the Hugging Face layout, or a hub id.
     pub model: String,
+    /// Where its weights come from.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub init: BaseInit,
     /// Longest input in tokens, special tokens included; longer texts are cut on the right.
     #[serde(default = "default_max_length")]
     #[schemars(range(min = 3))]
@@ -93,12 +96,24 @@ pub struct BaseConfig {
     pub pooling: Pooling,
 }
 
+/// Where the weights of a base come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BaseInit {
+    /// Its files.
+    #[default]
+    Pretrained,
+    /// The run's seed, as before any training: of a T5, by its `config.json` alone. An adapter stage
+    /// whose method unfreezes every module trains the whole of it.
+    Random,
+}
+
 fn default_max_length() -> usize {
     128
 }
 
 /// Keys that are left as they are do not appear in the recipe of a run.
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 

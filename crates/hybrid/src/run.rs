@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use hybrid_eval::Report;
-use hybrid_models::{Resolver, open_device};
+use hybrid_models::open_device;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ use crate::artifact::{self, ArtifactDescription};
 use crate::inputs::Inputs;
 use crate::journal::{Event, Journal};
 use crate::local_model::Memory;
-use crate::open_model::open_model;
+use crate::open_model::{find_base, open_model};
 use crate::preflight;
 use crate::progress::{Progress, Show};
 use crate::recipe::{self, Recipe};
@@ -59,14 +59,15 @@ pub fn train(options: &TrainOptions) -> Result<(), HybridError> {
 
     let device = open_device(&options.device)?;
     let data = TaskData::read(recipe)?;
-    let resolved =
-        Resolver::from_environment().resolve(&recipe.base.model, &|line| progress.say(line))?;
+    let init = recipe.base.init;
+    let resolved = find_base(&recipe.base.model, init, &|line| progress.say(line))?;
     progress.say(&format!(
         "base {} from {}",
         recipe.base.model, resolved.source
     ));
     let mut model = open_model(
         &resolved.folder,
+        (init, recipe.seed),
         recipe.base.max_length,
         recipe.base.pooling,
         recipe.base.dtype,
@@ -84,7 +85,7 @@ pub fn train(options: &TrainOptions) -> Result<(), HybridError> {
         run.clear()?;
     }
     run.write_recipe(recipe)?;
-    let memory = match model.is_decoder() {
+    let memory = match model.is_language_model() {
         true => Memory::open(&run.answers())?,
         false => Memory::default(),
     };

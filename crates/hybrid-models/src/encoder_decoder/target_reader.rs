@@ -79,7 +79,7 @@ impl EncoderDecoder {
 
     /// # Errors
     /// [`ModelError::UnknownToken`].
-    fn check_input(&self, ids: &Tensor<2, Int>, seq: usize) -> Result<(), ModelError> {
+    pub(super) fn check_input(&self, ids: &Tensor<2, Int>, seq: usize) -> Result<(), ModelError> {
         let [vocab, _] = self.encoder.words.weight.dims();
         let ids = ids.to_data();
         let unknown = |(_, id): &(usize, i64)| !(0..vocab as i64).contains(id);
@@ -112,7 +112,7 @@ impl EncoderDecoder {
 
 impl Encoded {
     /// Keeps these rows in this order; a row may be kept more than once.
-    fn select(&self, rows: &[usize]) -> Self {
+    pub(super) fn select(&self, rows: &[usize]) -> Self {
         let indices: Vec<i32> = rows.iter().map(|row| *row as i32).collect();
         let indices = TensorData::new(indices, [rows.len()]);
         let indices: Tensor<1, Int> = Tensor::from_data(indices, &self.bias.device());

@@ -1,31 +1,44 @@
-//! A decoder in this process: scores and continuations of prompts.
+//! A language model in this process: scores and continuations of prompts.
 
 use std::sync::atomic::Ordering;
 
 use hybrid_data::{BatchLimits, BatchOrder, derive_seed, length_buckets};
 use hybrid_models::{
-    Decoding, Finish as TokensFinish, GenerationConfig, Hooks, NoHooks, SampleConfig,
-    ScoreRequest as TokenRequest,
+    DecoderModel, Decoding, Finish as TokensFinish, GenerationConfig, Hooks, ModelError, NoHooks,
+    SampleConfig, ScoreRequest as TokenRequest,
 };
 use hybrid_prompts::{
     ChatTemplate, ContinuationScore, Embed, Finish, GenerateOptions, Generated, LanguageModel,
     PromptError, PromptText, PromptedModel, ScoreRequest,
 };
 
-use super::{LocalModel, Memory};
+use super::{LanguageBase, LocalModel, Memory};
 use crate::{HybridError, parallel};
 
 /// Prompts whose tokens are read as one tree: what they share is read once.
 const PROMPTS: usize = 32;
 
-/// Prompts that are continued as one padded batch, and their padded tokens.
-const CONTINUED: BatchLimits = BatchLimits {
+/// Prompts that are read as one padded batch, and their padded tokens.
+pub(super) const PADDED: BatchLimits = BatchLimits {
     max_rows: 16,
     max_tokens: 4096,
 };
 
+/// Token ids to a vector.
+type EmbedIds = dyn Fn(&[i64]) -> Result<Vec<f32>, ModelError>;
+
+/// A text by which the special tokens around texts are found.
+const FRAMED: &str = "a";
+
+/// Special tokens around what follows a prompt.
+#[derive(Debug, Default)]
+pub(crate) struct Frame {
+    pub(crate) before: Vec<i64>,
+    pub(crate) after: Vec<i64>,
+}
+
 impl LocalModel {
-    /// Does `work` with the decoder behind its memory: what it has answered before under the
+    /// Does `work` with the language model behind its memory: what it has answered before under the
     /// active adapters is not asked again, and new answers are kept. Tokens are counted as if
     /// nothing had been known, so that a resumed run counts what an uninterrupted one does.
     ///
@@ -63,7 +76,7 @@ impl LocalModel {
         Ok(result?)
     }
 
-    fn hooks(&self) -> &dyn Hooks {
+    pub(super) fn hooks(&self) -> &dyn Hooks {
         match self.active() {
             Some(trainable) => &trainable.adapters,
             None => &NoHooks,
@@ -76,33 +89,86 @@ impl LocalModel {
     pub(crate) fn prompt_ids(&self, prompt: &PromptText) -> Result<Vec<i64>, HybridError> {
         let mut ids = self.ids(&prompt.whole(), !prompt.has_special_tokens)?;
         if ids.is_empty() {
-            ids.push(self.decoder().eos_ids().first().copied().unwrap_or(0));
+            ids.push(self.end_ids().first().copied().unwrap_or(0));
         }
         Ok(ids)
     }
 
-    /// The tokens of what follows a prompt.
+    /// The tokens of what follows a prompt. What an encoder-decoder writes is a text of its own: no
+    /// space parts it from the prompt.
     pub(crate) fn continuation_ids(&self, text: &str) -> Result<Vec<i64>, HybridError> {
-        self.ids(text, false)
+        match self.language() {
+            LanguageBase::Decoder(_) => self.ids(text, false),
+            LanguageBase::EncoderDecoder(_) => self.ids(text.trim_start(), false),
+        }
     }
 
-    fn ids(&self, text: &str, add_special_tokens: bool) -> Result<Vec<i64>, HybridError> {
+    /// The tokens of what follows a prompt and ends there, as they are learned.
+    pub(crate) fn wanted_ids(&self, text: &str) -> Result<Vec<i64>, HybridError> {
+        let frame = self.frame()?;
+        let ids = self.continuation_ids(text)?;
+        Ok([frame.before, ids, frame.after].concat())
+    }
+
+    /// The special tokens around what follows a prompt: none and one that ends the text for a
+    /// decoder, the tokenizer's own for an encoder-decoder.
+    pub(crate) fn frame(&self) -> Result<Frame, HybridError> {
+        let end = self.end_ids().first().copied();
+        let mut frame = Frame::default();
+        if let LanguageBase::EncoderDecoder(_) = self.language() {
+            let (bare, whole) = (self.ids(FRAMED, false)?, self.ids(FRAMED, true)?);
+            let windows = &mut whole.windows(bare.len().max(1));
+            if let Some(place) = windows.position(|window| window == bare) {
+                frame.before = whole[..place].to_vec();
+                frame.after = whole[place + bare.len()..].to_vec();
+            }
+        }
+        if !frame.after.iter().any(|id| self.end_ids().contains(id)) {
+            frame.after.extend(end);
+        }
+        Ok(frame)
+    }
+
+    /// The tokens that end what the language model writes.
+    fn end_ids(&self) -> &[i64] {
+        match self.language() {
+            LanguageBase::Decoder(model) => model.eos_ids(),
+            LanguageBase::EncoderDecoder(model) => &model.tokens().end,
+        }
+    }
+
+    pub(super) fn ids(
+        &self,
+        text: &str,
+        add_special_tokens: bool,
+    ) -> Result<Vec<i64>, HybridError> {
         let ids = self.tokenizer.ids(text, add_special_tokens)?;
         Ok(ids.into_iter().map(i64::from).collect())
     }
 
     /// Embeds texts by the mean of the bare base's last hidden states.
     fn embedder(&self) -> Box<Embed<'static>> {
-        let (model, tokenizer) = (self.decoder().clone(), self.tokenizer.clone());
+        let embed: Box<EmbedIds> = match self.language() {
+            LanguageBase::Decoder(model) => {
+                let model = model.clone();
+                Box::new(move |ids| model.embed(ids, &NoHooks))
+            }
+            LanguageBase::EncoderDecoder(model) => {
+                let model = model.clone();
+                Box::new(move |ids| model.embed(ids, &NoHooks))
+            }
+        };
+        let tokenizer = self.tokenizer.clone();
+        // An input without content still is somewhere.
+        let end = self.end_ids().first().copied().unwrap_or(0);
         Box::new(move |texts| {
             let embed = |text: &String| -> Result<Vec<f32>, HybridError> {
                 let ids = tokenizer.ids(text, true)?;
                 let mut ids: Vec<i64> = ids.into_iter().map(i64::from).collect();
                 if ids.is_empty() {
-                    // An input without content still is somewhere.
-                    ids.push(model.eos_ids().first().copied().unwrap_or(0));
+                    ids.push(end);
                 }
-                Ok(model.embed(&ids, &NoHooks)?)
+                Ok(embed(&ids)?)
             };
             let vectors = texts.iter().map(embed).collect::<Result<Vec<_>, _>>();
             vectors.map_err(|error| PromptError::model(texts.len(), error))
@@ -110,21 +176,25 @@ impl LocalModel {
     }
 
     /// Estimated operations of a pass of `n_layers` layers over some tokens: twice the weights that
-    /// multiply each of them. Attention and the output layer are left out.
-    pub(crate) fn decoder_flops(&self, n_layers: usize, tokens: usize) -> f64 {
-        let decoder = &self.decoder().decoder;
-        let embeddings = decoder.vocab_size() * decoder.d_model();
+    /// multiply each of them. Attention and the output layer are left out. A token passes one of an
+    /// encoder-decoder's two stacks, which count as equal.
+    pub(crate) fn language_flops(&self, n_layers: usize, tokens: usize) -> f64 {
+        let (vocab, n_stacks) = match self.language() {
+            LanguageBase::Decoder(model) => (model.decoder.vocab_size(), 1.0),
+            LanguageBase::EncoderDecoder(model) => (model.vocab_size(), 2.0),
+        };
+        let embeddings = vocab * self.d_model();
         let layers = self
             .base
             .as_base()
             .n_parameters()
             .saturating_sub(embeddings);
-        2.0 * layers as f64 * n_layers as f64 / decoder.n_layers() as f64 * tokens as f64
+        2.0 * layers as f64 * n_layers as f64 / self.n_layers() as f64 * tokens as f64 / n_stacks
     }
 
     fn count_read(&mut self, tokens: u64) {
         self.tokens.fetch_add(tokens, Ordering::Relaxed);
-        let flops = self.decoder_flops(self.n_layers(), tokens as usize);
+        let flops = self.language_flops(self.n_layers(), tokens as usize);
         self.count_flops(flops);
     }
 
@@ -143,6 +213,29 @@ impl LocalModel {
         requests: &[ScoreRequest],
     ) -> Result<Vec<Vec<ContinuationScore>>, HybridError> {
         self.check_interrupt()?;
+        let log_probs = match self.language() {
+            LanguageBase::Decoder(model) => self.score_continuations(model, requests)?,
+            LanguageBase::EncoderDecoder(model) => self.score_targets(model, requests)?,
+        };
+        let mut log_probs = log_probs.into_iter();
+        let row = |request: &ScoreRequest| {
+            let scores = log_probs.by_ref().take(request.continuations.len());
+            scores
+                .map(|tokens| ContinuationScore {
+                    log_probability: tokens.iter().map(|value| f64::from(*value)).sum(),
+                    n_tokens: tokens.len(),
+                })
+                .collect()
+        };
+        Ok(requests.iter().map(row).collect())
+    }
+
+    /// The log-probabilities of the tokens of all continuations.
+    fn score_continuations(
+        &self,
+        model: &DecoderModel,
+        requests: &[ScoreRequest],
+    ) -> Result<Vec<Vec<f32>>, HybridError> {
         let mut sequences: Vec<(Vec<i64>, usize)> = Vec::new();
         for request in requests {
             let prompt = self.prompt_ids(&request.prompt)?;
@@ -159,18 +252,7 @@ impl LocalModel {
                 n_context: *n_context,
             })
             .collect();
-        let scores = self.decoder().score(&asked, self.hooks())?;
-        let mut log_probs = scores.log_probs.into_iter();
-        let row = |request: &ScoreRequest| {
-            let scores = log_probs.by_ref().take(request.continuations.len());
-            scores
-                .map(|tokens| ContinuationScore {
-                    log_probability: tokens.iter().map(|value| f64::from(*value)).sum(),
-                    n_tokens: tokens.len(),
-                })
-                .collect()
-        };
-        Ok(requests.iter().map(row).collect())
+        Ok(model.score(&asked, self.hooks())?.log_probs)
     }
 
     fn generate_all(
@@ -182,17 +264,18 @@ impl LocalModel {
             .iter()
             .map(|prompt| self.prompt_ids(prompt))
             .collect::<Result<_, _>>()?;
-        let lengths: Vec<usize> = ids
-            .iter()
-            .map(|ids| ids.len() + options.max_tokens)
-            .collect();
+        let following = match self.continues_context() {
+            true => options.max_tokens,
+            false => 0,
+        };
+        let lengths: Vec<usize> = ids.iter().map(|ids| ids.len() + following).collect();
         // What is drawn for a prompt must not depend on the prompts beside it.
         let limits = match options.temperature > 0.0 {
             true => BatchLimits {
                 max_rows: 1,
-                ..CONTINUED
+                ..PADDED
             },
-            false => CONTINUED,
+            false => PADDED,
         };
         let batches = length_buckets(&lengths, limits, BatchOrder::Sorted);
         let generated = parallel::try_map(&batches, self.threads(), |rows| {
@@ -228,9 +311,15 @@ impl LocalModel {
                 }
             }
         };
-        let generated = self
-            .decoder()
-            .generate(prompts, &config, self.hooks(), &mut ends)?;
+        let generated = match self.language() {
+            LanguageBase::Decoder(model) => {
+                model.generate(prompts, &config, self.hooks(), &mut ends)?
+            }
+            LanguageBase::EncoderDecoder(model) => {
+                let batch = self.input_batch(prompts)?;
+                model.generate(&batch, &config, self.hooks(), &mut ends)?
+            }
+        };
         if let Some(error) = failed {
             return Err(error);
         }
@@ -266,7 +355,7 @@ impl LocalModel {
         };
         GenerationConfig {
             max_new_tokens: options.max_tokens,
-            eos_ids: self.decoder().eos_ids().to_vec(),
+            eos_ids: self.end_ids().to_vec(),
             decoding,
             repetition_penalty: options.repetition_penalty,
             processors: Vec::new(),
@@ -315,6 +404,10 @@ impl LanguageModel for LocalModel {
         self.max_length
             .min(self.max_positions())
             .saturating_sub(special)
+    }
+
+    fn continues_context(&self) -> bool {
+        matches!(self.language(), LanguageBase::Decoder(_))
     }
 
     fn chat_template(&self) -> Option<&ChatTemplate> {

@@ -19,12 +19,12 @@ pub(super) fn check(
     data: &TaskData,
     model: &LocalModel,
 ) {
-    match model.is_decoder() {
+    match model.is_language_model() {
         true => refuse_parts_for_encoders(faults, key, config),
         false => faults.check_pooling(&format!("{key}.head.pooling"), model, config.head.pooling),
     }
     // A search may find another prompt to start at, of which there are tokens all the same.
-    let adapters = first_prompt(recipe, &data.task, model.is_decoder())
+    let adapters = first_prompt(recipe, &data.task, model.is_language_model())
         .and_then(|prompt| soft_start::methods(config, model, data, &prompt))
         .and_then(|methods| {
             Ok(Adapters::init(
@@ -49,7 +49,7 @@ pub(super) fn check(
     };
     let trainable = Trainable {
         adapters,
-        head: (!model.is_decoder()).then(head),
+        head: (!model.is_language_model()).then(head),
     };
     // An updater names its first fault, so each part is tried alone.
     let plain = AdapterStage {

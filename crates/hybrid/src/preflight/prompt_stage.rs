@@ -31,12 +31,12 @@ pub(super) fn check(
             sound.templates.push(template.clone());
         }
     }
-    if !model.is_decoder() {
+    if !model.is_language_model() {
         refuse_parts_for_language_models(faults, key, config);
     } else if config.formats.contains(&PromptFormat::Chat) && model.chat_template().is_none() {
         faults.add(&format!("{key}.formats"), "the model has no chat template");
     }
-    let space = match model.is_decoder() {
+    let space = match model.is_language_model() {
         true => language_space(recipe, data, &sound),
         false => space(recipe, data, &sound),
     };

@@ -36,7 +36,7 @@ pub(crate) fn train(
         flops: progressed.flops,
     });
     let mut meter = StageMeter::new(context.model, carried);
-    let head = (!context.model.is_decoder()).then(|| config.head.config());
+    let head = (!context.model.is_language_model()).then(|| config.head.config());
     let start = start(context, config, head.as_ref(), parent)?;
     let n_layers = context.model.n_layers();
     let head_alone = config.methods.is_empty();
@@ -81,7 +81,7 @@ fn rows(
     config: &AdapterStage,
     prompt: &Prompt,
 ) -> Result<(Vec<Encoding>, Targets), HybridError> {
-    if context.model.is_decoder() {
+    if context.model.is_language_model() {
         return language::rows(context, prompt);
     }
     let data = context.data;

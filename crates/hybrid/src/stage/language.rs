@@ -8,7 +8,7 @@ use hybrid_prompts::{Prompt, PromptError, PromptText, continuation};
 use super::Context;
 use super::pass::Targets;
 use crate::HybridError;
-use crate::local_model::LocalModel;
+use crate::local_model::{LocalModel, encoding};
 
 /// The prompts of the fit examples as tokens, with the classes of their label words, or with the
 /// wanted texts behind them.
@@ -38,7 +38,7 @@ fn labels(
         tokens.push(first_tokens(model, &before, prompt.words_of(label))?);
     }
     refuse_shared(prompt, labels, &tokens)?;
-    let encoding = |text: &PromptText| Ok(encoding(model.prompt_ids(text)?));
+    let encoding = |text: &PromptText| Ok(encoding(&model.prompt_ids(text)?));
     let encodings = texts
         .iter()
         .map(encoding)
@@ -63,24 +63,14 @@ fn wanted_texts(
     }
     let texts = prompt_texts(context, prompt, &following)?;
     let model = &*context.model;
-    let end = model.decoder().eos_ids().first().copied();
     let (mut encodings, mut begins) = (Vec::new(), Vec::new());
     for (text, wanted) in texts.iter().zip(wanted) {
         let mut ids = model.prompt_ids(text)?;
         begins.push(ids.len());
-        ids.extend(model.continuation_ids(&continuation(&text.whole(), wanted))?);
-        ids.extend(end);
-        encodings.push(encoding(ids));
+        ids.extend(model.wanted_ids(&continuation(&text.whole(), wanted))?);
+        encodings.push(encoding(&ids));
     }
     Ok((encodings, Targets::Tokens(begins)))
-}
-
-fn encoding(ids: Vec<i64>) -> Encoding {
-    let id = |id| u32::try_from(id).expect("ids of a vocabulary are small");
-    Encoding {
-        type_ids: vec![0; ids.len()],
-        ids: ids.into_iter().map(id).collect(),
-    }
 }
 
 /// The prompt's texts for the fit examples, each short enough for so many tokens to follow it.

@@ -9,17 +9,18 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Int, Tensor, TensorData};
 use hybrid_adapters::Trainable;
 use hybrid_data::Encoding;
-use hybrid_models::Hooks;
+use hybrid_models::{DecoderModel, EncoderBatch, EncoderDecoder, Hooks, IGNORED};
 use hybrid_optim::{cross_entropy_sum, with_margin};
 
 use super::prefix::{Lower, Prefix};
 use crate::HybridError;
-use crate::local_model::LocalModel;
+use crate::local_model::{LanguageBase, LocalModel};
 use crate::recipe::AdapterStage;
 
 /// What is trained on.
 pub(super) struct Input {
-    /// The rendered rows as tokens; of a language model's row, prompt and wanted text.
+    /// The rendered rows as tokens; of a language model's row, prompt and wanted text, which an
+    /// encoder-decoder reads apart.
     pub(super) encodings: Vec<Encoding>,
     pub(super) targets: Targets,
     /// The lowest layer that is trained.
@@ -151,11 +152,12 @@ impl Pass<'_> {
         Ok(head.forward(pooled))
     }
 
-    /// The last hidden states of a language model, and how many places of each row come before its
+    /// The last hidden states of a decoder, and how many places of each row come before its
     /// tokens.
     fn decoder_states(
         &self,
         model: &LocalModel,
+        base: &DecoderModel,
         trainable: &Trainable,
         piece: &Piece,
         hooks: &dyn Hooks,
@@ -166,9 +168,9 @@ impl Pass<'_> {
         let [_, seq] = batch.input_ids.dims();
         let lower = match prefix.lower(model, encodings, rows, &trainable.adapters)? {
             Lower::Hidden(hidden) => hidden,
-            Lower::Pooled(_) => unreachable!("a language model's states are not pooled"),
+            Lower::Pooled(_) => unreachable!("a decoder's states are not pooled"),
         };
-        let hidden = prefix.upper_of_decoder(model, lower, &batch, hooks)?;
+        let hidden = prefix.upper_of_decoder(base, lower, &batch, hooks)?;
         let n_virtual = hidden.dims()[1] - seq;
         Ok((hidden, n_virtual))
     }
@@ -184,13 +186,19 @@ impl Pass<'_> {
         tokens: &[Vec<i32>],
         hooks: &dyn Hooks,
     ) -> Result<Tensor<2>, HybridError> {
-        let (hidden, n_virtual) = self.decoder_states(model, trainable, piece, hooks)?;
-        let [_, seq, _] = hidden.dims();
-        let last = |(place, row): (usize, &usize)| {
-            place * seq + n_virtual + self.input.encodings[*row].len() - 1
+        let logits = match model.language() {
+            LanguageBase::Decoder(base) => {
+                let (hidden, n_virtual) =
+                    self.decoder_states(model, base, trainable, piece, hooks)?;
+                let [_, seq, _] = hidden.dims();
+                let last = |(place, row): (usize, &usize)| {
+                    place * seq + n_virtual + self.input.encodings[*row].len() - 1
+                };
+                let places: Vec<usize> = piece.rows.iter().enumerate().map(last).collect();
+                base.logits_at(hidden, &places, hooks)?
+            }
+            LanguageBase::EncoderDecoder(base) => self.first_logits(model, base, piece, hooks)?,
         };
-        let places: Vec<usize> = piece.rows.iter().enumerate().map(last).collect();
-        let logits = model.decoder().logits_at(hidden, &places, hooks)?;
         let class = |words: &Vec<i32>| {
             let ids = TensorData::new(words.clone(), [words.len()]);
             let ids: Tensor<1, Int> = Tensor::from_data(ids, &model.device);
@@ -213,18 +221,67 @@ impl Pass<'_> {
         begins: &[usize],
         hooks: &dyn Hooks,
     ) -> Result<(Tensor<2>, Vec<i32>), HybridError> {
-        let (hidden, n_virtual) = self.decoder_states(model, trainable, piece, hooks)?;
-        let [_, seq, _] = hidden.dims();
-        let (mut places, mut targets) = (Vec::new(), Vec::new());
-        for (place, row) in piece.rows.iter().enumerate() {
-            let ids = &self.input.encodings[*row].ids;
-            for (index, id) in ids.iter().enumerate().skip(begins[*row]) {
-                places.push(place * seq + n_virtual + index - 1);
-                targets.push(*id as i32);
+        let wanted = |row: &usize| &self.input.encodings[*row].ids[begins[*row]..];
+        let targets = piece.rows.iter().flat_map(wanted);
+        let targets: Vec<i32> = targets.map(|id| *id as i32).collect();
+        let base = match model.language() {
+            LanguageBase::Decoder(base) => base,
+            LanguageBase::EncoderDecoder(base) => {
+                let (batch, labels) = self.inputs_and_labels(model, piece, begins)?;
+                let (logits, _) = base.target_logits(&batch, &labels, hooks)?;
+                return Ok((logits, targets));
             }
+        };
+        let (hidden, n_virtual) = self.decoder_states(model, base, trainable, piece, hooks)?;
+        let [_, seq, _] = hidden.dims();
+        let mut places = Vec::with_capacity(targets.len());
+        for (place, row) in piece.rows.iter().enumerate() {
+            let wanted = begins[*row]..self.input.encodings[*row].len();
+            places.extend(wanted.map(|index| place * seq + n_virtual + index - 1));
         }
-        let logits = model.decoder().logits_at(hidden, &places, hooks)?;
-        Ok((logits, targets))
+        Ok((base.logits_at(hidden, &places, hooks)?, targets))
+    }
+
+    /// An encoder-decoder's logits of the first token that is not given.
+    fn first_logits(
+        &self,
+        model: &LocalModel,
+        base: &EncoderDecoder,
+        piece: &Piece,
+        hooks: &dyn Hooks,
+    ) -> Result<Tensor<2>, HybridError> {
+        let encoded = base.encode(&model.batch(&self.input.encodings, &piece.rows), hooks)?;
+        let given = [vec![base.tokens().start], model.frame()?.before].concat();
+        let (n_rows, n_given) = (piece.rows.len(), given.len());
+        let ids = TensorData::new(given.repeat(n_rows), [n_rows, n_given]);
+        let ids = Tensor::from_data(ids, &model.device);
+        let hidden = base.decode(&ids, &encoded, None, hooks)?;
+        let [_, seq, _] = hidden.dims();
+        let places: Vec<usize> = (1..=n_rows).map(|row| row * seq - 1).collect();
+        Ok(base.logits_at(hidden, &places, hooks))
+    }
+
+    /// What an encoder-decoder reads and what it is to write.
+    fn inputs_and_labels(
+        &self,
+        model: &LocalModel,
+        piece: &Piece,
+        begins: &[usize],
+    ) -> Result<(EncoderBatch, Tensor<2, Int>), HybridError> {
+        let (mut inputs, mut wanted) = (Vec::new(), Vec::new());
+        for row in &piece.rows {
+            let ids = self.input.encodings[*row].ids.iter();
+            let mut ids: Vec<i64> = ids.map(|id| i64::from(*id)).collect();
+            wanted.push(ids.split_off(begins[*row]));
+            inputs.push(ids);
+        }
+        let seq = wanted.iter().map(Vec::len).max().unwrap_or(0);
+        for ids in &mut wanted {
+            ids.resize(seq, IGNORED);
+        }
+        let labels = TensorData::new(wanted.concat(), [inputs.len(), seq]);
+        let labels = Tensor::from_data(labels, &model.device);
+        Ok((model.input_batch(&inputs)?, labels))
     }
 }
 

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{Tensor, TensorData};
 use hybrid_data::{BatchOrder, Encoding, length_buckets};
-use hybrid_models::{DecoderBatch, EncoderBatch, Hooks, Pooling};
+use hybrid_models::{DecoderBatch, DecoderModel, EncoderBatch, Hooks, Pooling};
 
 use crate::HybridError;
-use crate::local_model::{INFERENCE, LocalModel, host_rows};
+use crate::local_model::{INFERENCE, LoadedBase, LocalModel, host_rows};
 
 /// Bytes that kept values may take.
 const MAX_BYTES: usize = 256 << 20;
@@ -50,7 +50,7 @@ pub(crate) enum Lower {
 
 impl Prefix {
     /// Plans the first `layers` layers over all rows. Nothing is kept when that saves nothing or
-    /// takes too much memory. With `pooling`, and when all layers are frozen, pooled vectors are
+    /// takes too much memory, nor of an encoder-decoder. With `pooling`, and when all layers are frozen, pooled vectors are
     /// kept; hidden states are not when adapters put something in front of them (`in_front`).
     ///
     /// Counts the work of all rows, which is done once however often a run is resumed.
@@ -63,6 +63,11 @@ impl Prefix {
     ) -> Self {
         let d_model = model.d_model();
         let pooling = pooling.filter(|_| layers == model.n_layers());
+        // The layers of two stacks are no chain over one sequence.
+        let layers = match &model.base {
+            LoadedBase::EncoderDecoder(_) => 0,
+            LoadedBase::Encoder(_) | LoadedBase::Decoder(_) => layers,
+        };
         let lengths: Vec<usize> = encodings.iter().map(Encoding::len).collect();
         let vectors = match pooling {
             Some(_) => encodings.len(),
@@ -196,12 +201,12 @@ impl Prefix {
     /// As [`hybrid_models::Decoder::begin`].
     pub(crate) fn upper_of_decoder(
         &self,
-        model: &LocalModel,
+        base: &DecoderModel,
         hidden: Tensor<3>,
         batch: &EncoderBatch,
         hooks: &dyn Hooks,
     ) -> Result<Tensor<3>, HybridError> {
-        let decoder = &model.decoder().decoder;
+        let decoder = &base.decoder;
         let (_, attention) = decoder.begin(&to_decoder_batch(batch), None, hooks)?;
         let hidden = (self.layers..decoder.n_layers()).fold(hidden, |hidden, index| {
             decoder.layer(index, hidden, &attention, None, hooks)
@@ -216,8 +221,8 @@ fn first_layers(
     layers: usize,
     hooks: &dyn Hooks,
 ) -> Result<Tensor<3>, HybridError> {
-    if model.is_decoder() {
-        let decoder = &model.decoder().decoder;
+    if let LoadedBase::Decoder(base) = &model.base {
+        let decoder = &base.decoder;
         let (embedded, attention) = decoder.begin(&to_decoder_batch(batch), None, hooks)?;
         return Ok((0..layers).fold(embedded, |hidden, index| {
             decoder.layer(index, hidden, &attention, None, hooks)

@@ -40,7 +40,7 @@ pub(crate) fn run(
 ) -> Result<Searched, HybridError> {
     let meter = StageMeter::new(context.model, Spent::default());
     let data = context.data;
-    let space = match context.model.is_decoder() {
+    let space = match context.model.is_language_model() {
         true => language_space(context.recipe, data, config)?,
         false => space(context.recipe, data, config)?,
     };
@@ -66,7 +66,7 @@ pub(crate) fn run(
         failed: None,
     };
     watch.progress.begin(&config.name, 0, 1);
-    let found = if context.model.is_decoder() {
+    let found = if context.model.is_language_model() {
         let language = LanguageSearch {
             request,
             objective: match data.task.kind.text_task() {
@@ -121,7 +121,7 @@ fn search_criterion(context: &Context<'_>, criterion: Criterion) -> SearchCriter
     let by_log_loss = match context.data.task.kind.text_task() {
         // Not `choose_by` for an encoder: fit is larger than select, and by log-loss the default
         // recipe comes out lower on the report split (87.0 % against 87.4 %).
-        None => context.model.is_decoder() && criterion.choose_by == ChooseBy::LogLoss,
+        None => context.model.is_language_model() && criterion.choose_by == ChooseBy::LogLoss,
         // The probability of the wanted text is all that is asked.
         Some(_) => true,
     };
