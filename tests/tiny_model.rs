@@ -107,8 +107,8 @@ fn llama_weights() -> Weights {
     weights
 }
 
-/// The configuration of a small T5 whose output layer is a matrix of its own.
-fn t5_config() -> Value {
+/// The configuration of a small T5.
+fn t5_config(tied: bool) -> Value {
     json!({
         "architectures": ["T5ForConditionalGeneration"],
         "model_type": "t5",
@@ -122,7 +122,7 @@ fn t5_config() -> Value {
         "relative_attention_max_distance": 16,
         "vocab_size": VOCABULARY,
         "feed_forward_proj": "relu",
-        "tie_word_embeddings": false,
+        "tie_word_embeddings": tied,
         "decoder_start_token_id": 0,
         "pad_token_id": 0,
         "eos_token_id": 3,
@@ -132,16 +132,18 @@ fn t5_config() -> Value {
 /// Writes a small T5 and its tokenizer into a new folder. As for a BART, targets begin with a
 /// special token, too.
 pub(crate) fn write_t5(folder: &Path, words: &[&str]) {
-    write_untrained_t5(folder, words);
+    std::fs::create_dir(folder).unwrap();
+    std::fs::write(folder.join("config.json"), t5_config(false).to_string()).unwrap();
     let tokenizer = tokenizer(words).to_string();
     std::fs::write(folder.join("tokenizer.json"), tokenizer).unwrap();
     save(&folder.join("model.safetensors"), &t5_weights());
 }
 
-/// Writes the configuration and the tokenizer of a small T5 into a new folder.
+/// Writes the configuration and the tokenizer of a small T5, whose output layer is tied, into a new
+/// folder.
 pub(crate) fn write_untrained_t5(folder: &Path, words: &[&str]) {
     std::fs::create_dir(folder).unwrap();
-    std::fs::write(folder.join("config.json"), t5_config().to_string()).unwrap();
+    std::fs::write(folder.join("config.json"), t5_config(true).to_string()).unwrap();
     let mut tokenizer = tokenizer(words);
     let single = tokenizer["post_processor"]["single"].as_array_mut();
     single.unwrap().remove(0);

@@ -127,8 +127,9 @@ pub struct LayerTable {
 #[derive(Debug, Clone)]
 pub(crate) struct KeyedLayer {
     pub(crate) layer: Layer,
-    /// `None` when the tensor is another layer's (a tied output layer).
     pub(crate) weight_key: Option<String>,
+    /// Whether the weight is another layer's, and not stored: a tied output layer.
+    pub(crate) tied: bool,
     pub(crate) bias_key: Option<String>,
     /// Whether the checkpoint has a linear weight as `[d_in, d_out]`.
     pub(crate) input_first: bool,
@@ -151,6 +152,7 @@ impl LayerTable {
             keyed[index] = Some(KeyedLayer {
                 layer,
                 weight_key: None,
+                tied: false,
                 bias_key: None,
                 input_first: false,
             });
@@ -185,7 +187,7 @@ impl LayerTable {
     /// Number of weights, tied ones counted once.
     pub fn n_parameters(&self) -> usize {
         let size = |keyed: &KeyedLayer| {
-            let weight = match &keyed.weight_key {
+            let weight = match keyed.stored_key() {
                 Some(_) => keyed.n_values(),
                 None => 0,
             };
@@ -199,8 +201,8 @@ impl LayerTable {
     pub fn named_tensors(&self) -> Vec<(String, TensorData)> {
         let mut named = Vec::new();
         for keyed in self.layers.iter().flatten() {
-            if let Some(key) = &keyed.weight_key {
-                named.push((key.clone(), keyed.stored_weight()));
+            if let Some(key) = keyed.stored_key() {
+                named.push((key.to_owned(), keyed.stored_weight()));
             }
             let bias = keyed.layer.bias().map(Tensor::to_data);
             named.extend(keyed.bias_key.clone().zip(bias));
@@ -233,6 +235,12 @@ impl LayerTable {
         for place in places {
             place.replace_if_same_site(&layer);
         }
+        // A tied layer keeps its weight when either of the two gets another one: from then on it has
+        // a weight of its own.
+        let is_table = matches!(layer, Layer::Embedding(_));
+        for keyed in self.layers.iter_mut().flatten() {
+            keyed.tied &= !is_table && keyed.layer.site() != site;
+        }
         if let Some(keyed) = &mut self.layers[site.index()] {
             keyed.layer = layer;
         }
@@ -241,6 +249,11 @@ impl LayerTable {
 }
 
 impl KeyedLayer {
+    /// The key of the weight, if it is stored.
+    fn stored_key(&self) -> Option<&str> {
+        self.weight_key.as_deref().filter(|_| !self.tied)
+    }
+
     /// Number of values of the weight.
     fn n_values(&self) -> usize {
         match &self.layer {

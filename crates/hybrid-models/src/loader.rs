@@ -106,6 +106,7 @@ impl<'a> Loader<'a> {
         self.layers.push(Some(KeyedLayer {
             layer,
             weight_key,
+            tied: false,
             bias_key,
             input_first,
         }));
@@ -212,7 +213,7 @@ impl<'a> Loader<'a> {
             false => Some(self.matrix(&weight_key, [vocab, d_model])?),
         };
         let own = own.filter(|own| !tied || !own.is_same(&words.weight));
-        let weight_key = own.is_some().then_some(weight_key);
+        let is_tied = own.is_none();
         let weight = own.unwrap_or_else(|| words.weight.clone());
         let bias = match bias_key {
             Some(key) => Some(self.tensor(key, [vocab])?),
@@ -224,7 +225,11 @@ impl<'a> Loader<'a> {
             bias,
         };
         let bias_key = bias_key.map(str::to_owned);
-        self.keep(Layer::Linear(linear.clone()), weight_key, bias_key, false);
+        let layer = Layer::Linear(linear.clone());
+        self.keep(layer, Some(weight_key), bias_key, false);
+        if let Some(Some(kept)) = self.layers.last_mut() {
+            kept.tied = is_tied;
+        }
         Ok(linear)
     }
 
