@@ -6,6 +6,7 @@
 mod encoder;
 mod language;
 mod memory;
+mod passages;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use hybrid_prompts::ChatTemplate;
 use encoder::Kept;
 pub(crate) use encoder::host_rows;
 pub(crate) use memory::Memory;
+pub(crate) use passages::SpanLogits;
 
 use crate::{HybridError, interrupt, parallel};
 

@@ -5,6 +5,7 @@
 
 mod check;
 mod load;
+mod passages;
 mod places;
 mod set;
 mod stages;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 pub use check::{Fault, RecipeFaults};
 pub use load::{RecipeError, load, load_resolved, schema};
 pub(crate) use load::{RecipeFile, load_file};
+pub use passages::PassageConfig;
 pub(crate) use places::Places;
 pub use stages::{AdapterStage, HeadInit, HeadStage, PromptStage, StageConfig};
 pub use task::{Metric, Task};
@@ -61,6 +63,9 @@ pub struct Recipe {
     /// How a language model writes answers that are texts.
     #[serde(default, skip_serializing_if = "is_default")]
     pub generation: GenerateOptions,
+    /// How an encoder that answers questions reads passages.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub passages: PassageConfig,
     /// Also score all other candidates on the report split, and compare the winner with them there.
     #[serde(default, skip_serializing_if = "is_default")]
     pub compare_on_report: bool,
@@ -95,7 +100,7 @@ fn default_max_length() -> usize {
 }
 
 /// Keys that are left as they are do not appear in the recipe of a run.
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 

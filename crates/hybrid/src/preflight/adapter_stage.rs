@@ -1,12 +1,13 @@
 //! What would make an adapter stage fail: what it trains and its update rule are built once.
 
-use hybrid_adapters::{Adapters, ClassifierHead, Trainable};
+use hybrid_adapters::{Adapters, ClassifierHead, SpanHead, Trainable};
 use hybrid_optim::{OptimError, OptimizerConfig, ScheduleConfig, Updater};
 
-use super::Faults;
+use super::{Faults, span_task};
 use crate::error::describe;
 use crate::local_model::LocalModel;
 use crate::recipe::{AdapterStage, HeadStage};
+use crate::spans;
 use crate::task::TaskData;
 
 pub(super) fn check(
@@ -16,8 +17,10 @@ pub(super) fn check(
     data: &TaskData,
     model: &LocalModel,
 ) {
+    let asks_spans = spans::are_asked(data.task.kind, model);
     match model.is_decoder() {
         true => refuse_parts_for_encoders(faults, key, config),
+        false if asks_spans => span_task::check_stage(faults, key, config),
         false => faults.check_pooling(&format!("{key}.head.pooling"), model, config.head.pooling),
     }
     let adapters = Adapters::init(&config.methods, model.base.as_base(), 0, &model.device);
@@ -36,7 +39,8 @@ pub(super) fn check(
     };
     let trainable = Trainable {
         adapters,
-        head: (!model.is_decoder()).then(head),
+        head: (!model.is_decoder() && !asks_spans).then(head),
+        span_head: asks_spans.then(|| SpanHead::init(model.d_model(), 0, &model.device)),
     };
     // An updater names its first fault, so each part is tried alone.
     let plain = AdapterStage {
