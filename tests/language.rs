@@ -164,3 +164,26 @@ fn label_words_that_begin_alike_are_refused() {
         "\"card_lost\" (lost, wallet) and \"cash_fee\" (lost money) begin with the same token";
     assert!(said.contains(expected), "{said}");
 }
+
+/// A soft prompt that starts at the searched prompt is trained together with LoRA, and both are
+/// stored and loaded together.
+#[test]
+fn a_soft_prompt_starts_at_the_searched_prompt() {
+    let task = TinyTask::language();
+    let soft = "methods = [{ method = \"prompt_tuning\", num_virtual_tokens = 4 }, ";
+    task.edit_recipe("methods = [", soft);
+    task.edit_recipe("epochs = 10", "epochs = 10\nstart_at_prompt = true");
+    task.train("a").assert().success();
+    let report = report(&task, "a");
+    let adapter = &candidate(&report, "1-lora")["adapter"]["methods"];
+    let ids = adapter[0]["init_token_ids"].as_array().unwrap();
+    assert!(ids.len() >= 4, "{adapter:#}");
+    assert_eq!(adapter[1]["method"], "lora");
+    let select = |id: &str| {
+        candidate(&report, id)["select"]["accuracy"]
+            .as_f64()
+            .unwrap()
+    };
+    assert!(select("1-lora") > select("baseline"), "{report:#}");
+    assert_eq!(evaluated(&task, "a")["accuracy"], report["final"]["value"]);
+}

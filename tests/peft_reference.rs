@@ -54,7 +54,9 @@ fn parity_of_files_in_peft_itself() {
                 serde_json::to_string(&stack).expect(TYPES)
             );
             let adapters = moved(Adapters::init(&stack, &bench.model, 7, &bench.device).unwrap());
-            if !peft_has(&adapters) {
+            let has_prefix = stack.iter().any(|config| config.name() == "prefix_tuning");
+            // DistilBERT takes no keys from outside in Transformers.
+            if !peft_has(&adapters) || has_prefix && bare.model_type() == "distilbert" {
                 continue;
             }
             let place = |kind: &str| {

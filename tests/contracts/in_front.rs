@@ -130,6 +130,24 @@ fn parity_with_tokens_in_front_of_an_encoder() {
     }
 }
 
+/// With zeros for all keys and values every layer sees the same, from whatever they come.
+#[test]
+fn parity_of_a_prefix_of_zeros() {
+    for bench in bench::benches() {
+        let logits = |config: Value| {
+            let zeros = Adapters::init(&stack(json!([config])), &bench.model, 0, &bench.device);
+            bench.logits(&bench.model, &zeros.unwrap())
+        };
+        let mut config = json!({"method": "prefix_tuning", "num_virtual_tokens": 2});
+        let anywhere = logits(config.clone());
+        config["init_weights"] = json!("zero");
+        let zeros = logits(config.clone());
+        bench::differ(&bench.name, &zeros, &anywhere);
+        config["prefix_projection"] = json!(true);
+        close(&bench.name, &logits(config), &zeros, 1e-6);
+    }
+}
+
 #[test]
 fn parity_of_starts_that_are_refused() {
     for bench in bench::benches() {

@@ -1,7 +1,7 @@
 //! A linear layer that is trained.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor, module};
+use burn::tensor::{Device, Tensor, TensorData, module};
 
 use crate::random::HostRandom;
 
@@ -42,6 +42,19 @@ pub(crate) fn init(sizes: &[usize], random: &mut HostRandom, device: &Device) ->
     pairs
         .map(|pair| Dense::init(pair[0], pair[1], random, device))
         .collect()
+}
+
+/// The same with zeros in the last layer, so that they give zeros at the start.
+pub(crate) fn with_last_zero(mut layers: Vec<Dense>, device: &Device) -> Vec<Dense> {
+    if let Some(last) = layers.pop() {
+        let [d_in, d_out] = last.weight.val().dims();
+        let zeros = |n: usize| vec![0.0f32; n];
+        layers.push(Dense {
+            weight: Param::from_data(TensorData::new(zeros(d_in * d_out), [d_in, d_out]), device),
+            bias: Param::from_data(TensorData::new(zeros(d_out), [d_out]), device),
+        });
+    }
+    layers
 }
 
 /// Layer after layer, with a function in between.

@@ -50,7 +50,7 @@ pub use lora::{BiasMode, LoraConfig};
 pub use p_tuning::{PTuningConfig, Reparameterization};
 pub use pattern_map::PatternMap;
 pub use peft_format::{load_peft, load_torch_tensors, peft_has, save_peft, torch_tensors};
-pub use prefix_tuning::PrefixTuningConfig;
+pub use prefix_tuning::{PrefixInit, PrefixTuningConfig};
 pub use prompt_tuning::{PromptTuningConfig, PromptTuningInit};
 pub use span_head::SpanHead;
 pub use targets::Targets;

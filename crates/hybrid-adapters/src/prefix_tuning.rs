@@ -7,7 +7,7 @@
 //! (with `num_transformer_submodules = 1`, pair `i`).
 
 use burn::module::{Module, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use hybrid_models::{KeyValue, Stack, StackShape};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -36,10 +36,21 @@ pub struct PrefixTuningConfig {
     /// Features between those layers; `token_dim` when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoder_hidden_size: Option<usize>,
+    /// Where keys and values start; anywhere when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_weights: Option<PrefixInit>,
     /// Tokens whose keys and values in the base are the first values: cut off or repeated to the
     /// number of keys. PEFT's files do not have this key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_token_ids: Option<Vec<i64>>,
+}
+
+/// Where keys and values start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PrefixInit {
+    /// All zero: every key is as near, and no value adds anything.
+    Zero,
 }
 
 /// Keys and values, or what they come from.
@@ -86,6 +97,10 @@ impl PrefixTuningConfig {
             let found = "beside prefix_projection".to_owned();
             return wrong("init_token_ids", "nothing that two layers change", found);
         }
+        if self.init_token_ids.is_some() && self.init_weights.is_some() {
+            let found = "beside init_weights".to_owned();
+            return wrong("init_token_ids", "one start alone", found);
+        }
         let (pairs, layers) = (planned.first.n_layers, planned.last.n_layers);
         if layers > pairs {
             let found = format!("{layers} layers over an encoder of {pairs}");
@@ -115,19 +130,25 @@ impl PrefixTuning {
         let mut drawn = |width: usize| {
             Param::from_data(random.normal([n_virtual, width], 1.0), building.device)
         };
-        let (embedding, transform) = match &config.init_token_ids {
-            _ if config.prefix_projection => {
+        let (embedding, transform) = match (&config.init_token_ids, config.init_weights) {
+            (_, init) if config.prefix_projection => {
                 let embedding = drawn(token);
                 let sizes = [token, config.encoder_hidden_size.unwrap_or(token), all];
                 let layers = dense::init(&sizes, &mut building.random_part(1), building.device);
+                let zero = |layers: Vec<Dense>| dense::with_last_zero(layers, building.device);
+                let layers = if init.is_some() { zero(layers) } else { layers };
                 (embedding, Some(layers))
             }
-            Some(ids) => {
+            (Some(ids), _) => {
                 let ids = asked.fitted(ids, n_virtual)?;
                 let rows = rows(building.base.key_values(&ids)?);
                 (frozen::copy(&rows, building.device), None)
             }
-            None => (drawn(all), None),
+            (None, Some(PrefixInit::Zero)) => {
+                let zeros = TensorData::new(vec![0.0f32; n_virtual * all], [n_virtual, all]);
+                (Param::from_data(zeros, building.device), None)
+            }
+            (None, None) => (drawn(all), None),
         };
         Ok(Self {
             embedding,

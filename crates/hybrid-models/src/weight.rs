@@ -2,11 +2,15 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData, module};
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::QuantizedWeight;
 use crate::layers::linear;
 
 /// How the weights of a model are held.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum WeightFormat {
     /// As 32-bit floats on the device.
     #[default]

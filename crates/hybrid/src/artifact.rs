@@ -16,7 +16,7 @@ use hybrid_adapters::{
     Adapters, ClassifierHead, SpanHead, Trainable, head_from_tensors, head_to_tensors, load_peft,
     peft_has, save_peft,
 };
-use hybrid_models::{Base, Pooling, Resolver, open_device};
+use hybrid_models::{Base, Pooling, Resolver, WeightFormat, open_device};
 use hybrid_prompts::{Prompt, Template};
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +25,7 @@ use crate::candidate::AdapterRecord;
 use crate::error::describe;
 use crate::local_model::LocalModel;
 use crate::open_model::open_model;
-use crate::recipe::DataConfig;
+use crate::recipe::{DataConfig, Recipe};
 use crate::run_folder::write_whole;
 use crate::task::TaskSettings;
 use crate::tensors::{self, NamedTensors};
@@ -42,6 +42,8 @@ pub struct ArtifactDescription {
     pub max_length: usize,
     /// How texts are pooled when they are compared with label words.
     pub pooling: Pooling,
+    /// How the base's weights are held in memory.
+    pub dtype: WeightFormat,
     /// What is asked of the model: labels, and how they are scored.
     pub task: TaskSettings,
     /// The adapter and head, none for a prompt alone.
@@ -77,24 +79,17 @@ pub struct Artifact {
 
 impl ArtifactDescription {
     /// The description of a run's result.
-    pub fn new(
-        base: String,
-        max_length: usize,
-        pooling: Pooling,
-        task: TaskSettings,
-        adapter: Option<AdapterRecord>,
-        data: DataConfig,
-        seed: u64,
-    ) -> Self {
+    pub fn of(recipe: &Recipe, task: TaskSettings, adapter: Option<AdapterRecord>) -> Self {
         Self {
             format: FORMAT,
-            base,
-            max_length,
-            pooling,
+            base: recipe.base.model.clone(),
+            max_length: recipe.base.max_length,
+            pooling: recipe.base.pooling,
+            dtype: recipe.base.dtype,
             task,
             adapter,
-            data,
-            seed,
+            data: recipe.data.clone(),
+            seed: recipe.seed,
         }
     }
 }
@@ -191,6 +186,7 @@ impl Artifact {
             &base_folder,
             description.max_length,
             description.pooling,
+            description.dtype,
             device,
         )?;
         let trainable = match &description.adapter {

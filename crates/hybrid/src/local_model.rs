@@ -267,6 +267,15 @@ impl LocalModel {
         Ok(self.tokenizer.encode(texts)?)
     }
 
+    /// The tokens of a text alone, as they stand within other text.
+    ///
+    /// # Errors
+    /// [`HybridError::Data`] when the tokenizer refuses the text.
+    pub(crate) fn plain_ids(&self, text: &str) -> Result<Vec<i64>, HybridError> {
+        let ids = self.tokenizer.ids(text, false)?;
+        Ok(ids.into_iter().map(i64::from).collect())
+    }
+
     pub(crate) fn count_tokens<'a>(&mut self, encodings: impl IntoIterator<Item = &'a Encoding>) {
         let tokens = encodings.into_iter().map(|encoding| encoding.len() as u64);
         self.tokens.fetch_add(tokens.sum(), Ordering::Relaxed);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use hybrid_data::Tokenizer;
-use hybrid_models::{BaseKind, DecoderModel, Model, ModelError, Pooling};
+use hybrid_models::{BaseKind, DecoderModel, Model, ModelError, Pooling, WeightFormat};
 
 use crate::HybridError;
 use crate::local_model::LocalModel;
@@ -19,17 +19,24 @@ pub(crate) fn open_model(
     folder: &Path,
     max_length: usize,
     pooling: Pooling,
+    dtype: WeightFormat,
     device: Device,
 ) -> Result<LocalModel, HybridError> {
     match BaseKind::of_folder(folder)? {
         BaseKind::Encoder => {
+            if dtype == WeightFormat::Keep {
+                return Err(HybridError::Option {
+                    option: "base.dtype",
+                    reason: "an encoder's weights are float32",
+                });
+            }
             let base = Model::load_encoder(folder, &device)?;
             let tokenizer = load_tokenizer(folder, max_length)?;
             check_vocabulary(folder, base.encoder.vocab_size(), &tokenizer)?;
             Ok(LocalModel::new(base, tokenizer, device, pooling))
         }
         BaseKind::Decoder => {
-            let base = DecoderModel::load(folder, &device)?;
+            let base = DecoderModel::load_with(folder, dtype, &device)?;
             // Prompts are cut by their parts, not by their tokens.
             let tokenizer = load_tokenizer(folder, usize::MAX)?;
             check_vocabulary(folder, base.decoder.vocab_size(), &tokenizer)?;

@@ -95,7 +95,7 @@ pub(crate) fn check(
                 prompt_stage::check(&mut faults, &key, config, recipe, data, model);
             }
             StageConfig::Adapter(config) => {
-                adapter_stage::check(&mut faults, &key, config, data, model);
+                adapter_stage::check(&mut faults, &key, config, recipe, data, model);
                 let in_front = config.methods.iter().map(AdapterConfig::n_virtual_tokens);
                 let in_front: usize = in_front.sum();
                 let length = recipe.base.max_length;

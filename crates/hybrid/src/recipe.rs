@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use hybrid_data::FieldMapping;
 use hybrid_eval::higher_is_better;
-use hybrid_models::Pooling;
+use hybrid_models::{Pooling, WeightFormat};
 use hybrid_prompts::{GenerateOptions, LabelScoring, Prompt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -90,6 +90,9 @@ pub struct BaseConfig {
     #[serde(default = "default_max_length")]
     #[schemars(range(min = 3))]
     pub max_length: usize,
+    /// How weights are held in memory.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub dtype: WeightFormat,
     /// How token vectors become one text vector when label words are compared with inputs.
     #[serde(default = "default_pooling")]
     pub pooling: Pooling,
@@ -146,10 +149,11 @@ pub struct DataConfig {
     /// Template field name to column name.
     #[serde(default = "default_fields")]
     pub fields: BTreeMap<String, String>,
-    /// Column of the label, or of the wanted text.
-    #[serde(default = "default_label")]
-    pub label: String,
-    /// Column of all right texts, where there may be several; the first one is learned.
+    /// Column of the label, or of the wanted text. Left out: `label`, or with `references` none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Column of all right texts, where there may be several; the first one is learned unless
+    /// `label` names a column.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub references: Option<String>,
 }
@@ -159,7 +163,10 @@ impl DataConfig {
     pub(crate) fn mapping(&self) -> FieldMapping {
         FieldMapping {
             fields: self.fields.clone(),
-            label: Some(self.label.clone()),
+            label: match (&self.label, &self.references) {
+                (None, None) => Some("label".to_owned()),
+                (label, _) => label.clone(),
+            },
             references: self.references.clone(),
         }
     }
@@ -180,10 +187,6 @@ impl DataConfig {
 
 fn default_fields() -> BTreeMap<String, String> {
     BTreeMap::from([("text".to_owned(), "text".to_owned())])
-}
-
-fn default_label() -> String {
-    "label".to_owned()
 }
 
 /// What decides among candidates on the select split.

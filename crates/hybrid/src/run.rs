@@ -69,6 +69,7 @@ pub fn train(options: &TrainOptions) -> Result<(), HybridError> {
         &resolved.folder,
         recipe.base.max_length,
         recipe.base.pooling,
+        recipe.base.dtype,
         device,
     )?;
     preflight::check(&file, &data, &model)?;
@@ -192,15 +193,8 @@ fn finish(context: &mut Context<'_>, outcome: &Outcome, device: &str) -> Result<
     let report = summary::report(context, outcome, device)?;
     let card = report.to_card(&summary::card_details(context, winner))?;
     let recipe = context.recipe;
-    let description = ArtifactDescription::new(
-        recipe.base.model.clone(),
-        recipe.base.max_length,
-        recipe.base.pooling,
-        context.data.task.clone(),
-        winner.adapter.clone(),
-        recipe.data.clone(),
-        recipe.seed,
-    );
+    let description =
+        ArtifactDescription::of(recipe, context.data.task.clone(), winner.adapter.clone());
     write_folder_whole(&context.run.artifact(), |folder| {
         artifact::write(
             folder,

@@ -6,6 +6,7 @@ pub(crate) mod language;
 mod pass;
 pub(crate) mod prefix;
 pub(crate) mod prompt;
+pub(crate) mod soft_start;
 mod training;
 
 use std::time::Instant;

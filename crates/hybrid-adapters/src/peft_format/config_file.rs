@@ -118,8 +118,9 @@ const PREFIX_TUNING: Keys = Keys {
         "num_transformer_submodules",
         "prefix_projection",
         "encoder_hidden_size",
+        "init_weights",
     ],
-    neutral: &["init_weights", "num_attention_heads", "num_layers"],
+    neutral: &["num_attention_heads", "num_layers"],
     off: &[],
 };
 

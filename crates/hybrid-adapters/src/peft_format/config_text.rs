@@ -95,9 +95,9 @@ fn task(base: &dyn Base, modules_to_save: &[String]) -> Value {
 
 /// Whether a head over this base, there or to come, reads one vector a row: token classifiers have
 /// a `classifier` too, but nothing that pools.
-fn classifies_rows(sites: &SiteTable) -> bool {
+pub(super) fn classifies_rows(sites: &SiteTable) -> bool {
     let pools = |path: &str| {
-        ["pooler.dense", "pre_classifier"]
+        ["pooler.dense", "pre_classifier", "classifier.out_proj"]
             .iter()
             .any(|name| path.ends_with(name))
     };
@@ -325,7 +325,7 @@ fn prefix_tuning(config: &PrefixTuningConfig, base: &dyn Base) -> Keys {
             "encoder_hidden_size",
             hidden_size(config.encoder_hidden_size, &keys),
         ),
-        ("init_weights", Value::Null),
+        ("init_weights", json!(config.init_weights)),
         ("peft_type", json!("PREFIX_TUNING")),
         ("prefix_projection", json!(config.prefix_projection)),
     ]);

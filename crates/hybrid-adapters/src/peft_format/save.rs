@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::TensorData;
-use hybrid_models::{Base, Layer, Pooling, write_whole};
+use hybrid_models::{Base, Layer, Pooling, SiteTable, write_whole};
 
-use super::config_text::config_text;
+use super::config_text::{classifies_rows, config_text};
 use super::keys::stored_tensors;
 use super::{CONFIG, TENSORS, full_key, key_start, tensor_file};
 use crate::adapters::AnyMethod;
 use crate::head::{ClassifierHead, head_to_tensors};
-use crate::{AdapterError, Adapters};
+use crate::{AdapterConfig, AdapterError, Adapters};
 
 /// Whether PEFT's format can hold a stack: one method that PEFT has, with unfrozen layers or
 /// without.
@@ -44,7 +44,9 @@ fn why_not(adapters: &Adapters) -> Option<&'static str> {
 /// A head that is exactly Transformers' own (BERT's pooler, no normalisation) goes along: the
 /// adapter is then one of `BertForSequenceClassification`, task `SEQ_CLS`. Any other head does not;
 /// the adapter of a base without head is then of task `FEATURE_EXTRACTION`. What small networks put
-/// in front of the tokens is written as [`Adapters::encoded`] gives it.
+/// in front of the tokens is written as [`Adapters::encoded`] gives it, with the base's own head
+/// where that classifies rows: PEFT wants it. Over a head of another kind than that and a language
+/// model's the file names no task, and PEFT then puts nothing in front.
 ///
 /// # Errors
 /// [`AdapterError::NotInPeft`] or [`AdapterError::Write`].
@@ -80,6 +82,12 @@ pub fn save_peft(
         .map(|(key, data)| (full_key(start, &prefix, &key), data))
         .collect();
     let mut whole = whole_modules(adapters, base, &prefix);
+    let in_front = adapters.configs().iter().any(AdapterConfig::is_in_front);
+    if let Some(head) = row_head(base.sites()).filter(|_| in_front) {
+        // PEFT puts something in front of the tokens only for a task, and that stores its head.
+        whole.retain(|path| !is_within(path, head));
+        whole.push(head.to_owned());
+    }
     complete(&mut tensors, base, &format!("{start}{prefix}"), &whole);
     if let Some(head) = head {
         whole.push("classifier".to_owned());
@@ -118,6 +126,24 @@ fn whole_modules(adapters: &Adapters, base: &dyn Base, prefix: &str) -> Vec<Stri
         .collect()
 }
 
+/// The module of a base's own head that reads one vector a row.
+fn row_head(sites: &SiteTable) -> Option<&'static str> {
+    let heads = |name: &str| {
+        let mut heads = sites.iter().filter(|site| site.head);
+        heads.any(|site| is_within(&site.path, name))
+    };
+    match classifies_rows(sites) && heads("classifier") {
+        true => Some("classifier"),
+        false => heads("score").then_some("score"),
+    }
+}
+
+/// Whether a path is that of a module or leads into it.
+fn is_within(path: &str, module: &str) -> bool {
+    let rest = path.strip_prefix(module);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
 /// Adds the base's values of modules that PEFT stores whole only because their names end alike:
 /// `classifier` stands for DistilBERT's `pre_classifier` too. `start` stands before every path.
 fn complete(
@@ -128,7 +154,8 @@ fn complete(
 ) {
     for site in base.sites().iter() {
         let path = format!("{start}{}", site.path);
-        if !whole.iter().any(|name| path.ends_with(name.as_str())) {
+        let ends = |path: &str| whole.iter().any(|name| path.ends_with(name.as_str()));
+        if !ends(&path) && !path.match_indices('.').any(|(end, _)| ends(&path[..end])) {
             continue;
         }
         let Some(layer) = base.layer_at(site.id) else {

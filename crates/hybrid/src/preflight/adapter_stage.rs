@@ -4,16 +4,19 @@ use hybrid_adapters::{Adapters, ClassifierHead, SpanHead, Trainable};
 use hybrid_optim::{OptimError, OptimizerConfig, ScheduleConfig, Updater};
 
 use super::{Faults, span_task};
+use crate::alternate::first_prompt;
 use crate::error::describe;
 use crate::local_model::LocalModel;
-use crate::recipe::{AdapterStage, HeadStage};
+use crate::recipe::{AdapterStage, HeadStage, Recipe};
 use crate::spans;
+use crate::stage::soft_start;
 use crate::task::TaskData;
 
 pub(super) fn check(
     faults: &mut Faults<'_>,
     key: &str,
     config: &AdapterStage,
+    recipe: &Recipe,
     data: &TaskData,
     model: &LocalModel,
 ) {
@@ -23,7 +26,17 @@ pub(super) fn check(
         false if asks_spans => span_task::check_stage(faults, key, config),
         false => faults.check_pooling(&format!("{key}.head.pooling"), model, config.head.pooling),
     }
-    let adapters = Adapters::init(&config.methods, model.base.as_base(), 0, &model.device);
+    // A search may find another prompt to start at, of which there are tokens all the same.
+    let adapters = first_prompt(recipe, &data.task, model.is_decoder())
+        .and_then(|prompt| soft_start::methods(config, model, data, &prompt))
+        .and_then(|methods| {
+            Ok(Adapters::init(
+                &methods,
+                model.base.as_base(),
+                0,
+                &model.device,
+            )?)
+        });
     let Some(adapters) = faults.expect(&format!("{key}.methods"), adapters) else {
         return;
     };

@@ -100,6 +100,10 @@ pub struct AdapterStage {
     /// trained stay active and frozen.
     #[serde(default)]
     pub methods: Vec<AdapterConfig>,
+    /// Whether soft prompts and prefixes that name no start begin at the tokens of the searched
+    /// prompt's instruction and template.
+    #[serde(default)]
+    pub start_at_prompt: bool,
     /// The classifier head.
     #[serde(default)]
     pub head: HeadStage,

@@ -8,6 +8,7 @@ use super::checkpoint::Checkpoint;
 use super::language;
 use super::pass::{Input, SpanTarget, Targets};
 use super::prefix::Prefix;
+use super::soft_start::{self, same_but_for_starts};
 use super::training::{Start, Trained, Training};
 use super::{Context, Spent, StageMeter};
 use crate::HybridError;
@@ -142,19 +143,19 @@ fn start(
         .as_ref()
         .map(|old| old.methods.as_slice())
         .unwrap_or_default();
-    let methods = if config.methods.is_empty() {
-        earlier
-    } else {
-        &config.methods
+    let goes_on = config.methods.is_empty() || same_but_for_starts(&config.methods, earlier);
+    let methods = match goes_on {
+        true => earlier.to_vec(),
+        false => soft_start::methods(config, context.model, context.data, &parent.prompt)?,
     };
-    let mut adapters = Adapters::init(methods, context.model.base.as_base(), seed, &device)?;
-    if methods == earlier {
+    let mut adapters = Adapters::init(&methods, context.model.base.as_base(), seed, &device)?;
+    if goes_on {
         adapters = adapters.load_named_tensors(&tensors::under(&trained, "adapters."))?;
     }
     // A method that is dropped changes the function, and one that stands in front of the tokens;
     // every other one starts as the identity.
     let is_identity = || !methods.iter().any(AdapterConfig::is_in_front);
-    let goes_on = methods == earlier || earlier.is_empty() && is_identity();
+    let as_parent = goes_on || earlier.is_empty() && is_identity();
     let Some(head) = head else {
         let asks_spans = spans::are_asked(context.data.task.kind, context.model);
         let has_head = parent.adapter.as_ref().is_some_and(|old| old.span_head);
@@ -171,7 +172,7 @@ fn start(
                 head: None,
                 span_head,
             },
-            as_parent: goes_on && has_head == asks_spans,
+            as_parent: as_parent && has_head == asks_spans,
         });
     };
     if parent
@@ -189,7 +190,7 @@ fn start(
                 head: Some(head),
                 span_head: None,
             },
-            as_parent: true,
+            as_parent,
         });
     }
     let bare = Trainable {
@@ -199,7 +200,7 @@ fn start(
     };
     context.model.activate(Some(bare), None);
     let init = config.head.init;
-    let as_parent = parent.adapter.is_none() && is_prompt(context, init, head);
+    let as_parent = as_parent && parent.adapter.is_none() && is_prompt(context, init, head);
     let head = initial_head(context, init, head, &parent.prompt, seed)?;
     Ok(Start {
         trainable: Trainable {
