@@ -57,6 +57,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             42,
             &device,
         )),
+        span_head: None,
     }
     .train_on(&device.clone().autodiff());
     println!(

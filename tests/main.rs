@@ -28,6 +28,7 @@ mod parity_real;
 mod parity_seq2seq;
 mod parity_tokenizer;
 mod parity_training;
+mod passages;
 mod peft_reference;
 mod run_comparison;
 mod seq2seq_reference;

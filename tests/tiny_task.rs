@@ -93,6 +93,32 @@ impl TinyTask {
         task
     }
 
+    /// Questions that the encoder answers out of passages: the two key words that stand together.
+    pub(crate) fn passages() -> Self {
+        let task = Self::new();
+        std::fs::write(task.recipe(), PASSAGE_RECIPE).unwrap();
+        for (name, n, offset) in [
+            ("fit.jsonl", 24, 0),
+            ("select.jsonl", 4, 100),
+            ("report.jsonl", 4, 200),
+        ] {
+            let mut text = String::new();
+            for (row, (sentence, _)) in rows(n, offset).into_iter().enumerate() {
+                let words: Vec<&str> = sentence.split(' ').collect();
+                let answer = format!("{} {}", words[1], words[3]);
+                // Some passages are longer than a window, and no byte is where its character is.
+                let before = format!("Äö {} ", FILLERS[row % 8]).repeat(1 + row % 7);
+                let start = before.chars().count();
+                let context = format!("{before}{answer} {}", words[2]);
+                let line = json!({"question": "which question ?", "context": context,
+                                  "answers": [{"text": answer, "start": start}]});
+                writeln!(text, "{line}").unwrap();
+            }
+            std::fs::write(task.file(name), text).unwrap();
+        }
+        task
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
@@ -311,4 +337,39 @@ epochs = 12
 evaluate_every = 4
 batch_size = 8
 optimizer = { kind = "adamw", lr = 0.01 }
+"#;
+
+const PASSAGE_RECIPE: &str = r#"name = "tiny-passages"
+task = "question_answering"
+seed = 3
+compare_on_report = true
+passages = { stride = 3, max_answer_length = 4 }
+
+[base]
+model = "model"
+max_length = 16
+
+[data]
+folder = "."
+fit = "fit.jsonl"
+select = "select.jsonl"
+report = "report.jsonl"
+fields = { question = "question", context = "context" }
+references = "answers"
+
+[[stages]]
+kind = "adapter"
+name = "head"
+epochs = 6
+batch_size = 8
+optimizer = { kind = "adamw", lr = 0.05 }
+
+[[stages]]
+kind = "adapter"
+name = "lora"
+methods = [{ method = "lora", r = 4, lora_alpha = 8, lora_dropout = 0.1, target_modules = "all-linear" }]
+epochs = 12
+batch_size = 8
+checkpoint_every = 3
+optimizer = { kind = "adamw", lr = 0.02 }
 "#;

@@ -2,7 +2,7 @@
 //! PEFT's file format.
 //!
 //! A stack of methods ([`Adapters`]) acts on a base through its hooks; the base is neither wrapped
-//! nor changed. The stack and a [`ClassifierHead`] are Burn modules of their own, so optimiser,
+//! nor changed. The stack and a [`ClassifierHead`] or [`SpanHead`] are Burn modules of their own, so optimiser,
 //! checkpoints and autodiff see nothing else.
 
 #![recursion_limit = "256"]
@@ -32,6 +32,7 @@ mod prefix_tuning;
 mod prompt_tuning;
 mod random;
 mod site_map;
+mod span_head;
 mod targets;
 mod trainable;
 mod unfreeze;
@@ -51,6 +52,7 @@ pub use pattern_map::PatternMap;
 pub use peft_format::{load_peft, load_torch_tensors, peft_has, save_peft, torch_tensors};
 pub use prefix_tuning::{PrefixInit, PrefixTuningConfig};
 pub use prompt_tuning::{PromptTuningConfig, PromptTuningInit};
+pub use span_head::SpanHead;
 pub use targets::Targets;
 pub use trainable::Trainable;
 pub use unfreeze::UnfreezeConfig;

@@ -5,17 +5,20 @@ use std::collections::BTreeMap;
 use burn::module::Module;
 use burn::tensor::{Device, TensorData};
 
-use crate::{AdapterError, Adapters, ClassifierHead, named_tensors};
+use crate::{AdapterError, Adapters, ClassifierHead, SpanHead, named_tensors};
 
-/// A stack of adapters with, perhaps, a classifier head.
+/// A stack of adapters with, perhaps, a classifier head or a span head.
 ///
-/// Parameters are named as the module's fields: `adapters.stack.0...`, `head.weight`, `head.bias`.
+/// Parameters are named as the module's fields: `adapters.stack.0...`, `head.weight`, `head.bias`,
+/// `span_head.weight`, `span_head.bias`.
 #[derive(Module, Debug)]
 pub struct Trainable {
     /// The methods over the base.
     pub adapters: Adapters,
     /// From pooled vectors to logits.
     pub head: Option<ClassifierHead>,
+    /// From the vectors of tokens to logits of where an answer starts and ends.
+    pub span_head: Option<SpanHead>,
 }
 
 impl Trainable {
@@ -96,7 +99,11 @@ mod tests {
             scale: 1.0,
         };
         let head = Some(ClassifierHead::init(config, 3, 2, 5, &device));
-        let trainable = Trainable { adapters, head };
+        let trainable = Trainable {
+            adapters,
+            head,
+            span_head: None,
+        };
         let tensors: BTreeMap<String, TensorData> = trainable.named_tensors().into_iter().collect();
         assert_eq!(
             tensors.keys().collect::<Vec<_>>(),

@@ -189,6 +189,36 @@ pub enum DataError {
         /// Special tokens of one text.
         n_special: usize,
     },
+    /// Windows of a passage that would not get on, or hold no passage.
+    #[error(
+        "windows of {max_length} tokens, {n_special} of them special, cannot share {stride}; the \
+        stride must be below half of what the text has room in"
+    )]
+    Stride {
+        /// The tokens that neighbouring windows share.
+        stride: usize,
+        /// The length of a window.
+        max_length: usize,
+        /// Special tokens of a pair of texts.
+        n_special: usize,
+    },
+    /// An answer that does not stand in its passage where it is said to start.
+    #[error(
+        "{}:{line}: the answer {answer:?} does not start at code point {start} of field `{field}`",
+        path.display()
+    )]
+    AnswerStart {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// The field of the passage.
+        field: String,
+        /// The answer.
+        answer: String,
+        /// Where it should start.
+        start: usize,
+    },
     /// A text that the tokenizer refuses.
     #[error("the tokenizer refused a text")]
     Encode {

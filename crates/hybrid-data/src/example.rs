@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
-use crate::source::{Cell, Row};
+use crate::source::{Answer, Cell, Row};
 
 /// One example: named texts, and the right answers as far as they are known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,9 @@ pub struct Example {
     pub label: Option<String>,
     /// All right answers, the label among them; none where no label is known.
     pub references: Vec<String>,
+    /// Where the label starts in the passage that it is from, in Unicode code points, as far as the
+    /// references say so.
+    pub label_start: Option<usize>,
     /// Where it was read.
     pub origin: Origin,
 }
@@ -75,10 +78,16 @@ impl FieldMapping {
         for (field, column) in &self.fields {
             fields.insert(field.clone(), text(row, column)?.to_owned());
         }
-        let mut references = match &self.references {
+        let answers = match &self.references {
             None => Vec::new(),
             Some(column) => references_in(row, column)?,
         };
+        let start_of = |label: &String| {
+            let answer = answers.iter().find(|answer| answer.text == *label);
+            answer.and_then(|answer| answer.start)
+        };
+        let mut references: Vec<String> =
+            answers.iter().map(|answer| answer.text.clone()).collect();
         let label = match &self.label {
             None => references.first().cloned(),
             Some(column) => {
@@ -91,6 +100,7 @@ impl FieldMapping {
         };
         Ok(Example {
             fields,
+            label_start: label.as_ref().and_then(start_of),
             label,
             references,
             origin: row.origin.clone(),
@@ -110,10 +120,15 @@ fn label_in(row: &Row, column: &str) -> Result<String, DataError> {
     Ok(label.to_owned())
 }
 
-fn references_in(row: &Row, column: &str) -> Result<Vec<String>, DataError> {
-    let references = match cell(row, column)? {
-        Cell::Text(text) => vec![text.clone()],
-        Cell::Texts(texts) => texts.clone(),
+fn references_in(row: &Row, column: &str) -> Result<Vec<Answer>, DataError> {
+    let without_start = |text: &String| Answer {
+        text: text.clone(),
+        start: None,
+    };
+    let references: Vec<Answer> = match cell(row, column)? {
+        Cell::Text(text) => vec![without_start(text)],
+        Cell::Texts(texts) => texts.iter().map(without_start).collect(),
+        Cell::Answers(answers) => answers.clone(),
         Cell::Other(found) => {
             return Err(DataError::NotTexts {
                 path: row.origin.file.to_path_buf(),
@@ -123,7 +138,10 @@ fn references_in(row: &Row, column: &str) -> Result<Vec<String>, DataError> {
             });
         }
     };
-    if references.iter().any(|text| text.trim().is_empty()) {
+    if references
+        .iter()
+        .any(|answer| answer.text.trim().is_empty())
+    {
         return Err(DataError::EmptyReference {
             path: row.origin.file.to_path_buf(),
             line: row.origin.line,
@@ -136,7 +154,7 @@ fn references_in(row: &Row, column: &str) -> Result<Vec<String>, DataError> {
 fn text<'a>(row: &'a Row, column: &str) -> Result<&'a str, DataError> {
     let found = match cell(row, column)? {
         Cell::Text(text) => return Ok(text),
-        Cell::Texts(_) => "a list",
+        Cell::Texts(_) | Cell::Answers(_) => "a list",
         Cell::Other(found) => found,
     };
     Err(DataError::NotText {
@@ -171,6 +189,7 @@ pub(crate) mod tests {
             fields: BTreeMap::from([("text".to_owned(), format!("text {line}"))]),
             label: Some(label.to_owned()),
             references: vec![label.to_owned()],
+            label_start: None,
             origin: Origin {
                 file: Path::new("rows.jsonl").into(),
                 line,

@@ -24,7 +24,8 @@
 //! Questions, translations and summaries may have several right answers. A column of them is a
 //! string or, in JSONL and Parquet, a list of strings or of objects that have a string `text`; the
 //! first is the label where no column of labels is mapped. An empty list, which has no label, is a
-//! question without answer.
+//! question without answer. An answer out of a passage may say where it `start`s there, in Unicode
+//! code points (JSONL only); a [`PassageReader`] makes windows of questions and long passages.
 //!
 //! ```
 //! use hybrid_data::{FieldMapping, read_examples};
@@ -43,6 +44,7 @@
 //! let examples = read_examples(&path, &mapping)?;
 //! assert_eq!(examples[0].references, ["in Bonn", "Bonn"]);
 //! assert_eq!(examples[0].label.as_deref(), Some("in Bonn"));
+//! assert_eq!(examples[0].label_start, Some(27));
 //! assert_eq!(examples[1].label, None);
 //! # Ok::<(), hybrid_data::DataError>(())
 //! ```
@@ -51,6 +53,7 @@ mod batch;
 mod error;
 mod example;
 mod label_set;
+mod passage;
 mod seed;
 mod source;
 mod split;
@@ -60,7 +63,10 @@ pub use batch::{BatchLimits, BatchOrder, PaddedBatch, length_buckets, pad};
 pub use error::DataError;
 pub use example::{Example, FieldMapping, Origin};
 pub use label_set::LabelSet;
+pub use passage::{PassageReader, Window};
 pub use seed::derive_seed;
-pub use source::{Cell, Row, RowDataset, examples_of, files_of, into_dataset, open, read_examples};
+pub use source::{
+    Answer, Cell, Row, RowDataset, examples_of, files_of, into_dataset, open, read_examples,
+};
 pub use split::{Fractions, Splits, k_shot, sample, split};
 pub use tokenizer::{Encoding, SplitReading, Tokenizer, Vocabulary};

@@ -23,8 +23,19 @@ pub enum Cell {
     /// A list of strings, or of objects that each have a string `text` (the answers of SQuAD),
     /// which count as that string; perhaps of none. CSV has no lists.
     Texts(Vec<String>),
+    /// A list of such objects, some of which say where in a passage their text starts.
+    Answers(Vec<Answer>),
     /// Anything else, named in words ("a number").
     Other(&'static str),
+}
+
+/// A text that stands in a passage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The text.
+    pub text: String,
+    /// Where it starts, in Unicode code points of the passage.
+    pub start: Option<usize>,
 }
 
 /// One row: column name to value.

@@ -103,6 +103,11 @@ impl Tokenizer {
         self.pad_id
     }
 
+    /// Most tokens of an encoding.
+    pub fn max_length(&self) -> usize {
+        self.max_length
+    }
+
     /// How many ids there are, added tokens included.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
@@ -197,7 +202,7 @@ impl Tokenizer {
 }
 
 /// Tokens that the tokenizer adds to one text or to a pair.
-fn n_special(tokenizer: &tokenizers::Tokenizer, is_pair: bool) -> usize {
+pub(crate) fn n_special(tokenizer: &tokenizers::Tokenizer, is_pair: bool) -> usize {
     tokenizer
         .get_post_processor()
         .map_or(0, |processor| processor.added_tokens(is_pair))

@@ -49,7 +49,7 @@ pub use metrics::rouge::{Rouge, RougeScore, RougeScores};
 pub use metrics::squad::{Squad, SquadRow, normalize_answer};
 pub use metrics::ter::{Ter, TerCounts};
 pub use metrics::text::{TextFigures, TextTask};
-pub use report::card::{CardDetails, HeadDetails};
+pub use report::card::{CardDetails, HeadDetails, SpanDetails};
 pub use report::texts::{OutputExample, TextReport};
 pub use report::{
     AdapterSummary, CandidateReport, Comparison, ConfusionReport, CurvePoint, DataSummary, Final,

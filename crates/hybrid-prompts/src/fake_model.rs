@@ -99,6 +99,7 @@ pub(crate) fn example(text: &str, label: &str) -> Example {
         fields: BTreeMap::from([("text".to_owned(), text.to_owned())]),
         label: Some(label.to_owned()),
         references: vec![label.to_owned()],
+        label_start: None,
         origin: Origin {
             file: std::path::Path::new("rows.jsonl").into(),
             line: 1,

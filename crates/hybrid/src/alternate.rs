@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use hybrid_adapters::{Adapters, ClassifierHead, Trainable};
+use hybrid_adapters::{Adapters, ClassifierHead, SpanHead, Trainable};
 use hybrid_eval::Cost;
 use hybrid_prompts::{Prompt, Template, default_language_templates, label_words};
 
@@ -125,7 +125,8 @@ fn stop(context: &Context<'_>, candidates: &[Candidate]) -> Option<StopReason> {
     (finished >= stages * context.recipe.budget.max_rounds).then_some(StopReason::Rounds)
 }
 
-/// The plain prompt: the fields alone and the label names as they read.
+/// The plain prompt: the fields alone and the label names as they read. An encoder that answers out
+/// of passages has no prompt; without a span head it answers by chance (see [`crate::spans`]).
 fn baseline(context: &mut Context<'_>, criterion: Criterion) -> Result<Candidate, HybridError> {
     let meter = StageMeter::new(context.model, Spent::default());
     let prompt = first_prompt(
@@ -279,6 +280,7 @@ pub(crate) fn activate(
     let trainable = Trainable {
         adapters,
         head: head.map(|head| ClassifierHead::init(head.clone(), d_model, n_labels, 0, device)),
+        span_head: record.span_head.then(|| SpanHead::init(d_model, 0, device)),
     }
     .load_named_tensors(&tensors)?;
     context.model.activate(Some(trainable), Some(&candidate.id));

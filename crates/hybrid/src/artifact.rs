@@ -7,13 +7,14 @@
 //! | `adapter/` | the adapter in PEFT's file format, where PEFT has the method |
 //! | `adapter.safetensors` | the adapter's values by name, where it has not |
 //! | `head.safetensors` | the classifier head: `weight` `[n_labels, d_model]`, `bias` `[n_labels]` |
+//! | `span_head.safetensors` | the span head: `weight` `[2, d_model]`, `bias` `[2]` |
 //! | `README.md` | the model card |
 
 use std::path::{Path, PathBuf};
 
 use hybrid_adapters::{
-    Adapters, ClassifierHead, Trainable, head_from_tensors, head_to_tensors, load_peft, peft_has,
-    save_peft,
+    Adapters, ClassifierHead, SpanHead, Trainable, head_from_tensors, head_to_tensors, load_peft,
+    peft_has, save_peft,
 };
 use hybrid_models::{Base, Pooling, WeightFormat, open_device};
 use hybrid_prompts::{Prompt, Template};
@@ -65,6 +66,7 @@ const PROMPT: &str = "prompt.toml";
 pub(crate) const PEFT: &str = "adapter";
 const ADAPTER: &str = "adapter.safetensors";
 pub(crate) const HEAD: &str = "head.safetensors";
+pub(crate) const SPAN_HEAD: &str = "span_head.safetensors";
 
 /// A loaded artifact, ready to classify.
 pub struct Artifact {
@@ -116,6 +118,10 @@ pub(crate) fn write(
     };
     if let Some(head) = &trainable.head {
         write_head(folder, head)?;
+    }
+    if let Some(head) = &trainable.span_head {
+        let tensors = head.to_tensors().into_iter().collect();
+        tensors::write(&folder.join(SPAN_HEAD), &tensors, None)?;
     }
     if trainable.adapters.configs().is_empty() {
         return Ok(());
@@ -234,6 +240,18 @@ fn trainable(
             })?)
         }
     };
+    let span_head = match record.span_head {
+        false => None,
+        true => {
+            let path = folder.join(SPAN_HEAD);
+            let (tensors, _) = tensors::read(&path, "")?;
+            let head = SpanHead::from_tensors(model.d_model(), &tensors, device);
+            Some(head.map_err(|error| HybridError::Format {
+                path,
+                reason: error.to_string(),
+            })?)
+        }
+    };
     let peft = folder.join(PEFT);
     let adapters = if record.methods.is_empty() || !peft.exists() {
         let adapters = Adapters::init(&record.methods, base, 0, device)?;
@@ -244,7 +262,11 @@ fn trainable(
     } else {
         load_peft(&peft, base, device)?
     };
-    Ok(Trainable { adapters, head })
+    Ok(Trainable {
+        adapters,
+        head,
+        span_head,
+    })
 }
 
 fn read(path: &Path) -> Result<String, HybridError> {

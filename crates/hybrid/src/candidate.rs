@@ -53,6 +53,9 @@ pub struct AdapterRecord {
     /// The classifier head; a language model has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<HeadConfig>,
+    /// Whether there is a span head, by which an encoder answers out of passages.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub span_head: bool,
     /// Number of values that the last adapter stage trained.
     pub trainable_parameters: usize,
 }

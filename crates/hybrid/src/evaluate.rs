@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::HybridError;
 use crate::local_model::LocalModel;
 use crate::recipe::{ChooseBy, Metric, Recipe};
+use crate::spans::{self, PASSAGE};
 use crate::task::{Split, TaskData, TaskSettings};
 
 /// Predictions on a split.
@@ -26,7 +27,8 @@ pub(crate) struct Scored {
     /// What was written for each example; nothing where answers are labels.
     pub(crate) outputs: Vec<String>,
     pub(crate) figures: Figures,
-    /// Mean negative log-probability of the right label, or of the wanted tokens, in nats.
+    /// Mean negative log-probability of the right label, of the wanted tokens, or of the wanted
+    /// spans that stand in their passages, in nats.
     pub(crate) log_loss: f64,
     /// Inputs that were cut because their prompts were too long.
     pub(crate) n_cut: usize,
@@ -211,6 +213,9 @@ pub(crate) fn score(
     split: &Split,
 ) -> Result<Scored, HybridError> {
     if let Some(kind) = task.kind.text_task() {
+        if spans::are_asked(task.kind, model) {
+            return score_spans(model, task, kind, split);
+        }
         return score_texts(model, prompt, task, kind, split);
     }
     let (examples, labels) = (&split.examples, &task.labels);
@@ -267,6 +272,33 @@ fn score_texts(
         figures: Figures::Texts(figures),
         log_loss: likely.log_loss,
         n_cut: written.n_cut,
+    })
+}
+
+/// Has an encoder answer out of each example's passage, and asks how likely the wanted answers are
+/// that stand there.
+fn score_spans(
+    model: &mut LocalModel,
+    task: &TaskSettings,
+    kind: TextTask,
+    split: &Split,
+) -> Result<Scored, HybridError> {
+    let read = spans::read(model, &task.passages, split.fields())?;
+    let (mut outputs, mut losses) = (Vec::new(), Vec::new());
+    for (passage, example) in read.iter().zip(&split.examples) {
+        let best = passage.best(task.passages.max_answer_length);
+        outputs.push(best.map_or_else(String::new, |span| span.text.to_owned()));
+        let wanted = example.label_in(PASSAGE)?;
+        let likely = wanted.and_then(|wanted| passage.log_probability(&wanted));
+        losses.extend(likely.map(|log_probability| -log_probability));
+    }
+    let figures = TextFigures::of(kind, &outputs, &split.references())?;
+    Ok(Scored {
+        probabilities: Vec::new(),
+        outputs,
+        figures: Figures::Texts(figures),
+        log_loss: losses.iter().sum::<f64>() / losses.len() as f64,
+        n_cut: 0,
     })
 }
 

@@ -22,6 +22,7 @@ mod progress;
 pub mod recipe;
 mod run;
 mod run_folder;
+mod spans;
 mod stage;
 mod summary;
 mod task;

@@ -8,6 +8,7 @@ mod encoder;
 mod encoder_decoder;
 mod language;
 mod memory;
+mod passages;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use encoder::Kept;
 pub(crate) use encoder::host_rows;
 pub(crate) use encoder_decoder::encoding;
 pub(crate) use memory::Memory;
+pub(crate) use passages::SpanLogits;
 
 use crate::{HybridError, interrupt, parallel};
 

@@ -71,6 +71,7 @@ pub(crate) fn write(artifact: &Artifact, out: &Path) -> Result<(), HybridError> 
         Some(trainable) => Some(Trainable {
             adapters: Adapters::init(&[], model.base.as_base(), 0, &model.device)?,
             head: trainable.head.clone(),
+            span_head: trainable.span_head.clone(),
         }),
         None => None,
     };

@@ -10,11 +10,13 @@ use crate::HybridError;
 use crate::alternate::first_prompt;
 use crate::error::describe;
 use crate::local_model::LocalModel;
-use crate::recipe::{AdapterStage, Fault, Places, RecipeFile, StageConfig};
+use crate::recipe::{AdapterStage, Fault, PassageConfig, Places, RecipeFile, StageConfig};
+use crate::spans;
 use crate::task::{TaskData, shared_files};
 
 mod adapter_stage;
 mod prompt_stage;
+mod span_task;
 
 /// Refuses a run that cannot succeed.
 ///
@@ -41,7 +43,8 @@ pub(crate) fn check(
         );
     }
     let max_tokens = recipe.generation.max_tokens;
-    if recipe.task.text_task().is_some() && max_tokens > positions {
+    let writes = recipe.task.text_task().is_some() && model.is_language_model();
+    if writes && max_tokens > positions {
         faults.add(
             "generation.max_tokens",
             format!("{max_tokens} is more than the {positions} tokens that the base writes"),
@@ -69,7 +72,16 @@ pub(crate) fn check(
             );
         }
     }
-    if recipe.task.text_task().is_some() && !model.is_language_model() {
+    let asks_spans = spans::are_asked(recipe.task, model);
+    if asks_spans {
+        span_task::check(&mut faults, recipe, data, model);
+    } else if recipe.passages != PassageConfig::default() {
+        faults.add(
+            "passages",
+            "only an encoder that answers questions reads passages in windows",
+        );
+    }
+    if recipe.task.text_task().is_some() && !model.is_language_model() && !asks_spans {
         faults.add(
             "task",
             "its answers are texts, which an encoder does not write; name a language model as base.model",
@@ -86,6 +98,7 @@ pub(crate) fn check(
     for (index, stage) in recipe.stages.iter().enumerate() {
         let key = format!("stages.{index}");
         match stage {
+            StageConfig::Prompt(_) if asks_spans => {}
             StageConfig::Prompt(config) => {
                 prompt_stage::check(&mut faults, &key, config, recipe, data, model);
             }

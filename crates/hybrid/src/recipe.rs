@@ -5,6 +5,7 @@
 
 mod check;
 mod load;
+mod passages;
 mod places;
 mod set;
 mod stages;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 pub use check::{Fault, RecipeFaults};
 pub use load::{RecipeError, load, load_resolved, schema};
 pub(crate) use load::{RecipeFile, load_file};
+pub use passages::PassageConfig;
 pub(crate) use places::Places;
 pub use stages::{AdapterStage, HeadInit, HeadStage, PromptStage, StageConfig};
 pub use task::{Metric, Task};
@@ -61,6 +63,9 @@ pub struct Recipe {
     /// How a language model writes answers that are texts.
     #[serde(default, skip_serializing_if = "is_default")]
     pub generation: GenerateOptions,
+    /// How an encoder that answers questions reads passages.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub passages: PassageConfig,
     /// Also score all other candidates on the report split, and compare the winner with them there.
     #[serde(default, skip_serializing_if = "is_default")]
     pub compare_on_report: bool,
@@ -159,10 +164,11 @@ pub struct DataConfig {
     /// Template field name to column name.
     #[serde(default = "default_fields")]
     pub fields: BTreeMap<String, String>,
-    /// Column of the label, or of the wanted text.
-    #[serde(default = "default_label")]
-    pub label: String,
-    /// Column of all right texts, where there may be several; the first one is learned.
+    /// Column of the label, or of the wanted text. Left out: `label`, or with `references` none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Column of all right texts, where there may be several; the first one is learned unless
+    /// `label` names a column.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub references: Option<String>,
 }
@@ -172,7 +178,10 @@ impl DataConfig {
     pub(crate) fn mapping(&self) -> FieldMapping {
         FieldMapping {
             fields: self.fields.clone(),
-            label: Some(self.label.clone()),
+            label: match (&self.label, &self.references) {
+                (None, None) => Some("label".to_owned()),
+                (label, _) => label.clone(),
+            },
             references: self.references.clone(),
         }
     }
@@ -193,10 +202,6 @@ impl DataConfig {
 
 fn default_fields() -> BTreeMap<String, String> {
     BTreeMap::from([("text".to_owned(), "text".to_owned())])
-}
-
-fn default_label() -> String {
-    "label".to_owned()
 }
 
 /// What decides among candidates on the select split.

@@ -7,8 +7,8 @@ use hybrid_adapters::{Trainable, peft_has};
 use hybrid_eval::{
     AdapterSummary, CandidateReport, CardDetails, Comparison, ConfusionReport, Cost, DataSummary,
     Final, Generalisation, HeadDetails, OutOfScope, PairedComparison, PromptSummary, Provenance,
-    Report, Resamples, RoundReport, StageReport, TargetReport, TextFigures, TextReport,
-    TrainingCurve, peak_rss_mb,
+    Report, Resamples, RoundReport, SpanDetails, StageReport, TargetReport, TextFigures,
+    TextReport, TrainingCurve, peak_rss_mb,
 };
 use hybrid_models::Pooling;
 use serde_json::{Value, json};
@@ -19,6 +19,7 @@ use crate::artifact;
 use crate::candidate::Candidate;
 use crate::evaluate::{self, Criterion, Figures, Scored};
 use crate::recipe::{Metric, Task};
+use crate::spans;
 use crate::stage::{Context, Spent, StageMeter};
 use crate::task::Split;
 
@@ -359,6 +360,8 @@ pub(crate) fn card_details(context: &Context<'_>, winner: &Candidate) -> CardDet
         .adapter
         .as_ref()
         .and_then(|adapter| adapter.head.as_ref());
+    let has_span_head = active.is_some_and(|active| active.span_head.is_some());
+    let task = &context.data.task;
     CardDetails {
         artifact: "artifact".to_owned(),
         max_length: context.recipe.base.max_length,
@@ -367,6 +370,11 @@ pub(crate) fn card_details(context: &Context<'_>, winner: &Candidate) -> CardDet
             file: artifact::HEAD.to_owned(),
             pooling: name_of(head.pooling),
             normalize: head.normalize,
+        }),
+        spans: spans::are_asked(task.kind, context.model).then(|| SpanDetails {
+            file: has_span_head.then(|| artifact::SPAN_HEAD.to_owned()),
+            stride: task.passages.stride,
+            max_answer_length: task.passages.max_answer_length,
         }),
     }
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::HybridError;
 use crate::artifact::ArtifactDescription;
-use crate::recipe::{DataConfig, Recipe, Task};
+use crate::recipe::{DataConfig, PassageConfig, Recipe, Task, is_default};
 
 /// One split with the label index of each example, where there are labels.
 #[derive(Debug, Clone)]
@@ -58,6 +58,9 @@ pub struct TaskSettings {
     pub scoring: LabelScoring,
     /// How a language model writes answers that are texts.
     pub generation: GenerateOptions,
+    /// How an encoder that answers questions reads passages.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub passages: PassageConfig,
 }
 
 /// The three splits: train on fit, choose on select, show report once at the end.
@@ -143,6 +146,7 @@ impl TaskData {
                 labels,
                 scoring: recipe.scoring.clone(),
                 generation: recipe.generation.clone(),
+                passages: recipe.passages.clone(),
             },
         })
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use burn_dataset::Dataset;
 use serde_json::{Map, Value};
 
-use super::{Cell, Row, read_bytes, utf8};
+use super::{Answer, Cell, Row, read_bytes, utf8};
 use crate::error::DataError;
 use crate::example::Origin;
 
@@ -105,10 +105,13 @@ fn cell(value: Value) -> Cell {
 }
 
 fn list(values: Vec<Value>) -> Cell {
-    let text = |value| match value {
-        Value::String(text) => Ok(text),
+    let answer = |value| match value {
+        Value::String(text) => Ok(Answer { text, start: None }),
         Value::Object(mut object) => match object.remove("text") {
-            Some(Value::String(text)) => Ok(text),
+            Some(Value::String(text)) => Ok(Answer {
+                text,
+                start: start(&object)?,
+            }),
             _ => Err("a list with an object without a string `text`"),
         },
         Value::Null => Err("a list with null in it"),
@@ -116,6 +119,23 @@ fn list(values: Vec<Value>) -> Cell {
         Value::Number(_) => Err("a list with a number in it"),
         Value::Array(_) => Err("a list with a list in it"),
     };
-    let texts = values.into_iter().map(text).collect::<Result<_, _>>();
-    texts.map_or_else(Cell::Other, Cell::Texts)
+    let answers: Result<Vec<Answer>, _> = values.into_iter().map(answer).collect();
+    match answers {
+        Err(found) => Cell::Other(found),
+        Ok(answers) if answers.iter().any(|answer| answer.start.is_some()) => {
+            Cell::Answers(answers)
+        }
+        Ok(answers) => Cell::Texts(answers.into_iter().map(|answer| answer.text).collect()),
+    }
+}
+
+/// Where an answer starts: `start`, or `answer_start` as in SQuAD's own files.
+fn start(object: &Map<String, Value>) -> Result<Option<usize>, &'static str> {
+    let Some(value) = object.get("start").or_else(|| object.get("answer_start")) else {
+        return Ok(None);
+    };
+    let start = value.as_u64().and_then(|start| usize::try_from(start).ok());
+    start
+        .map(Some)
+        .ok_or("a list with an object whose `start` is no whole number")
 }

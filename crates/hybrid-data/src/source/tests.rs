@@ -156,6 +156,10 @@ fn faults_of_references_name_file_line_and_field() {
             "a list with an object without a string `text`",
         ),
         (
+            "[{\"text\": \"a\", \"start\": -1}]",
+            "a list with an object whose `start` is no whole number",
+        ),
+        (
             "[{\"text\": 7}]",
             "a list with an object without a string `text`",
         ),

@@ -23,6 +23,20 @@ pub struct CardDetails {
     pub peft_folder: Option<String>,
     /// The classifier head; none for a prompt alone and where answers are texts.
     pub head: Option<HeadDetails>,
+    /// The span head, and how it is asked; where answers are pieces of a passage.
+    pub spans: Option<SpanDetails>,
+}
+
+/// How answers are found in passages.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct SpanDetails {
+    /// The head's safetensors file, relative to the artifact: `weight` `[2, d_model]` and `bias`
+    /// `[2]`; none where nothing was trained.
+    pub file: Option<String>,
+    /// Tokens that neighbouring windows of a passage share.
+    pub stride: usize,
+    /// Most tokens of an answer.
+    pub max_answer_length: usize,
 }
 
 /// A classifier head on disk.
@@ -262,7 +276,7 @@ fn quoted(value: Value) -> Result<String, minijinja::Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::{CardDetails, HeadDetails, cell, code, render};
+    use super::{CardDetails, HeadDetails, SpanDetails, cell, code, render};
     use crate::report::sample::sample;
     use crate::report::text_sample::text_sample;
     use crate::{Generalisation, SharedTexts, TextTask};
@@ -277,6 +291,7 @@ mod tests {
                 pooling: "mean".to_owned(),
                 normalize: true,
             }),
+            spans: None,
         }
     }
 
@@ -295,6 +310,30 @@ mod tests {
         assert!(front.lines().all(|line| !line.contains('\t')));
         assert!(body.contains("{\"text\": "));
         assert!(body.contains("PeftModel.from_pretrained") && body.contains("F.normalize"));
+    }
+
+    #[test]
+    fn answers_out_of_passages_are_told_as_such() {
+        let card = |file: Option<&str>| {
+            let spans = SpanDetails {
+                file: file.map(str::to_owned),
+                stride: 33,
+                max_answer_length: 21,
+            };
+            let details = CardDetails {
+                head: None,
+                spans: Some(spans),
+                ..details()
+            };
+            render(&text_sample(TextTask::QuestionAnswering), &details).unwrap()
+        };
+        let trained = card(Some("span_head.safetensors"));
+        for part in ["/span_head.safetensors", "stride=33", "tril(20)"] {
+            assert!(trained.contains(part), "{part}: {trained}");
+        }
+        assert!(!trained.contains("AutoModelForCausalLM") && !trained.contains("| template"));
+        let untrained = card(None);
+        assert!(untrained.contains("by chance") && !untrained.contains("```python"));
     }
 
     #[test]

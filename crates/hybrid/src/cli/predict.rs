@@ -15,6 +15,7 @@ use super::output::{self, Reader, say};
 use crate::HybridError;
 use crate::artifact::Artifact;
 use crate::evaluate;
+use crate::spans;
 
 /// The most lines that are classified together.
 const CHUNK: usize = 256;
@@ -109,6 +110,9 @@ fn answer(
         return Ok(Reader::Listens);
     }
     let task = &artifact.description.task;
+    if spans::are_asked(task.kind, &artifact.model) {
+        return output::write(&answers(artifact, inputs)?);
+    }
     if task.kind.text_task().is_some() {
         return output::write(&written(artifact, inputs)?);
     }
@@ -135,6 +139,29 @@ fn answer(
         let _ = writeln!(lines, "{line}");
     }
     output::write(&lines)
+}
+
+/// The answers to some questions out of their passages, one JSON line each: where they start there,
+/// in Unicode code points, and their probability.
+fn answers(
+    artifact: &mut Artifact,
+    inputs: &[BTreeMap<String, String>],
+) -> Result<String, HybridError> {
+    let passages = &artifact.description.task.passages;
+    let read = spans::read(&mut artifact.model, passages, inputs.iter())?;
+    let mut lines = String::new();
+    for (fields, passage) in inputs.iter().zip(&read) {
+        let best = passage.best(passages.max_answer_length);
+        let line = json!({
+            "output": best.as_ref().map_or("", |span| span.text),
+            "start": best.as_ref().map(|span| span.start),
+            "probability": best.as_ref().map(|span| span.probability),
+            "input": fields,
+        });
+        // Writing into a string cannot fail.
+        let _ = writeln!(lines, "{line}");
+    }
+    Ok(lines)
 }
 
 /// What the model writes for some inputs, one JSON line each.

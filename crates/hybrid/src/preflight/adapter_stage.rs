@@ -1,13 +1,14 @@
 //! What would make an adapter stage fail: what it trains and its update rule are built once.
 
-use hybrid_adapters::{Adapters, ClassifierHead, Trainable};
+use hybrid_adapters::{Adapters, ClassifierHead, SpanHead, Trainable};
 use hybrid_optim::{OptimError, OptimizerConfig, ScheduleConfig, Updater};
 
-use super::Faults;
+use super::{Faults, span_task};
 use crate::alternate::first_prompt;
 use crate::error::describe;
 use crate::local_model::LocalModel;
 use crate::recipe::{AdapterStage, HeadStage, Recipe};
+use crate::spans;
 use crate::stage::soft_start;
 use crate::task::TaskData;
 
@@ -19,8 +20,10 @@ pub(super) fn check(
     data: &TaskData,
     model: &LocalModel,
 ) {
+    let asks_spans = spans::are_asked(data.task.kind, model);
     match model.is_language_model() {
         true => refuse_parts_for_encoders(faults, key, config),
+        false if asks_spans => span_task::check_stage(faults, key, config),
         false => faults.check_pooling(&format!("{key}.head.pooling"), model, config.head.pooling),
     }
     // A search may find another prompt to start at, of which there are tokens all the same.
@@ -49,7 +52,8 @@ pub(super) fn check(
     };
     let trainable = Trainable {
         adapters,
-        head: (!model.is_language_model()).then(head),
+        head: (!model.is_language_model() && !asks_spans).then(head),
+        span_head: asks_spans.then(|| SpanHead::init(model.d_model(), 0, &model.device)),
     };
     // An updater names its first fault, so each part is tried alone.
     let plain = AdapterStage {

@@ -1,12 +1,12 @@
 //! The adapter stage: theta <- theta - alpha * gradient over a frozen base.
 
-use hybrid_adapters::{AdapterConfig, Adapters, ClassifierHead, HeadConfig, Trainable};
+use hybrid_adapters::{AdapterConfig, Adapters, ClassifierHead, HeadConfig, SpanHead, Trainable};
 use hybrid_data::Encoding;
 use hybrid_prompts::{Prompt, SIMILARITY_SCALE};
 
 use super::checkpoint::Checkpoint;
 use super::language;
-use super::pass::{Input, Targets};
+use super::pass::{Input, SpanTarget, Targets};
 use super::prefix::Prefix;
 use super::soft_start::{self, same_but_for_starts};
 use super::training::{Start, Trained, Training};
@@ -15,6 +15,7 @@ use crate::HybridError;
 use crate::candidate::{AdapterRecord, Candidate};
 use crate::evaluate::{self, Criterion};
 use crate::recipe::{AdapterStage, HeadInit};
+use crate::spans;
 use crate::tensors::{self, NamedTensors};
 
 /// Trains the stage's adapters and head, starting at `parent`.
@@ -36,15 +37,19 @@ pub(crate) fn train(
         flops: progressed.flops,
     });
     let mut meter = StageMeter::new(context.model, carried);
-    let head = (!context.model.is_language_model()).then(|| config.head.config());
+    let asks_spans = spans::are_asked(context.data.task.kind, context.model);
+    let has_labels = !context.model.is_language_model() && !asks_spans;
+    let head = has_labels.then(|| config.head.config());
     let start = start(context, config, head.as_ref(), parent)?;
     let n_layers = context.model.n_layers();
     let head_alone = config.methods.is_empty();
     let trained_head = start.trainable.head.as_ref();
+    let span_head = start.trainable.span_head.as_ref();
     let (lowest_layer, trainable_parameters) = match head_alone {
         true => (
             n_layers,
-            trained_head.map_or(0, ClassifierHead::n_parameters),
+            trained_head.map_or(0, ClassifierHead::n_parameters)
+                + span_head.map_or(0, SpanHead::n_parameters),
         ),
         false => (
             start.trainable.adapters.lowest_layer().unwrap_or(n_layers),
@@ -54,6 +59,7 @@ pub(crate) fn train(
     let record = AdapterRecord {
         methods: start.trainable.adapters.configs().to_vec(),
         head,
+        span_head: asks_spans,
         trainable_parameters,
     };
     // Hidden tokens change what is pooled.
@@ -85,6 +91,9 @@ fn rows(
         return language::rows(context, prompt);
     }
     let data = context.data;
+    if spans::are_asked(data.task.kind, context.model) {
+        return windows(context);
+    }
     let mut texts = evaluate::render(prompt, data.fit.fields())?;
     let mut classes = data.fit.targets.clone();
     if config.train_on_label_words {
@@ -93,6 +102,24 @@ fn rows(
         classes.extend(of_words);
     }
     Ok((context.model.encode(&texts)?, Targets::Head(classes)))
+}
+
+/// The windows that hold the answers of the fit examples.
+fn windows(context: &Context<'_>) -> Result<(Vec<Encoding>, Targets), HybridError> {
+    let data = context.data;
+    let labelled = spans::labelled_windows(context.model, &data.task.passages, &data.fit.examples)?;
+    let (encodings, targets) = labelled
+        .into_iter()
+        .map(|labelled| {
+            let target = SpanTarget {
+                passage: labelled.window.passage,
+                first: labelled.first,
+                last: labelled.last,
+            };
+            (labelled.window.encoding, target)
+        })
+        .unzip();
+    Ok((encodings, Targets::Spans(targets)))
 }
 
 /// The stage's parameters before the first update. What the parent has of the same kind goes on
@@ -130,12 +157,22 @@ fn start(
     let is_identity = || !methods.iter().any(AdapterConfig::is_in_front);
     let as_parent = goes_on || earlier.is_empty() && is_identity();
     let Some(head) = head else {
+        let asks_spans = spans::are_asked(context.data.task.kind, context.model);
+        let has_head = parent.adapter.as_ref().is_some_and(|old| old.span_head);
+        let mut span_head =
+            asks_spans.then(|| SpanHead::init(context.model.d_model(), seed, &device));
+        if has_head {
+            let tensors = tensors::under(&trained, "span_head.");
+            let load = |head: SpanHead| head.load_named_tensors(&tensors);
+            span_head = span_head.map(load).transpose()?;
+        }
         return Ok(Start {
             trainable: Trainable {
                 adapters,
                 head: None,
+                span_head,
             },
-            as_parent,
+            as_parent: as_parent && has_head == asks_spans,
         });
     };
     if parent
@@ -151,6 +188,7 @@ fn start(
             trainable: Trainable {
                 adapters,
                 head: Some(head),
+                span_head: None,
             },
             as_parent,
         });
@@ -158,6 +196,7 @@ fn start(
     let bare = Trainable {
         adapters: adapters.clone(),
         head: None,
+        span_head: None,
     };
     context.model.activate(Some(bare), None);
     let init = config.head.init;
@@ -167,6 +206,7 @@ fn start(
         trainable: Trainable {
             adapters,
             head: Some(head),
+            span_head: None,
         },
         as_parent,
     })

@@ -4,6 +4,8 @@
 //! softmax over the label words alone, which is how they are scored, too. Other texts it learns token
 //! by token; the prompt's own tokens are never targets.
 
+use std::ops::Range;
+
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Int, Tensor, TensorData};
@@ -33,6 +35,8 @@ pub(super) struct Input {
 pub(super) enum Targets {
     /// A class, by a classifier head.
     Head(Vec<usize>),
+    /// Where the answer starts and ends in the row's passage, by a span head.
+    Spans(Vec<SpanTarget>),
     /// A class, by the label word that a language model says next.
     LabelWords {
         /// The class of each row.
@@ -44,11 +48,20 @@ pub(super) enum Targets {
     Tokens(Vec<usize>),
 }
 
+/// An answer in a row: its first and last token, counted from the first one of the passage.
+pub(super) struct SpanTarget {
+    pub(super) passage: Range<usize>,
+    pub(super) first: usize,
+    pub(super) last: usize,
+}
+
 impl Input {
-    /// What the loss of some rows is averaged over: the rows, or their wanted tokens.
+    /// What the loss of some rows is averaged over: the rows, their starts and ends, or their wanted
+    /// tokens.
     pub(super) fn weight(&self, rows: &[usize]) -> usize {
         match &self.targets {
             Targets::Head(_) | Targets::LabelWords { .. } => rows.len(),
+            Targets::Spans(_) => 2 * rows.len(),
             Targets::Tokens(begins) => rows
                 .iter()
                 .map(|row| self.encodings[*row].len() - begins[*row])
@@ -105,6 +118,7 @@ impl Pass<'_> {
                 let logits = self.head_logits(model, trainable, piece, &hooks)?;
                 (logits, of_rows(classes, &piece.rows))
             }
+            Targets::Spans(spans) => self.span_logits(model, trainable, piece, spans, &hooks)?,
             Targets::LabelWords { classes, tokens } => {
                 let logits = self.label_logits(model, trainable, piece, tokens, &hooks)?;
                 (logits, of_rows(classes, &piece.rows))
@@ -124,7 +138,6 @@ impl Pass<'_> {
         ))
     }
 
-    /// Tokens are hidden above the frozen layers only.
     fn head_logits(
         &self,
         model: &LocalModel,
@@ -138,18 +151,69 @@ impl Pass<'_> {
         let pooled = match prefix.lower(model, encodings, rows, &trainable.adapters)? {
             Lower::Pooled(pooled) => pooled,
             Lower::Hidden(hidden) => {
-                let share = self.config.token_dropout;
-                let batch = match share > 0.0 {
-                    true => model.batch_with_hidden_tokens(encodings, rows, share, piece.seed),
-                    false => model.batch(encodings, rows),
-                };
-                let hidden = prefix.upper(model, hidden, &batch, hooks);
+                let (hidden, batch) = self.encoder_states(model, piece, hidden, hooks);
                 model
                     .encoder()
                     .pool(hidden, &batch, head.pooling(), hooks)?
             }
         };
         Ok(head.forward(pooled))
+    }
+
+    /// The last hidden states of an encoder, and the batch that they are of. Tokens are hidden above
+    /// the frozen layers only.
+    fn encoder_states(
+        &self,
+        model: &LocalModel,
+        piece: &Piece,
+        lower: Tensor<3>,
+        hooks: &dyn Hooks,
+    ) -> (Tensor<3>, EncoderBatch) {
+        let (encodings, rows) = (&self.input.encodings, &piece.rows);
+        let share = self.config.token_dropout;
+        let batch = match share > 0.0 {
+            true => model.batch_with_hidden_tokens(encodings, rows, share, piece.seed),
+            false => model.batch(encodings, rows),
+        };
+        let hidden = self.input.prefix.upper(model, lower, &batch, hooks);
+        (hidden, batch)
+    }
+
+    /// For each row the logits of the start over the tokens of its passage, then for each row those
+    /// of the end, and the places of the answers.
+    fn span_logits(
+        &self,
+        model: &LocalModel,
+        trainable: &Trainable,
+        piece: &Piece,
+        spans: &[SpanTarget],
+        hooks: &dyn Hooks,
+    ) -> Result<(Tensor<2>, Vec<i32>), HybridError> {
+        let (encodings, rows) = (&self.input.encodings, &piece.rows);
+        let head = trainable.span_head.as_ref();
+        let head = head.expect("the stage trains a span head");
+        let prefix = &self.input.prefix;
+        let lower = match prefix.lower(model, encodings, rows, &trainable.adapters)? {
+            Lower::Hidden(hidden) => hidden,
+            Lower::Pooled(_) => unreachable!("the states of tokens are not pooled"),
+        };
+        let (hidden, batch) = self.encoder_states(model, piece, lower, hooks);
+        let [_, seq] = batch.input_ids.dims();
+        let [size, length, d_model] = hidden.dims();
+        let of_tokens = hidden.slice([0..size, length - seq..length, 0..d_model]);
+        let logits = Tensor::cat(head.forward(of_tokens).into(), 0);
+        let mut outside = vec![OUTSIDE; size * seq];
+        for (row, outside) in rows.iter().zip(outside.chunks_mut(seq)) {
+            outside[spans[*row].passage.clone()].fill(0.0);
+        }
+        let outside = TensorData::new(outside, [size, seq]);
+        let outside: Tensor<2> = Tensor::from_data(outside, &model.device);
+        let place = |token: fn(&SpanTarget) -> usize| {
+            let spans = rows.iter().map(|row| &spans[*row]);
+            spans.map(move |span| (span.passage.start + token(span)) as i32)
+        };
+        let targets = place(|span| span.first).chain(place(|span| span.last));
+        Ok((logits + outside.repeat(&[2, 1]), targets.collect()))
     }
 
     /// The last hidden states of a decoder, and how many places of each row come before its
@@ -284,6 +348,9 @@ impl Pass<'_> {
         Ok((model.input_batch(&inputs)?, labels))
     }
 }
+
+/// Taken off the logits of tokens that are not of the passage: none of them is an answer.
+const OUTSIDE: f32 = -1e9;
 
 fn of_rows(classes: &[usize], rows: &[usize]) -> Vec<i32> {
     rows.iter().map(|row| classes[*row] as i32).collect()

@@ -64,6 +64,7 @@ impl<'c> Training<'c> {
         let trainable = match config.methods.is_empty() {
             true => Trainable {
                 head: start.head.map(|head| head.train_on(&autodiff)),
+                span_head: start.span_head.map(|head| head.train_on(&autodiff)),
                 ..start
             },
             false => start.train_on(&autodiff),
