@@ -1,3 +1,5 @@
+//! Windows of passages: sequences, places of answers, and texts cut out by bytes.
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 
