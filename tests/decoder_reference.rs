@@ -2,7 +2,6 @@
 //! the reference stack is installed: `HYBRID_REFERENCE_PYTHON` names its interpreter.
 
 use std::path::Path;
-use std::process::Command;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use hybrid_models::{
@@ -12,6 +11,7 @@ use hybrid_models::{
 use serde_json::{Value, json};
 
 use crate::fixtures::{self, Fixture};
+use crate::reference;
 
 /// Fixtures of decoders with a language model head.
 fn language_models() -> Vec<Fixture> {
@@ -186,24 +186,11 @@ fn continuations(device: &Device) -> Vec<Value> {
 
 #[test]
 fn parity_with_transformers_itself() {
-    let Some(python) = std::env::var_os("HYBRID_REFERENCE_PYTHON") else {
+    let Some(python) = reference::python() else {
         return;
     };
     let (folder, device) = (tempfile::tempdir().unwrap(), fixtures::device());
     let mut cases = forwards(folder.path(), &device);
     cases.extend(continuations(&device));
-    let path = folder.path().join("cases.json");
-    std::fs::write(&path, json!(cases).to_string()).unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/decoder_reference.py");
-    let output = Command::new(python)
-        .arg(script)
-        .arg(&path)
-        .output()
-        .expect("the interpreter runs");
-    let text = format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    assert!(output.status.success(), "{text}");
+    reference::compare(python, "decoder_reference.py", folder.path(), cases);
 }

@@ -1,7 +1,6 @@
 //! The hybrid loop over language models: label words, demonstrations, texts.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use serde_json::Value;
 
@@ -58,29 +57,7 @@ fn questions(task: &TinyTask, run: &str) -> Vec<String> {
 fn a_killed_search_asks_nothing_twice_and_ends_the_same() {
     let task = TinyTask::language();
     task.train("whole").assert().success();
-    let binary = assert_cmd::cargo::cargo_bin!("hybrid");
-    let mut kills = 0;
-    for attempt in 0..80 {
-        let mut child = std::process::Command::new(binary)
-            .arg("train")
-            .arg(task.recipe())
-            .arg("--out")
-            .arg(task.file("killed"))
-            .stderr(std::fs::File::create(task.file("messages")).unwrap())
-            .spawn()
-            .unwrap();
-        // Later and later, so that every part of the run is hit and the run still ends.
-        std::thread::sleep(Duration::from_secs_f64(0.003 * 1.15f64.powi(attempt)));
-        if let Some(status) = child.try_wait().unwrap() {
-            let messages = std::fs::read_to_string(task.file("messages")).unwrap();
-            assert!(status.success(), "{messages}");
-            break;
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        kills += 1;
-    }
-    assert!(kills >= 3, "the run was killed {kills} times only");
+    task.train_through_kills("killed");
     assert_equal_runs(&task, "whole", "killed");
     let asked = questions(&task, "killed");
     let different: BTreeSet<&String> = asked.iter().collect();
@@ -116,39 +93,25 @@ fn texts_are_learned_and_measured() {
     assert!(line["output"].is_string(), "{line}");
 }
 
-/// What a recipe is refused for; nothing is written.
-fn refusal(task: &TinyTask, settings: &[&str]) -> String {
-    let mut command = task.train("refused");
-    for setting in settings {
-        command.args(["--set", setting]);
-    }
-    let said = messages(&command.assert().code(2));
-    assert!(!task.file("refused").exists(), "{said}");
-    said
-}
-
 #[test]
 fn what_a_base_cannot_do_is_refused_before_the_run() {
     let task = TinyTask::language();
-    let said = refusal(
-        &task,
-        &["stages.1.methods=[]", "stages.1.token_dropout=0.5"],
-    );
+    let said = task.refusal(&["stages.1.methods=[]", "stages.1.token_dropout=0.5"]);
     assert!(
         said.contains("stages.1.methods") && said.contains("stages.1.token_dropout"),
         "{said}"
     );
-    let said = refusal(&task, &["target={metric=\"chrf\", value=50}"]);
+    let said = task.refusal(&["target={metric=\"chrf\", value=50}"]);
     assert!(said.contains("accuracy, macro_f1, mcc"), "{said}");
     let encoder = format!("base.model={:?}", task.file("model"));
-    let said = refusal(&task, &[&encoder, "base.max_length=16"]);
+    let said = task.refusal(&[&encoder, "base.max_length=16"]);
     assert!(said.contains("stages.0.demonstrations"), "{said}");
     let texts = TinyTask::texts();
     let encoder = format!("base.model={:?}", texts.file("model"));
-    let said = refusal(&texts, &[&encoder, "base.max_length=16"]);
+    let said = texts.refusal(&[&encoder, "base.max_length=16"]);
     assert!(said.contains("name a language model"), "{said}");
     std::fs::remove_file(task.file("llama/tokenizer_config.json")).unwrap();
-    let said = refusal(&task, &[]);
+    let said = task.refusal(&[]);
     assert!(
         said.contains("stages.0.formats: the model has no chat template"),
         "{said}"

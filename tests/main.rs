@@ -30,6 +30,7 @@ mod parity_tokenizer;
 mod parity_training;
 mod passages;
 mod peft_reference;
+mod reference;
 mod run_comparison;
 mod seq2seq_reference;
 mod tiny_model;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::run_comparison::{assert_equal_runs, candidate, report};
-use crate::tiny_task::{TinyTask, hybrid, messages, printed};
+use crate::tiny_task::{TinyTask, hybrid, printed};
 
 fn rows(task: &TinyTask, name: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(task.file(name)).unwrap();
@@ -105,29 +105,15 @@ fn without_training_an_answer_is_chance() {
     );
 }
 
-/// What a recipe is refused for; nothing is written.
-fn refusal(task: &TinyTask, settings: &[&str]) -> String {
-    let mut command = task.train("refused");
-    for setting in settings {
-        command.args(["--set", setting]);
-    }
-    let said = messages(&command.assert().code(2));
-    assert!(!task.file("refused").exists(), "{said}");
-    said
-}
-
 #[test]
 fn what_passages_do_not_have_is_refused_before_the_run() {
     let task = TinyTask::passages();
-    let said = refusal(
-        &task,
-        &[
-            "stages.0={kind=\"prompt\"}",
-            "stages.1.label_smoothing=0.1",
-            "stages.1.head={pooling=\"cls\"}",
-            "passages.stride=6",
-        ],
-    );
+    let said = task.refusal(&[
+        "stages.0={kind=\"prompt\"}",
+        "stages.1.label_smoothing=0.1",
+        "stages.1.head={pooling=\"cls\"}",
+        "passages.stride=6",
+    ]);
     for part in [
         "stages.0: there is no prompt to search",
         "stages.1.label_smoothing",
@@ -136,7 +122,7 @@ fn what_passages_do_not_have_is_refused_before_the_run() {
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }
-    let said = refusal(&task, &["data.fields={text=\"context\"}"]);
+    let said = task.refusal(&["data.fields={text=\"context\"}"]);
     assert!(
         said.contains("the fields `context` and `question`"),
         "{said}"
@@ -147,7 +133,7 @@ fn what_passages_do_not_have_is_refused_before_the_run() {
     }
     let lines: String = rows.iter().map(|row| format!("{row}\n")).collect();
     std::fs::write(task.file("select.jsonl"), lines).unwrap();
-    let said = refusal(&task, &[]);
+    let said = task.refusal(&[]);
     assert!(
         said.contains("select.jsonl:1: the answer") && said.contains("at code point 1"),
         "{said}"
@@ -157,10 +143,10 @@ fn what_passages_do_not_have_is_refused_before_the_run() {
     }
     let lines: String = rows.iter().map(|row| format!("{row}\n")).collect();
     std::fs::write(task.file("select.jsonl"), lines).unwrap();
-    let said = refusal(&task, &[]);
+    let said = task.refusal(&[]);
     assert!(said.contains("data.select: no answer stands in"), "{said}");
     let labels = TinyTask::new();
-    let said = refusal(&labels, &["passages.stride=4"]);
+    let said = labels.refusal(&["passages.stride=4"]);
     assert!(
         said.contains("only an encoder that answers questions"),
         "{said}"

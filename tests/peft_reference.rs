@@ -2,7 +2,6 @@
 //! `HYBRID_REFERENCE_PYTHON` names its interpreter.
 
 use std::path::Path;
-use std::process::Command;
 
 use burn::tensor::Tensor;
 use hybrid_adapters::{AdapterConfig, Adapters, ClassifierHead, HeadConfig, peft_has, save_peft};
@@ -11,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::contracts::bench::{Bench, benches, moved};
 use crate::contracts::stacks::stacks;
+use crate::reference;
 
 const TYPES: &str = "the reference computes on rows of numbers";
 
@@ -40,7 +40,7 @@ fn case(bench: &Bench, name: &str, adapter: &Path) -> Value {
 
 #[test]
 fn parity_of_files_in_peft_itself() {
-    let Some(python) = std::env::var_os("HYBRID_REFERENCE_PYTHON") else {
+    let Some(python) = reference::python() else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
@@ -102,20 +102,7 @@ fn parity_of_files_in_peft_itself() {
             }
         }
     }
-    let path = folder.path().join("cases.json");
-    std::fs::write(&path, json!(cases).to_string()).unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/peft_reference.py");
-    let output = Command::new(python)
-        .arg(script)
-        .arg(&path)
-        .output()
-        .expect("the interpreter runs");
-    let text = format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    assert!(output.status.success(), "{text}");
+    reference::compare(python, "peft_reference.py", folder.path(), cases);
 }
 
 /// The stack without what acts on a head.

@@ -3,7 +3,6 @@
 //! interpreter.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use hybrid_models::{
@@ -13,6 +12,7 @@ use hybrid_models::{
 use serde_json::{Value, json};
 
 use crate::fixtures::{self, Fixture};
+use crate::reference;
 
 fn models() -> Vec<Fixture> {
     let mut models = fixtures::of_kind("model");
@@ -213,24 +213,11 @@ fn targets(folder: &Path, device: &Device) -> Vec<Value> {
 
 #[test]
 fn parity_of_seq2seq_with_transformers_itself() {
-    let Some(python) = std::env::var_os("HYBRID_REFERENCE_PYTHON") else {
+    let Some(python) = reference::python() else {
         return;
     };
     let (folder, device) = (tempfile::tempdir().unwrap(), fixtures::device());
     let mut cases = forwards(folder.path(), &device);
     cases.extend(targets(folder.path(), &device));
-    let path = folder.path().join("cases.json");
-    std::fs::write(&path, json!(cases).to_string()).unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/seq2seq_reference.py");
-    let output = Command::new(python)
-        .arg(script)
-        .arg(&path)
-        .output()
-        .expect("the interpreter runs");
-    let text = format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    assert!(output.status.success(), "{text}");
+    reference::compare(python, "seq2seq_reference.py", folder.path(), cases);
 }

@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use assert_cmd::Command;
 use assert_cmd::assert::Assert;
@@ -147,6 +148,43 @@ impl TinyTask {
             .arg("--out")
             .arg(self.file(out));
         command
+    }
+
+    /// Trains into `out` with kills, later and later, so that every part of the run is hit and the run
+    /// still ends.
+    pub(crate) fn train_through_kills(&self, out: &str) {
+        let mut kills = 0;
+        for attempt in 0..80 {
+            let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin!("hybrid"))
+                .arg("train")
+                .arg(self.recipe())
+                .arg("--out")
+                .arg(self.file(out))
+                .stderr(std::fs::File::create(self.file("messages")).unwrap())
+                .spawn()
+                .unwrap();
+            std::thread::sleep(Duration::from_secs_f64(0.003 * 1.15f64.powi(attempt)));
+            if let Some(status) = child.try_wait().unwrap() {
+                let messages = std::fs::read_to_string(self.file("messages")).unwrap();
+                assert!(status.success(), "{messages}");
+                break;
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+            kills += 1;
+        }
+        assert!(kills >= 3, "the run was killed {kills} times only");
+    }
+
+    /// What the recipe with these settings is refused for; nothing is written.
+    pub(crate) fn refusal(&self, settings: &[&str]) -> String {
+        let mut command = self.train("refused");
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
+        let said = messages(&command.assert().code(2));
+        assert!(!self.file("refused").exists(), "{said}");
+        said
     }
 
     fn write_model(&self) {

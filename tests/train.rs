@@ -1,7 +1,5 @@
 //! The hybrid loop through the command line: equal runs, kills, resumption, artifacts.
 
-use std::time::Duration;
-
 use serde_json::Value;
 
 use crate::fixtures::json;
@@ -54,33 +52,7 @@ fn another_seed_gives_another_adapter() {
 fn a_killed_run_goes_on_to_the_same_bytes() {
     let task = TinyTask::new();
     task.train("whole").assert().success();
-    let binary = assert_cmd::cargo::cargo_bin!("hybrid");
-    let mut kills = 0;
-    for attempt in 0..80 {
-        let mut child = std::process::Command::new(binary)
-            .arg("train")
-            .arg(task.recipe())
-            .arg("--out")
-            .arg(task.file("killed"))
-            .stderr(std::fs::File::create(task.file("messages")).unwrap())
-            .spawn()
-            .unwrap();
-        // Later and later, so that every part of the run is hit and the run still ends.
-        std::thread::sleep(Duration::from_secs_f64(0.003 * 1.15f64.powi(attempt)));
-        match child.try_wait().unwrap() {
-            Some(status) => {
-                let messages = std::fs::read_to_string(task.file("messages")).unwrap();
-                assert!(status.success(), "{messages}");
-                break;
-            }
-            None => {
-                child.kill().unwrap();
-                child.wait().unwrap();
-                kills += 1;
-            }
-        }
-    }
-    assert!(kills >= 3, "the run was killed {kills} times only");
+    task.train_through_kills("killed");
     assert_equal_runs(&task, "whole", "killed");
 }
 

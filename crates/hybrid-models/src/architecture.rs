@@ -62,15 +62,8 @@ impl Architecture {
     /// # Errors
     /// [`ModelError::UnknownArchitecture`], [`ModelError::MissingKey`].
     pub(crate) fn of(config: &ConfigFile) -> Result<Self, ModelError> {
-        let found = config.text("model_type")?;
-        Self::ALL
-            .into_iter()
-            .find(|architecture| architecture.model_type() == found)
-            .ok_or_else(|| ModelError::UnknownArchitecture {
-                path: config.path().to_owned(),
-                found: found.to_owned(),
-                known: Self::ALL.map(Self::model_type).to_vec(),
-            })
+        let all = Self::ALL.map(|architecture| (architecture.model_type(), architecture));
+        config.choose(config.text("model_type")?, &all)
     }
 
     /// `model_type` in `config.json`; also the encoder's module name in models with a head.
@@ -99,16 +92,7 @@ impl Architecture {
         let Some(found) = config.class()? else {
             return Ok(Task::Headless);
         };
-        let classes = self.classes();
-        classes
-            .iter()
-            .find(|(class, _)| *class == found)
-            .map(|(_, task)| *task)
-            .ok_or_else(|| ModelError::UnknownArchitecture {
-                path: config.path().to_owned(),
-                found: found.to_owned(),
-                known: classes.iter().map(|(class, _)| *class).collect(),
-            })
+        config.choose(found, self.classes())
     }
 
     /// Sizes and names out of a configuration.

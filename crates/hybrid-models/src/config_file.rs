@@ -66,6 +66,25 @@ impl ConfigFile {
         &self.path
     }
 
+    /// What stands beside the name that was found.
+    ///
+    /// # Errors
+    /// [`ModelError::UnknownArchitecture`] with all names there are.
+    pub(crate) fn choose<T: Copy>(
+        &self,
+        found: &str,
+        choices: &[(&'static str, T)],
+    ) -> Result<T, ModelError> {
+        let chosen = choices.iter().find(|(name, _)| *name == found);
+        chosen
+            .map(|(_, value)| *value)
+            .ok_or_else(|| ModelError::UnknownArchitecture {
+                path: self.path.clone(),
+                found: found.to_owned(),
+                known: choices.iter().map(|(name, _)| *name).collect(),
+            })
+    }
+
     /// A value that is there and not null.
     fn value(&self, key: &str) -> Option<&Value> {
         self.keys.get(key).filter(|value| !value.is_null())

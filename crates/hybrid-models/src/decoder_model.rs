@@ -68,15 +68,8 @@ impl DecoderArchitecture {
     /// # Errors
     /// [`ModelError::UnknownArchitecture`], [`ModelError::MissingKey`].
     pub(crate) fn of(config: &ConfigFile) -> Result<Self, ModelError> {
-        let found = config.text("model_type")?;
-        Self::ALL
-            .into_iter()
-            .find(|architecture| architecture.model_type() == found)
-            .ok_or_else(|| ModelError::UnknownArchitecture {
-                path: config.path().to_owned(),
-                found: found.to_owned(),
-                known: Self::ALL.map(Self::model_type).to_vec(),
-            })
+        let all = Self::ALL.map(|architecture| (architecture.model_type(), architecture));
+        config.choose(config.text("model_type")?, &all)
     }
 
     /// `model_type` in `config.json`.
@@ -111,19 +104,11 @@ impl DecoderArchitecture {
         let Some(found) = config.class()? else {
             return Ok(DecoderTask::Headless);
         };
-        let classes = match self {
+        let classes: &[_] = match self {
             Self::Gpt2 => &gpt2::CLASSES,
             Self::Llama(member) => member.classes(),
         };
-        classes
-            .iter()
-            .find(|(class, _)| *class == found)
-            .map(|(_, task)| *task)
-            .ok_or_else(|| ModelError::UnknownArchitecture {
-                path: config.path().to_owned(),
-                found: found.to_owned(),
-                known: classes.iter().map(|(class, _)| *class).collect(),
-            })
+        config.choose(found, classes)
     }
 
     fn load(self, config: &ConfigFile, loader: &mut Loader<'_>) -> Result<Decoder, ModelError> {

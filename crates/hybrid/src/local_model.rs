@@ -307,12 +307,16 @@ impl LocalModel {
         Ok(self.tokenizer.encode(texts)?)
     }
 
-    /// The tokens of a text alone, as they stand within other text.
+    /// The tokens of one text, with those that the tokenizer puts around it or without.
     ///
     /// # Errors
     /// [`HybridError::Data`] when the tokenizer refuses the text.
-    pub(crate) fn plain_ids(&self, text: &str) -> Result<Vec<i64>, HybridError> {
-        let ids = self.tokenizer.ids(text, false)?;
+    pub(crate) fn ids(
+        &self,
+        text: &str,
+        add_special_tokens: bool,
+    ) -> Result<Vec<i64>, HybridError> {
+        let ids = self.tokenizer.ids(text, add_special_tokens)?;
         Ok(ids.into_iter().map(i64::from).collect())
     }
 

@@ -137,15 +137,6 @@ impl LocalModel {
         }
     }
 
-    pub(super) fn ids(
-        &self,
-        text: &str,
-        add_special_tokens: bool,
-    ) -> Result<Vec<i64>, HybridError> {
-        let ids = self.tokenizer.ids(text, add_special_tokens)?;
-        Ok(ids.into_iter().map(i64::from).collect())
-    }
-
     /// Embeds texts by the mean of the bare base's last hidden states.
     fn embedder(&self) -> Box<Embed<'static>> {
         let embed: Box<EmbedIds> = match self.language() {

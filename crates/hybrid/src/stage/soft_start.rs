@@ -22,13 +22,13 @@ pub(crate) fn methods(
     data: &TaskData,
     prompt: &Prompt,
 ) -> Result<Vec<AdapterConfig>, HybridError> {
-    let searched = || text_of(prompt, data).and_then(|text| model.plain_ids(&text));
+    let searched = || text_of(prompt, data).and_then(|text| model.ids(&text, false));
     let mut methods = config.methods.clone();
     for method in &mut methods {
         match method {
             AdapterConfig::PromptTuning(soft) if soft.init_token_ids.is_none() => {
                 if let Some(text) = &soft.prompt_tuning_init_text {
-                    soft.init_token_ids = Some(model.plain_ids(text)?);
+                    soft.init_token_ids = Some(model.ids(text, false)?);
                 } else if config.start_at_prompt {
                     soft.prompt_tuning_init = PromptTuningInit::Text;
                     soft.init_token_ids = Some(searched()?);
