@@ -1,4 +1,4 @@
-//! Classification by the probabilities of label words, with contextual calibration.
+//! Classification by the probabilities of label words, calibrated.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,24 +23,70 @@ pub enum LengthNormalization {
     PerByte,
 }
 
+/// Most steps of prior matching, of which few are needed.
+const MATCHING_STEPS: usize = 1000;
+
+/// By what the class probabilities are divided, so that what a prompt says whatever the input is no
+/// evidence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Calibration {
+    /// By nothing.
+    None,
+    /// By their mean for inputs without content, which take the place of every field (contextual
+    /// calibration; Zhao et al. 2021).
+    ContentFree(Vec<String>),
+    /// By weights under which all labels are equally likely for inputs of the task on the mean
+    /// (prior matching; Liusie et al. 2023), which should be as many of each label.
+    Inputs(Vec<BTreeMap<String, String>>),
+}
+
+impl Calibration {
+    /// The three inputs without content of Zhao et al. 2021 (section 5).
+    pub const CONTENT_FREE: [&str; 3] = ["N/A", "", "[MASK]"];
+
+    /// The inputs that calibrate, where inputs have the fields of `like`.
+    pub(crate) fn inputs(&self, like: &BTreeMap<String, String>) -> Vec<BTreeMap<String, String>> {
+        match self {
+            Self::None => Vec::new(),
+            Self::ContentFree(texts) => {
+                let everywhere = |text: &String| {
+                    let fields = like.keys();
+                    fields.map(|field| (field.clone(), text.clone())).collect()
+                };
+                texts.iter().map(everywhere).collect()
+            }
+            Self::Inputs(inputs) => inputs.clone(),
+        }
+    }
+
+    /// How often the bias that is left is taken away.
+    pub(crate) fn n_steps(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::ContentFree(_) => 1,
+            Self::Inputs(_) => MATCHING_STEPS,
+        }
+    }
+}
+
 /// How classes are scored by their label words.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LabelScoring {
     /// How label words of different lengths are made comparable.
     pub normalization: LengthNormalization,
-    /// Inputs without content, which take the place of every field. The mean of the class
-    /// probabilities for them is what the prompt itself says; each example's are divided by it
-    /// (contextual calibration; Zhao et al. 2021). Empty for no calibration.
-    pub content_free: Vec<String>,
+    /// By what the class probabilities are divided.
+    pub calibration: Calibration,
 }
 
 impl Default for LabelScoring {
-    /// The three inputs without content of Zhao et al. 2021 (section 5).
+    /// Contextual calibration.
     fn default() -> Self {
+        let texts = Calibration::CONTENT_FREE.map(str::to_owned).to_vec();
         Self {
             normalization: LengthNormalization::default(),
-            content_free: ["N/A", "", "[MASK]"].map(str::to_owned).to_vec(),
+            calibration: Calibration::ContentFree(texts),
         }
     }
 }
@@ -49,7 +95,7 @@ impl LabelScoring {
     /// Without calibration.
     pub fn uncalibrated() -> Self {
         Self {
-            content_free: Vec::new(),
+            calibration: Calibration::None,
             ..Self::default()
         }
     }
@@ -91,8 +137,8 @@ pub(crate) fn labelled_words<'p>(
     Ok(words)
 }
 
-/// The class log-probabilities of each row of scored label words. The first `n_content_free` rows
-/// calibrate the others and are not returned.
+/// The class log-probabilities of each row of scored label words. The first `n_calibrating` rows
+/// calibrate the others, in `n_steps` steps, and are not returned.
 ///
 /// `words`: the class and text of each column. The probability of a class is the mean over its
 /// words; those of all classes are scaled to sum to one, here and after calibration. (Zhao et al.
@@ -102,8 +148,9 @@ pub(crate) fn class_log_probabilities(
     rows: &[Vec<ContinuationScore>],
     words: &[(usize, &str)],
     n_labels: usize,
-    n_content_free: usize,
     normalization: LengthNormalization,
+    n_calibrating: usize,
+    n_steps: usize,
 ) -> Vec<Vec<f32>> {
     let mut classes: Vec<Vec<f64>> = rows
         .iter()
@@ -117,20 +164,42 @@ pub(crate) fn class_log_probabilities(
             row
         })
         .collect();
-    let rows_to_calibrate = classes.split_off(n_content_free);
-    let bias: Vec<f64> = (0..n_labels)
-        .map(|class| log_mean_exp(&classes.iter().map(|row| row[class]).collect::<Vec<_>>()))
-        .collect();
-    let calibrated = |mut row: Vec<f64>| {
-        if n_content_free > 0 {
-            row.iter_mut()
-                .zip(&bias)
-                .for_each(|(value, bias)| *value -= bias);
-            to_log_probabilities(&mut row);
-        }
+    let rows_to_calibrate = classes.split_off(n_calibrating);
+    let bias = match n_calibrating {
+        0 => vec![0.0; n_labels],
+        _ => bias(&classes, n_labels, n_steps),
+    };
+    let calibrated = |row: Vec<f64>| {
+        let row = without_bias(&row, &bias);
         row.into_iter().map(|value| value as f32).collect()
     };
     rows_to_calibrate.into_iter().map(calibrated).collect()
+}
+
+/// What is taken from the log-probabilities of each class: in a single step the logarithm of its mean
+/// probability, in many what makes all classes equally likely on the mean.
+fn bias(rows: &[Vec<f64>], n_labels: usize, n_steps: usize) -> Vec<f64> {
+    let mut bias = vec![0.0; n_labels];
+    for _ in 0..n_steps {
+        let left: Vec<Vec<f64>> = rows.iter().map(|row| without_bias(row, &bias)).collect();
+        let mut largest = 0.0f64;
+        for (class, bias) in bias.iter_mut().enumerate() {
+            let values: Vec<f64> = left.iter().map(|row| row[class]).collect();
+            let step = log_mean_exp(&values);
+            *bias += step;
+            largest = largest.max((step + (n_labels as f64).ln()).abs());
+        }
+        if largest < 1e-9 {
+            break;
+        }
+    }
+    bias
+}
+
+fn without_bias(row: &[f64], bias: &[f64]) -> Vec<f64> {
+    let mut row: Vec<f64> = row.iter().zip(bias).map(|(row, bias)| row - bias).collect();
+    to_log_probabilities(&mut row);
+    row
 }
 
 fn normalized(score: &ContinuationScore, word: &str, normalization: LengthNormalization) -> f64 {
@@ -185,7 +254,7 @@ mod tests {
     fn calibration_divides_by_what_the_prompt_says_by_itself() {
         let words = [(0, "a"), (1, "b")];
         let row = |a: f64, b: f64| vec![score(a.ln(), 1), score(b.ln(), 1)];
-        // Content-free rows: 0.8 and 0.6 for the first class, so 0.7 on the mean.
+        // Rows that calibrate: 0.8 and 0.6 for the first class, so 0.7 on the mean.
         let rows = [
             row(0.08, 0.02),
             row(0.3, 0.2),
@@ -196,8 +265,9 @@ mod tests {
             &rows,
             &words,
             2,
-            2,
             LengthNormalization::None,
+            2,
+            1,
         ));
         assert!(
             (found[0][0] - 0.5).abs() < 1e-6,
@@ -212,10 +282,30 @@ mod tests {
             &rows[2..],
             &words,
             2,
-            0,
             LengthNormalization::None,
+            0,
+            1,
         ));
         assert!((plain[0][0] - 0.7).abs() < 1e-6 && (plain[1][0] - 0.5).abs() < 1e-6);
+    }
+
+    #[test]
+    fn matched_priors_make_classes_equally_likely() {
+        // Far more likely than the second class, whatever the input: a single step is not enough.
+        let logit = |value: f64| vec![score(value, 1), score(0.0, 1)];
+        let inputs: Vec<_> = [12.0, 11.0, 6.0, 2.0].map(logit).to_vec();
+        let rows = [inputs.clone(), inputs].concat();
+        let words = [(0, "a"), (1, "b")];
+        let first = |n_steps| -> Vec<f32> {
+            let rows =
+                class_log_probabilities(&rows, &words, 2, LengthNormalization::None, 4, n_steps);
+            probabilities(rows).into_iter().map(|row| row[0]).collect()
+        };
+        assert!(first(1)[2] > 0.5, "{:?}", first(1));
+        let matched = first(1000);
+        let mean = matched.iter().sum::<f32>() / 4.0;
+        assert!((mean - 0.5).abs() < 1e-6, "{matched:?}");
+        assert!(matched[1] > 0.9 && matched[2] < 0.1, "{matched:?}");
     }
 
     #[test]
@@ -223,7 +313,7 @@ mod tests {
         let words = [(0, " ab"), (1, "abcd"), (1, "x")];
         let rows = [vec![score(-1.0, 1), score(-4.0, 4), score(-6.0, 1)]];
         let odds = |normalization| {
-            let row = &class_log_probabilities(&rows, &words, 2, 0, normalization)[0];
+            let row = &class_log_probabilities(&rows, &words, 2, normalization, 0, 1)[0];
             f64::from(row[0] - row[1])
         };
         let mean = |a: f64, b: f64| ((a.exp() + b.exp()) / 2.0).ln();
@@ -270,14 +360,15 @@ mod tests {
         #[test]
         fn probabilities_sum_to_one_whatever_the_scores(
             values in vec(vec(-700.0f64..0.0, 4), 2..6),
-            n_content_free in 0usize..2,
+            n_calibrating in 0usize..2,
+            n_steps in 1usize..20,
         ) {
             let words = [(0, "a"), (0, "bb"), (1, "c"), (2, "d")];
             let rows: Vec<Vec<ContinuationScore>> =
                 values.iter().map(|row| row.iter().map(|value| score(*value, 2)).collect()).collect();
             for normalization in [LengthNormalization::None, LengthNormalization::PerToken, LengthNormalization::PerByte] {
-                let found = class_log_probabilities(&rows, &words, 3, n_content_free, normalization);
-                prop_assert!(found.len() == rows.len() - n_content_free);
+                let found = class_log_probabilities(&rows, &words, 3, normalization, n_calibrating, n_steps);
+                prop_assert!(found.len() == rows.len() - n_calibrating);
                 for row in probabilities(found) {
                     prop_assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-4, "{:?}", row);
                 }

@@ -264,12 +264,13 @@ impl<'a> Prepared<'a> {
 
 /// The questions whose answers classify inputs.
 struct AskedLabels<'a> {
-    /// Those for inputs without content first.
+    /// Those for inputs that calibrate first.
     requests: Vec<ScoreRequest>,
     /// The class and text of each continuation.
     words: Vec<(usize, &'a str)>,
     n_labels: usize,
     scoring: &'a LabelScoring,
+    n_calibrating: usize,
     n_cut: usize,
     n_dropped: usize,
 }
@@ -296,21 +297,12 @@ impl<'a> AskedLabels<'a> {
             .into_iter()
             .max()
             .unwrap_or(0);
-        let content_free: Vec<BTreeMap<String, String>> = match inputs.first() {
+        let calibrating = match inputs.first() {
             None => Vec::new(),
-            Some(fields) => scoring
-                .content_free
-                .iter()
-                .map(|text| {
-                    fields
-                        .keys()
-                        .map(|field| (field.clone(), text.clone()))
-                        .collect()
-                })
-                .collect(),
+            Some(fields) => scoring.calibration.inputs(fields),
         };
         let all: Vec<&BTreeMap<String, String>> =
-            content_free.iter().chain(inputs.iter().copied()).collect();
+            calibrating.iter().chain(inputs.iter().copied()).collect();
         let fitted = model.texts(prompt, &all, &vec![longest; all.len()])?;
         let (spaced, bare): (Arc<[String]>, Arc<[String]>) = (spaced.into(), bare.into());
         let request = |text: PromptText| ScoreRequest {
@@ -326,6 +318,7 @@ impl<'a> AskedLabels<'a> {
             words,
             n_labels: labels.len(),
             scoring,
+            n_calibrating: calibrating.len(),
             n_cut: fitted.n_cut,
             n_dropped: fitted.n_dropped,
         })
@@ -340,8 +333,9 @@ impl<'a> AskedLabels<'a> {
             &rows,
             &self.words,
             self.n_labels,
-            self.scoring.content_free.len(),
             self.scoring.normalization,
+            self.n_calibrating,
+            self.scoring.calibration.n_steps(),
         ))
     }
 }

@@ -61,7 +61,7 @@ pub use demonstration::{Demonstration, DemonstrationChoice, Demonstrations};
 pub use error::PromptError;
 pub use instruction::{Edit, EditKind, InstructionGrammar};
 pub use instruction_writer::{Mistake, WritingTask, write_instructions};
-pub use label_scoring::{LabelScoring, LengthNormalization};
+pub use label_scoring::{Calibration, LabelScoring, LengthNormalization};
 pub use label_words::{label_phrase, label_words};
 pub use language_model::{
     ContinuationScore, Finish, GenerateOptions, Generated, LanguageModel, PromptText, ScoreRequest,

@@ -7,6 +7,7 @@ mod check;
 mod load;
 mod passages;
 mod places;
+mod scoring;
 mod set;
 mod stages;
 mod task;
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 use hybrid_data::FieldMapping;
 use hybrid_eval::higher_is_better;
 use hybrid_models::{Pooling, WeightFormat};
-use hybrid_prompts::{GenerateOptions, LabelScoring, Prompt};
+use hybrid_prompts::{GenerateOptions, Prompt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,7 @@ pub use load::{RecipeError, load, load_resolved, schema};
 pub(crate) use load::{RecipeFile, load_file};
 pub use passages::PassageConfig;
 pub(crate) use places::Places;
+pub use scoring::{CalibrationConfig, ScoringConfig};
 pub use stages::{AdapterStage, HeadInit, HeadStage, PromptStage, StageConfig};
 pub use task::{Metric, Task};
 
@@ -59,7 +61,7 @@ pub struct Recipe {
     pub choose_by: ChooseBy,
     /// How a language model's label words are scored.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub scoring: LabelScoring,
+    pub scoring: ScoringConfig,
     /// How a language model writes answers that are texts.
     #[serde(default, skip_serializing_if = "is_default")]
     pub generation: GenerateOptions,

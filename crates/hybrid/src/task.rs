@@ -127,6 +127,10 @@ impl TaskData {
             Some(_) => LabelSet::default(),
             None => LabelSet::of(&fit)?,
         };
+        let scoring = match has_labels {
+            true => recipe.scoring.label_scoring(&fit, seed)?,
+            false => LabelScoring::default(),
+        };
         let with_targets = |examples| Split::new(examples, &labels);
         Ok(Self {
             fit: with_targets(fit)?,
@@ -144,7 +148,7 @@ impl TaskData {
             task: TaskSettings {
                 kind: recipe.task,
                 labels,
-                scoring: recipe.scoring.clone(),
+                scoring,
                 generation: recipe.generation.clone(),
                 passages: recipe.passages.clone(),
             },

@@ -9,7 +9,7 @@ use crate::demonstration::{Demonstration, Demonstrations};
 use crate::error::PromptError;
 use crate::fake_language_model::{FakeLanguageModel, LanguageFault};
 use crate::fake_model::{example, labels};
-use crate::label_scoring::LabelScoring;
+use crate::label_scoring::{Calibration, LabelScoring};
 use crate::language_model::GenerateOptions;
 use crate::output::{Output, OutputKind};
 use crate::prompt::Prompt;
@@ -92,6 +92,12 @@ fn calibration_takes_away_the_bias() {
         "everything is good"
     );
     assert_eq!(accuracy(&LabelScoring::default()), 1.0);
+    let seen = examples.iter().map(|example| example.fields.clone());
+    let by_inputs = LabelScoring {
+        calibration: Calibration::Inputs(seen.collect()),
+        ..LabelScoring::default()
+    };
+    assert_eq!(accuracy(&by_inputs), 1.0);
 }
 
 #[test]
