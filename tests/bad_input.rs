@@ -196,9 +196,10 @@ fn an_unknown_architecture_lists_the_known_ones() {
 #[test]
 fn an_unknown_or_absent_device_says_how_to_get_it() {
     let task = TinyTask::new();
-    let mut cases = vec![("tpu", "flex, tch, wgpu, cuda".to_owned())];
+    let mut cases = vec![("tpu", "flex, tch, tch-cuda, wgpu, cuda".to_owned())];
     for (device, built) in [
         ("tch", cfg!(feature = "tch")),
+        ("tch-cuda", cfg!(feature = "tch")),
         ("wgpu", cfg!(feature = "wgpu")),
         ("cuda", cfg!(feature = "cuda")),
     ] {

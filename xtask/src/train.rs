@@ -9,14 +9,20 @@ use serde_json::Value;
 use crate::error::XtaskError;
 use crate::{libtorch, workspace};
 
-/// Devices that the default build lacks; each is a feature of the crate `hybrid`.
-const FEATURES: [&str; 3] = ["tch", "wgpu", "cuda"];
+/// Devices that the default build lacks, and the feature of the crate `hybrid` that has each.
+const FEATURES: [(&str, &str); 4] = [
+    ("tch", "tch"),
+    ("tch-cuda", "tch"),
+    ("wgpu", "wgpu"),
+    ("cuda", "cuda"),
+];
 
 /// Builds `hybrid` with the backend of the device in `arguments` and runs `hybrid train` with all of
 /// them.
 pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode, XtaskError> {
     let device = device(arguments, std::env::var("HYBRID_DEVICE").ok());
-    let feature = FEATURES.into_iter().find(|feature| *feature == device);
+    let found = FEATURES.into_iter().find(|(name, _)| *name == device);
+    let feature = found.map(|(_, feature)| feature);
     let variables = if feature == Some("tch") {
         libtorch::variables()?
     } else {

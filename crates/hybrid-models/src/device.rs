@@ -4,7 +4,7 @@ use burn::tensor::Device;
 
 use crate::ModelError;
 
-/// Opens the device of a name: `flex`, `tch`, `wgpu` or `cuda`.
+/// Opens the device of a name: `flex`, `tch`, `tch-cuda`, `wgpu` or `cuda`.
 ///
 /// The device is plain; call [`Device::autodiff`] on it to train.
 ///
@@ -15,11 +15,12 @@ pub fn open_device(name: &str) -> Result<Device, ModelError> {
     match name {
         "flex" => flex(),
         "tch" => tch(),
+        "tch-cuda" => tch_cuda(),
         "wgpu" => wgpu(),
         "cuda" => cuda(),
         _ => Err(ModelError::UnknownDevice {
             found: name.to_owned(),
-            known: vec!["flex", "tch", "wgpu", "cuda"],
+            known: vec!["flex", "tch", "tch-cuda", "wgpu", "cuda"],
         }),
     }
 }
@@ -64,6 +65,24 @@ fn tch() -> Result<Device, ModelError> {
     let remedy = "run `cargo xtask libtorch`, then `cargo xtask train --device tch`, which builds with --features tch";
     Err(ModelError::DeviceNotBuilt {
         device: "tch",
+        remedy,
+    })
+}
+
+#[cfg(feature = "tch")]
+fn tch_cuda() -> Result<Device, ModelError> {
+    #[expect(deprecated, reason = "Burn offers no other constructor of this device")]
+    let open = || Device::libtorch_cuda(0);
+    let remedy = "install an NVIDIA driver, and build with LIBTORCH naming a libtorch with CUDA";
+    probed("tch-cuda", open, remedy)
+}
+
+#[cfg(not(feature = "tch"))]
+fn tch_cuda() -> Result<Device, ModelError> {
+    let remedy =
+        "set LIBTORCH to a libtorch with CUDA, then use `cargo xtask train --device tch-cuda`";
+    Err(ModelError::DeviceNotBuilt {
+        device: "tch-cuda",
         remedy,
     })
 }
@@ -156,7 +175,7 @@ mod tests {
     fn unknown_devices_list_the_known_ones() {
         let message = open_device("tpu").unwrap_err().to_string();
         assert!(
-            ["tpu", "flex", "tch", "wgpu", "cuda"]
+            ["tpu", "flex", "tch", "tch-cuda", "wgpu", "cuda"]
                 .iter()
                 .all(|name| message.contains(name)),
             "{message}"
