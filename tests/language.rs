@@ -164,3 +164,35 @@ fn a_soft_prompt_starts_at_the_searched_prompt() {
     assert!(select("1-lora") > select("baseline"), "{report:#}");
     assert_eq!(evaluated(&task, "a")["accuracy"], report["final"]["value"]);
 }
+
+/// A base in bfloat16 is one in the artifact, too; only decoders are held so.
+#[test]
+fn a_language_model_learns_in_bfloat16() {
+    let task = TinyTask::language();
+    let half = ["--set", "base.dtype=bfloat16"];
+    task.train("half").args(half).assert().success();
+    task.train("whole").assert().success();
+    let [half, whole] = ["half", "whole"].map(|run| report(&task, run));
+    let select = |report: &Value, id: &str| {
+        let select = candidate(report, id)["select"]["log_loss"].as_f64();
+        select.unwrap()
+    };
+    assert!(
+        select(&half, "1-lora") < select(&half, "baseline"),
+        "{half:#}"
+    );
+    let differ = select(&half, "baseline") - select(&whole, "baseline");
+    assert!(differ != 0.0 && differ.abs() < 0.05, "{differ}");
+    assert_eq!(evaluated(&task, "half")["accuracy"], half["final"]["value"]);
+    for (task, kind) in [
+        (TinyTask::new(), "an encoder's"),
+        (TinyTask::translation(), "an encoder-decoder's"),
+        (TinyTask::from_scratch(), "an encoder-decoder's"),
+    ] {
+        let said = task.refusal(&["base.dtype=bfloat16"]);
+        assert!(
+            said.contains(&format!("{kind} weights are float32")),
+            "{said}"
+        );
+    }
+}

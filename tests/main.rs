@@ -2,7 +2,7 @@
 //!
 //! Every test that reads golden fixtures has `parity` in its name and walks the folder that
 //! `HYBRID_FIXTURES` names (default: `tests/fixtures`) on the device that `HYBRID_DEVICE` names
-//! (default: `flex`).
+//! (default: `flex`). `HYBRID_TOLERANCE` widens what such tests allow (default: 0).
 
 #![recursion_limit = "256"]
 
@@ -17,6 +17,7 @@ mod encoder_decoder_loop;
 mod fixtures;
 mod language;
 mod parity_adapters;
+mod parity_bfloat16;
 mod parity_chat;
 mod parity_generate;
 mod parity_gguf;

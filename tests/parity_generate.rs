@@ -421,6 +421,10 @@ fn options_that_the_model_has_no_place_for_are_refused() {
         .assert()
         .code(2);
     assert!(messages(&output).contains("only the weights of a GGUF file"));
+    generate(words.path())
+        .args(["--dtype", "bfloat16", "--plain", "w1"])
+        .assert()
+        .success();
     // The conversation of another model has the place.
     chat.command()
         .args(["--system", "s", "w1"])

@@ -223,9 +223,10 @@ pub(crate) fn rows(per_label: usize, offset: usize) -> Vec<(String, &'static str
     rows
 }
 
-/// The built `hybrid` command, on the device under test.
+/// The `hybrid` command that `HYBRID_PROGRAM` names, else the built one, on the device under test.
 pub(crate) fn hybrid() -> Command {
-    Command::new(assert_cmd::cargo::cargo_bin!("hybrid"))
+    let built = || assert_cmd::cargo::cargo_bin!("hybrid").into();
+    Command::new(std::env::var_os("HYBRID_PROGRAM").unwrap_or_else(built))
 }
 
 /// What a command said on standard error.

@@ -1,11 +1,13 @@
-//! Project tasks: `cargo xtask train`, `ci`, `tidy`, `libtorch`.
+//! Project tasks: `cargo xtask train`, `ci`, `tidy`, `libtorch`, `bench-gpu`.
 #![allow(clippy::print_stdout, reason = "what a task finds is its output")]
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench_gpu;
 mod error;
 mod libtorch;
 mod tidy;
@@ -35,6 +37,13 @@ enum Task {
     Tidy,
     /// Fetch libtorch for the processor, lay it out in the cache and print how to use it.
     Libtorch,
+    /// Lay out, in a new folder, the bench of graphics cards and all that it needs on another Linux
+    /// machine with an NVIDIA driver: copy the folder there and start its `run.sh`.
+    BenchGpu {
+        /// The folder.
+        #[arg(long, value_name = "FOLDER")]
+        out: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -43,6 +52,7 @@ fn main() -> ExitCode {
         Task::Ci => workspace::script(".ci/run"),
         Task::Tidy => tidy::run(),
         Task::Libtorch => libtorch::run(),
+        Task::BenchGpu { out } => bench_gpu::run(&out),
     };
     match outcome {
         Ok(code) => code,

@@ -1,8 +1,9 @@
 //! The workspace that these tasks work on.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
 
 use serde_json::Value;
 
@@ -48,6 +49,57 @@ pub(crate) fn output(command: &mut Command) -> Result<String, XtaskError> {
         });
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The programs that a build has made, by the names of their targets.
+pub(crate) struct Built(BTreeMap<String, PathBuf>);
+
+impl Built {
+    /// # Errors
+    /// [`XtaskError::Metadata`] when there is no such program.
+    pub(crate) fn program(&self, target: &str) -> Result<&Path, XtaskError> {
+        let program = self.0.get(target).map(PathBuf::as_path);
+        program.ok_or(XtaskError::Metadata {
+            expected: "the built binary",
+        })
+    }
+}
+
+/// Builds targets, named as `cargo build` wants them; none if the compiler has said what is wrong.
+///
+/// No package is named, so that features unify as in `cargo test --workspace` and the two share all
+/// they build. The builds of other backends stay beside it: going back and forth between devices
+/// compiles nothing twice.
+///
+/// # Errors
+/// [`XtaskError::Start`].
+pub(crate) fn build(
+    targets: &[&str],
+    features: &[String],
+    variables: &[(&'static str, OsString)],
+) -> Result<Option<Built>, XtaskError> {
+    let mut command = cargo();
+    command.args(["build", "--message-format=json-render-diagnostics"]);
+    command.args(targets);
+    if !features.is_empty() {
+        command.arg("--features").arg(features.join(","));
+    }
+    command.envs(variables.iter().cloned()).current_dir(root());
+    let program = format!("{command:?}");
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|source| XtaskError::Start { program, source })?;
+    if !output.status.success() {
+        return Ok(None);
+    }
+    let executable = |line: &str| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let name = message["target"]["name"].as_str()?.to_owned();
+        Some((name, PathBuf::from(message["executable"].as_str()?)))
+    };
+    let lines = String::from_utf8_lossy(&output.stdout);
+    Ok(Some(Built(lines.lines().filter_map(executable).collect())))
 }
 
 /// Cargo's description of the workspace's own crates.

@@ -177,7 +177,8 @@ impl DecoderModel {
     /// As [`load`](Self::load), with the weights held in another format.
     ///
     /// # Errors
-    /// [`ModelError`], naming the file and the key or tensor at fault.
+    /// [`ModelError`], naming the file and the key or tensor at fault;
+    /// [`ModelError::UnsupportedFormat`].
     pub fn load_with(
         folder: &Path,
         format: WeightFormat,
@@ -185,6 +186,7 @@ impl DecoderModel {
     ) -> Result<Self, ModelError> {
         let config = ConfigFile::read(folder)?;
         let task = DecoderArchitecture::of(&config)?.task(&config)?;
+        format.check(device)?;
         let checkpoint = Checkpoint::open(folder)?;
         let mut model = Self::from_checkpoint(&config, checkpoint, task, format, device)?;
         if let Some(generation) = ConfigFile::read_generation(folder)?

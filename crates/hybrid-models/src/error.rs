@@ -345,6 +345,13 @@ pub enum ModelError {
         remedy: &'static str,
     },
 
+    /// A format of weights that a device does not compute with.
+    #[error("the device does not compute in {format}; take the weights as float32")]
+    UnsupportedFormat {
+        /// The format.
+        format: &'static str,
+    },
+
     /// A path that is no folder.
     #[error("{folder}: there is no such folder")]
     NoSuchFolder {

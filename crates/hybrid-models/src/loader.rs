@@ -129,6 +129,10 @@ impl<'a> Loader<'a> {
         {
             return Ok(Weight::kept(blocks, self.device));
         }
+        if self.format == WeightFormat::Bfloat16 {
+            let values = self.checkpoint.take(key, &shape)?;
+            return Ok(Weight::bfloat16(values, self.device));
+        }
         Ok(self.tensor(key, shape)?.into())
     }
 

@@ -1,12 +1,12 @@
 //! Frozen matrices: dense on a device, or in the blocks of their file.
 
-use burn::tensor::{Device, Int, Tensor, TensorData, module};
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData, module};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::QuantizedWeight;
 use crate::layers::linear;
+use crate::{ModelError, QuantizedWeight};
 
 /// How the weights of a model are held.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -15,9 +15,28 @@ pub enum WeightFormat {
     /// As 32-bit floats on the device.
     #[default]
     Float32,
+    /// Matrices as bfloat16 on the device, in half the room. A product takes its input rounded to
+    /// bfloat16; all between the products, adapters included, stays float32.
+    Bfloat16,
     /// As the file has them, where that takes less room: the quantised matrices of a GGUF file stay
     /// in its blocks, shared with the mapped file, and are dequantised as they are used.
     Keep,
+}
+
+impl WeightFormat {
+    /// Whether a device computes with weights in this format.
+    ///
+    /// # Errors
+    /// [`ModelError::UnsupportedFormat`].
+    pub(crate) fn check(self, device: &Device) -> Result<(), ModelError> {
+        match self {
+            Self::Bfloat16 if !device.supports_dtype(FloatDType::BF16) => {
+                let format = "bfloat16";
+                Err(ModelError::UnsupportedFormat { format })
+            }
+            Self::Float32 | Self::Bfloat16 | Self::Keep => Ok(()),
+        }
+    }
 }
 
 /// A frozen matrix. Clones share their values.
@@ -25,6 +44,8 @@ pub enum WeightFormat {
 pub enum Weight {
     /// Values on a device.
     Dense(Tensor<2>),
+    /// Values on a device, as bfloat16.
+    Bfloat16(Tensor<2>),
     /// Blocks of a file.
     Kept(KeptWeight),
 }
@@ -55,10 +76,16 @@ impl Weight {
         })
     }
 
+    /// A matrix rounded to bfloat16.
+    pub fn bfloat16(values: TensorData, device: &Device) -> Self {
+        let values = values.convert_dtype(DType::BF16);
+        Self::Bfloat16(Tensor::from_data(values, (device, DType::BF16)))
+    }
+
     /// Number of rows and of columns.
     pub fn dims(&self) -> [usize; 2] {
         match self {
-            Self::Dense(tensor) => tensor.dims(),
+            Self::Dense(tensor) | Self::Bfloat16(tensor) => tensor.dims(),
             Self::Kept(kept) => {
                 let (rows, columns) = (kept.blocks.n_rows(), kept.blocks.row_len());
                 match kept.transposed {
@@ -72,18 +99,19 @@ impl Weight {
     /// Where the values are, or are made.
     pub fn device(&self) -> Device {
         match self {
-            Self::Dense(tensor) => tensor.device(),
+            Self::Dense(tensor) | Self::Bfloat16(tensor) => tensor.device(),
             Self::Kept(kept) => kept.device.clone(),
         }
     }
 
-    /// The values of all places; for a matrix in blocks they are made anew by each call.
+    /// The values of all places as float32; but for a dense matrix they are made anew by each call.
     ///
     /// # Shapes
     /// - as [`dims`](Self::dims)
     pub fn dense(&self) -> Tensor<2> {
         match self {
             Self::Dense(tensor) => tensor.clone(),
+            Self::Bfloat16(tensor) => tensor.clone().cast(DType::F32),
             Self::Kept(kept) => {
                 let columns = kept.blocks.dense(&kept.device);
                 match kept.transposed {
@@ -98,6 +126,7 @@ impl Weight {
     pub fn transpose(self) -> Self {
         match self {
             Self::Dense(tensor) => Self::Dense(tensor.transpose()),
+            Self::Bfloat16(tensor) => Self::Bfloat16(tensor.transpose()),
             Self::Kept(kept) => Self::Kept(KeptWeight {
                 transposed: !kept.transposed,
                 ..kept
@@ -113,7 +142,7 @@ impl Weight {
     /// Whether gradients of the values are tracked.
     pub fn is_autodiff(&self) -> bool {
         match self {
-            Self::Dense(tensor) => tensor.is_autodiff(),
+            Self::Dense(tensor) | Self::Bfloat16(tensor) => tensor.is_autodiff(),
             Self::Kept(_) => false,
         }
     }
@@ -122,7 +151,8 @@ impl Weight {
     /// compared with blocks of the same format only.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Dense(own), Self::Dense(other)) => own.to_data() == other.to_data(),
+            (Self::Dense(own), Self::Dense(other))
+            | (Self::Bfloat16(own), Self::Bfloat16(other)) => own.to_data() == other.to_data(),
             (Self::Kept(own), Self::Kept(other)) => {
                 own.transposed == other.transposed && own.blocks.is_same(&other.blocks)
             }
@@ -137,6 +167,13 @@ impl Weight {
     pub(crate) fn linear(&self, x: Tensor<3>, bias: Option<Tensor<1>>) -> Tensor<3> {
         match self {
             Self::Kept(kept) if kept.transposed => kept.blocks.linear(x, bias),
+            Self::Bfloat16(tensor) => {
+                let y = linear(x.cast(DType::BF16), tensor.clone(), None).cast(DType::F32);
+                match bias {
+                    Some(bias) => y + bias.unsqueeze(),
+                    None => y,
+                }
+            }
             Self::Kept(_) | Self::Dense(_) => linear(x, self.dense(), bias),
         }
     }
@@ -148,6 +185,7 @@ impl Weight {
     pub(crate) fn rows(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         match self {
             Self::Kept(kept) if !kept.transposed => kept.blocks.embedding(ids),
+            Self::Bfloat16(tensor) => module::embedding(tensor.clone(), ids).cast(DType::F32),
             Self::Kept(_) | Self::Dense(_) => module::embedding(self.dense(), ids),
         }
     }
@@ -197,6 +235,49 @@ mod tests {
         close(weight.linear(x.clone(), None), dense.linear(x, None));
         let (weight, dense) = (weight.transpose(), dense.transpose());
         close(weight.rows(ids.clone()), dense.rows(ids));
+    }
+
+    /// Products of bfloat16 matrices are those of their values, up to the rounding of what goes in
+    /// and of what comes out.
+    #[test]
+    fn bfloat16_rounds_in_products_only() {
+        let dense = Tensor::<2>::random([ROW_LEN, ROWS], Distribution::Default, &device());
+        let weight = Weight::bfloat16(dense.clone().into_data(), &device());
+        let rounded = weight.dense();
+        let moved = (rounded.clone() - dense).abs().max().into_scalar::<f32>();
+        assert!(moved > 0.0 && moved <= EPSILON / 2.0, "{moved}");
+        let bias = Tensor::<1>::random([ROWS], Distribution::Default, &device());
+        let x = Tensor::<3>::random([2, 3, ROW_LEN], Distribution::Default, &device());
+        let found = host(weight.linear(x.clone(), Some(bias.clone())));
+        let expected = host(Weight::from(rounded.clone()).linear(x, Some(bias)));
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!(
+                (found - expected).abs() <= EPSILON * expected.abs(),
+                "{found} {expected}"
+            );
+        }
+        assert_ne!(found, expected);
+        let ids = Tensor::<2, Int>::from_ints([[3, 0], [5, 3]], &device());
+        let rows = Weight::from(rounded).rows(ids.clone()).into_data();
+        assert_eq!(weight.rows(ids).into_data(), rows);
+    }
+
+    /// The step between bfloat16 numbers from 1 on.
+    const EPSILON: f32 = 1.0 / 128.0;
+
+    /// Gradients come back as float32, through products in bfloat16.
+    #[test]
+    fn gradients_pass_bfloat16_matrices() {
+        let dense = Tensor::<2>::random([ROW_LEN, ROWS], Distribution::Default, &device());
+        let weight = Weight::bfloat16(dense.into_data(), &device());
+        let x = Tensor::<3>::random([1, 2, ROW_LEN], Distribution::Default, &device());
+        let slope = Tensor::<3>::random([1, 2, ROWS], Distribution::Default, &device());
+        let tracked = x.autodiff().require_grad();
+        let loss = (weight.linear(tracked.clone(), None) * slope.clone()).sum();
+        let gradient = tracked.grad(&loss.backward()).expect("x is a leaf");
+        let expected = host(weight.clone().transpose().linear(slope, None));
+        assert_eq!(host(gradient), expected);
+        assert!(!weight.is_autodiff());
     }
 
     #[test]

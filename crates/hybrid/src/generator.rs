@@ -61,6 +61,12 @@ impl Generator {
                 let vocab = model.decoder.vocab_size();
                 (Writer::Decoder(model), vocab)
             }
+            BaseKind::EncoderDecoder if format == WeightFormat::Bfloat16 => {
+                return Err(HybridError::Option {
+                    option: "--dtype bfloat16",
+                    reason: "an encoder-decoder's weights are float32",
+                });
+            }
             BaseKind::EncoderDecoder => {
                 let model = EncoderDecoder::load(path, &device)?;
                 let vocab = model.vocab_size();

@@ -44,7 +44,7 @@ pub(crate) fn open_model(
     device: Device,
 ) -> Result<LocalModel, HybridError> {
     if init == BaseInit::Pretrained && BaseKind::of_folder(folder)? == BaseKind::Encoder {
-        if dtype == WeightFormat::Keep {
+        if dtype != WeightFormat::Float32 {
             return Err(HybridError::Option {
                 option: "base.dtype",
                 reason: "an encoder's weights are float32",
@@ -58,9 +58,17 @@ pub(crate) fn open_model(
     // Prompts are cut by their parts, not by their tokens.
     let tokenizer = load_tokenizer(folder, usize::MAX)?;
     let chat_template = load_chat_template(folder)?;
+    let is_decoder =
+        init == BaseInit::Pretrained && BaseKind::of_folder(folder)? == BaseKind::Decoder;
+    if dtype == WeightFormat::Bfloat16 && !is_decoder {
+        return Err(HybridError::Option {
+            option: "base.dtype",
+            reason: "an encoder-decoder's weights are float32",
+        });
+    }
     let base = match init {
         BaseInit::Random => EncoderDecoder::random(folder, seed, &device)?,
-        BaseInit::Pretrained if BaseKind::of_folder(folder)? == BaseKind::Decoder => {
+        BaseInit::Pretrained if is_decoder => {
             let base = DecoderModel::load_with(folder, dtype, &device)?;
             check_vocabulary(folder, base.decoder.vocab_size(), &tokenizer)?;
             return Ok(LocalModel::of_decoder(
