@@ -161,8 +161,14 @@ pub struct CandidateReport {
 pub struct PromptSummary {
     /// Stable name of the prompt.
     pub id: String,
+    /// What a language model is told to do; empty for nothing.
+    #[serde(default)]
+    pub instruction: String,
     /// The template around the input.
     pub template: String,
+    /// Answered examples that are shown, or to choose from.
+    #[serde(default)]
+    pub demonstrations: usize,
     /// Words that stand for each label; none where answers are texts.
     pub label_words: BTreeMap<String, Vec<String>>,
 }

@@ -340,7 +340,9 @@ fn candidate_report(candidate: &Candidate) -> CandidateReport {
         adopted: candidate.adopted,
         prompt: PromptSummary {
             id: candidate.prompt.id(),
+            instruction: candidate.prompt.instruction.clone(),
             template: candidate.prompt.template.clone(),
+            demonstrations: candidate.prompt.demonstrations.examples.len(),
             label_words: candidate.prompt.label_words.clone(),
         },
         adapter: candidate.adapter.as_ref().map(|adapter| AdapterSummary {

@@ -289,6 +289,7 @@ mod tests {
         report.confusion.as_mut().unwrap().labels[0].clone_from(&evil);
         report.candidates[1].id.clone_from(&evil);
         report.candidates[1].prompt.template.clone_from(&evil);
+        report.candidates[1].prompt.instruction.clone_from(&evil);
         report.candidates[1]
             .prompt
             .label_words

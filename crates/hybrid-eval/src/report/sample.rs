@@ -152,11 +152,15 @@ fn candidates(labels: &[String], rounds: usize) -> Vec<CandidateReport> {
     };
     let plain = PromptSummary {
         id: "p0".to_owned(),
+        instruction: String::new(),
+        demonstrations: 0,
         template: "{{ text }}".to_owned(),
         label_words: words("about"),
     };
     let found = PromptSummary {
         id: "p1".to_owned(),
+        instruction: "Name what the customer asks for.".to_owned(),
+        demonstrations: 4,
         template: "customer question: {{ text }}".to_owned(),
         label_words: words("my question is about"),
     };

@@ -114,7 +114,7 @@ impl<'c> PromptCheck<'c> {
         }
     }
 
-    /// Wanted texts that leave no room for a prompt.
+    /// Wanted texts that are not there or leave no room for a prompt.
     pub(super) fn wanted_texts(&self, faults: &mut Faults<'_>) {
         if self.recipe.task.text_task().is_none() {
             return;
@@ -124,7 +124,7 @@ impl<'c> PromptCheck<'c> {
             ("data.select", &self.data.select),
             ("data.report", &self.data.report),
         ] {
-            match self.too_long(split) {
+            match self.refused_text(split) {
                 Ok(None) => {}
                 Ok(Some(message)) => faults.add(key, message),
                 Err(error) => faults.add(key, describe(&error)),
@@ -132,18 +132,22 @@ impl<'c> PromptCheck<'c> {
         }
     }
 
-    /// Says which wanted text is the longest, if it is too long.
-    fn too_long(&self, split: &Split) -> Result<Option<String>, HybridError> {
+    /// Says which example has no wanted text, or which one is the longest if it is too long.
+    fn refused_text(&self, split: &Split) -> Result<Option<String>, HybridError> {
         let mut longest: Option<(usize, String)> = None;
         for example in &split.examples {
+            let place = || {
+                let origin = &example.origin;
+                format!("{}:{}", origin.file.display(), origin.line)
+            };
             let Some(wanted) = &example.label else {
-                continue;
+                let message = "the example has no answer, of which a language model would learn";
+                return Ok(Some(format!("{}: {message}", place())));
             };
             // One more for the space in front.
             let length = self.model.wanted_ids(wanted)?.len() + 1;
             if longest.as_ref().is_none_or(|(most, _)| length > *most) {
-                let origin = &example.origin;
-                longest = Some((length, format!("{}:{}", origin.file.display(), origin.line)));
+                longest = Some((length, place()));
             }
         }
         let Some((length, place)) = longest else {
