@@ -215,29 +215,38 @@ fn a_model_that_ends_at_once_writes_nothing() {
 
 #[test]
 fn logits_that_are_not_finite_stop_a_run_and_name_the_layer() {
-    let task = TinyTask::language();
-    let mut weights = tiny_model::llama_weights();
-    let (_, values) = weights
-        .get_mut("model.layers.1.mlp.down_proj.weight")
-        .unwrap();
-    values[0] = f32::NAN;
-    tiny_model::save(&task.file("llama/model.safetensors"), &weights);
-    let layer = "the logits are not finite; the first layer with such an output is 1";
-    let said = messages(&task.train("a").assert().code(2));
-    assert!(said.contains("token ") && said.contains(layer), "{said}");
-    let mut generate = hybrid();
-    generate.args(["generate", "--plain", "--model"]);
-    let said = messages(
-        &generate
-            .arg(task.file("llama"))
-            .arg("my card")
-            .assert()
-            .code(2),
+    let decoder = (
+        TinyTask::language(),
+        "llama",
+        "model.layers.1.mlp.down_proj.weight",
+        1,
     );
-    assert!(
-        said.contains("token 0 of row 0: ") && said.contains(layer),
-        "{said}"
+    // Behind the two layers of its encoder.
+    let encoder_decoder = (
+        TinyTask::answers(),
+        "t5",
+        "decoder.block.1.layer.2.DenseReluDense.wo.weight",
+        3,
     );
+    for (task, model, name, layer) in [decoder, encoder_decoder] {
+        let mut weights = match model {
+            "t5" => tiny_model::t5_weights(),
+            _ => tiny_model::llama_weights(),
+        };
+        weights.get_mut(name).unwrap().1.fill(f32::NAN);
+        let file = task.file(model).join("model.safetensors");
+        tiny_model::save(&file, &weights);
+        let layer =
+            format!("the logits are not finite; the first layer with such an output is {layer}");
+        let said = messages(&task.train("a").assert().code(2));
+        assert!(said.contains("token ") && said.contains(&layer), "{said}");
+        let mut generate = hybrid();
+        generate.args(["generate", "--plain", "--model"]);
+        generate.arg(task.file(model)).arg("my card");
+        let said = messages(&generate.assert().code(2));
+        let place = "token 0 of row 0: ";
+        assert!(said.contains(place) && said.contains(&layer), "{said}");
+    }
 }
 
 #[test]

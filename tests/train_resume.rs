@@ -197,7 +197,9 @@ fn break_off_in_the_search(task: &TinyTask, run: &str, seconds: f64) {
     for mut event in events(task, run) {
         if event["event"] == "trial" {
             trials += 1;
-            event["seconds"] = seconds.into();
+            if trials == 2 {
+                event["seconds"] = seconds.into();
+            }
         }
         kept.push(format!("{event}\n"));
         if trials == 2 {
