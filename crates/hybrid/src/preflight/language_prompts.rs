@@ -119,11 +119,15 @@ impl<'c> PromptCheck<'c> {
         if self.recipe.task.text_task().is_none() {
             return;
         }
-        for (key, split) in [
-            ("data.fit", &self.data.fit),
-            ("data.select", &self.data.select),
-            ("data.report", &self.data.report),
-        ] {
+        let data = self.data;
+        let second = data.second_report.as_ref();
+        let splits = [
+            ("data.fit", &data.fit),
+            ("data.select", &data.select),
+            ("data.report", &data.report),
+        ];
+        let second = second.map(|split| ("data.second_report", split));
+        for (key, split) in splits.into_iter().chain(second) {
             match self.refused_text(split) {
                 Ok(None) => {}
                 Ok(Some(message)) => faults.add(key, message),
