@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::run_comparison::{assert_equal_runs, candidate, report};
+use crate::run_comparison::{assert_equal_runs, candidate, events, report};
 use crate::tiny_task::{TinyTask, hybrid, messages, printed};
 
 fn evaluated(task: &TinyTask, run: &str) -> Value {
@@ -41,6 +41,49 @@ fn a_language_model_learns_label_words() {
         .collect();
     assert_eq!(labels.len(), 2);
     assert!(labels[0]["label"].is_string(), "{lines}");
+}
+
+/// The best prompt so far over what was spent, for each stage that searched.
+#[test]
+fn a_report_shows_how_searches_went() {
+    for (task, unit) in [(TinyTask::language(), "tokens"), (TinyTask::new(), "texts")] {
+        let set = ["--set", "stages.1.epochs=1"];
+        task.train("a").args(set).assert().success();
+        let report = report(&task, "a");
+        let searches = report["searches"].as_array().unwrap();
+        let of: Vec<&Value> = searches.iter().map(|search| &search["candidate"]).collect();
+        assert_eq!(of, ["1-prompt", "1-prompt-again"]);
+        let trials: Vec<Value> = events(&task, "a")
+            .into_iter()
+            .filter(|event| event["event"] == "trial" && event["stage"] == "prompt")
+            .collect();
+        let search = &searches[0];
+        assert_eq!(search["unit"], unit);
+        assert_eq!(search["decides"], "accuracy");
+        let points = search["points"].as_array().unwrap();
+        assert_eq!(points.len(), trials.len());
+        let mut best: Option<(u64, f64, f64)> = None;
+        for (point, trial) in points.iter().zip(&trials) {
+            let figures = |row: &Value| {
+                let figure = |key: &str| row[key].as_f64().unwrap();
+                let sample = row["sample"].as_u64().unwrap();
+                (sample, figure("accuracy"), -figure("log_loss"))
+            };
+            if best.is_none_or(|best| figures(trial) > best) {
+                best = Some(figures(trial));
+            }
+            assert_eq!(Some(figures(point)), best);
+            assert_eq!(point["spent"], trial["spent"]);
+        }
+        let page = std::fs::read_to_string(task.file("a/report.html")).unwrap();
+        for part in [
+            "id=\"search-1\"",
+            "id=\"search-2\"",
+            &format!("{unit} spent"),
+        ] {
+            assert!(page.contains(part), "{part}");
+        }
+    }
 }
 
 /// All questions that the model was asked in a run.
@@ -146,23 +189,33 @@ fn a_bare_template_can_be_calibrated() {
 /// stored and loaded together.
 #[test]
 fn a_soft_prompt_starts_at_the_searched_prompt() {
+    for method in ["prompt_tuning", "prefix_tuning"] {
+        let task = TinyTask::language();
+        let soft = format!("methods = [{{ method = \"{method}\", num_virtual_tokens = 4 }}, ");
+        task.edit_recipe("methods = [", &soft);
+        task.edit_recipe("epochs = 10", "epochs = 10\nstart_at_prompt = true");
+        task.train("a").assert().success();
+        let report = report(&task, "a");
+        let adapter = &candidate(&report, "1-lora")["adapter"]["methods"];
+        let ids = adapter[0]["init_token_ids"].as_array().unwrap();
+        assert!(ids.len() >= 4, "{adapter:#}");
+        assert_eq!(adapter[1]["method"], "lora");
+        let select = |id: &str| {
+            candidate(&report, id)["select"]["accuracy"]
+                .as_f64()
+                .unwrap()
+        };
+        assert!(select("1-lora") > select("baseline"), "{report:#}");
+        assert_eq!(evaluated(&task, "a")["accuracy"], report["final"]["value"]);
+    }
+}
+
+#[test]
+fn what_cannot_start_at_a_prompt_is_not_asked_to() {
     let task = TinyTask::language();
-    let soft = "methods = [{ method = \"prompt_tuning\", num_virtual_tokens = 4 }, ";
-    task.edit_recipe("methods = [", soft);
-    task.edit_recipe("epochs = 10", "epochs = 10\nstart_at_prompt = true");
-    task.train("a").assert().success();
-    let report = report(&task, "a");
-    let adapter = &candidate(&report, "1-lora")["adapter"]["methods"];
-    let ids = adapter[0]["init_token_ids"].as_array().unwrap();
-    assert!(ids.len() >= 4, "{adapter:#}");
-    assert_eq!(adapter[1]["method"], "lora");
-    let select = |id: &str| {
-        candidate(&report, id)["select"]["accuracy"]
-            .as_f64()
-            .unwrap()
-    };
-    assert!(select("1-lora") > select("baseline"), "{report:#}");
-    assert_eq!(evaluated(&task, "a")["accuracy"], report["final"]["value"]);
+    let said = task.refusal(&["stages.1.start_at_prompt=true"]);
+    let expected = "--set stages.1.start_at_prompt: no method of this stage starts at a prompt";
+    assert!(said.contains(expected), "{said}");
 }
 
 /// A base in bfloat16 is one in the artifact, too; only decoders are held so.

@@ -1,5 +1,7 @@
 //! `hybrid generate` on the fixtures' tiny models, against the library's own loop over whole texts.
 
+mod options;
+
 use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

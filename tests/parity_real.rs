@@ -1,13 +1,14 @@
 //! Real models against their recorded outputs.
 
+mod smollm2;
+
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use hybrid_data::{Tokenizer, pad};
-use hybrid_models::{EncoderBatch, GgufFile, Model, NoHooks, Pooling};
+use hybrid_models::{EncoderBatch, Model, NoHooks, Pooling};
 
 use crate::fixtures::{self, Tensors, Tolerance};
 
 const MINILM: &str = "sentence-transformers/all-MiniLM-L6-v2";
-const SMOLLM2: &str = "HuggingFaceTB/SmolLM2-135M-Instruct";
 
 fn ints(values: &[u32], shape: [usize; 2], device: &Device) -> Tensor<2, Int> {
     let values: Vec<i32> = values.iter().map(|value| *value as i32).collect();
@@ -18,7 +19,6 @@ fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
     x.into_data().iter::<f32>().collect()
 }
 
-/// Sentence embeddings from texts, tokenizer included.
 #[test]
 fn parity_of_real_models() {
     for fixture in fixtures::of_kind("real model") {
@@ -27,12 +27,13 @@ fn parity_of_real_models() {
             .expect("meta.json names the fixture");
         match name {
             "minilm_l6_v2" => minilm(&fixture),
-            "smollm2_135m_q4_1_gguf" => smollm2_weights(&fixture),
+            "smollm2_135m_q4_1_gguf" => smollm2::check(&fixture),
             unknown => panic!("no test understands the real model {unknown:?}"),
         }
     }
 }
 
+/// Sentence embeddings from texts, tokenizer included.
 fn minilm(fixture: &fixtures::Fixture) {
     let device = fixtures::device();
     let folder = fixtures::real_model("HYBRID_MINILM", MINILM);
@@ -95,36 +96,5 @@ fn minilm(fixture: &fixtures::Fixture) {
             }
             unknown => panic!("unknown output {unknown:?}"),
         }
-    }
-}
-
-/// Configuration and dequantised weights of the real GGUF file.
-fn smollm2_weights(fixture: &fixtures::Fixture) {
-    let folder = fixtures::real_model("HYBRID_SMOLLM2", SMOLLM2);
-    let file = GgufFile::of_model(&folder).unwrap().expect("a GGUF file");
-    let config = file.config().unwrap();
-    for (key, value) in fixture.meta["config"].as_object().expect("a configuration") {
-        assert_eq!(config.get(key), Some(value), "{key}");
-    }
-    let theta = &config["rope_parameters"]["rope_theta"];
-    assert_eq!(theta, &fixture.meta["rope_theta"]);
-    let expected = Tensors::read(&fixture.folder.join("outputs.safetensors"));
-    let weights = file.weights().unwrap();
-    // What the file holds must be equal to the last bit.
-    let exact = Tolerance {
-        atol: 0.0,
-        rtol: 0.0,
-    };
-    for output in expected.names() {
-        let (name, n_rows) = match output.strip_prefix("dequantized_first4rows.") {
-            Some(name) => (name, 4),
-            None => (output, 1),
-        };
-        // Token ids and logits are for the tests of decoders.
-        if name.starts_with("input_ids.") || name.starts_with("logits.") {
-            continue;
-        }
-        let values = weights[name].dequantize_rows(0..n_rows);
-        exact.check(output, &values, expected.floats(output));
     }
 }

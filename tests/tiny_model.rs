@@ -71,7 +71,8 @@ pub(crate) fn write_llama(folder: &Path, words: &[&str]) {
     save(&folder.join("model.safetensors"), &llama_weights());
 }
 
-fn llama_weights() -> Weights {
+/// The weights of the small Llama, the same in every process.
+pub(crate) fn llama_weights() -> Weights {
     let mut random = ChaCha8Rng::seed_from_u64(12);
     let mut weights = Weights::new();
     let mut add = |name: String, shape: Vec<usize>, middle: f32, spread: f32| {
@@ -150,7 +151,8 @@ pub(crate) fn write_untrained_t5(folder: &Path, words: &[&str]) {
     std::fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
 }
 
-fn t5_weights() -> Weights {
+/// The weights of the small T5, the same in every process.
+pub(crate) fn t5_weights() -> Weights {
     let mut random = ChaCha8Rng::seed_from_u64(13);
     let mut weights = Weights::new();
     let mut add = |name: String, shape: Vec<usize>, middle: f32, spread: f32| {

@@ -67,6 +67,31 @@ fn commands_say_what_they_score() {
 }
 
 #[test]
+fn eval_prints_figures_with_their_intervals() {
+    let task = TinyTask::new();
+    task.train("a").assert().success();
+    let eval = |options: &[&str]| {
+        let mut command = hybrid();
+        command
+            .arg("eval")
+            .arg(task.file("a/artifact"))
+            .args(options);
+        printed(&command.assert().success())
+    };
+    let figures: Value = serde_json::from_str(&eval(&["--json"])).unwrap();
+    let last = &report(&task, "a")["final"];
+    assert_eq!(figures["intervals"], last["intervals"]);
+    let rounded = |value: &Value| format!("{:.4}", value.as_f64().unwrap());
+    let [low, high] = [0, 1].map(|end| rounded(&last["interval"][end]));
+    let line = format!("accuracy  {} [{low}, {high}]", rounded(&last["value"]));
+    let table = eval(&[]);
+    assert!(
+        table.lines().any(|found| found == line),
+        "{line:?} is not in: {table}"
+    );
+}
+
+#[test]
 fn eval_shows_each_class_and_the_confusion_matrix() {
     let task = TinyTask::new();
     task.train("a").assert().success();

@@ -50,6 +50,35 @@ fn predict_answers_each_line_and_keeps_what_came_before_a_fault() {
     assert!(help.contains("Empty lines are skipped"), "{help}");
 }
 
+/// The header of a table names its columns; it is no text.
+#[test]
+fn predict_labels_the_rows_of_a_table() {
+    let task = TinyTask::new();
+    task.train("a").assert().success();
+    let predict = |name: &str| {
+        let mut command = hybrid();
+        command.arg("predict").arg(task.file("a/artifact"));
+        command.arg(task.file(name));
+        command
+    };
+    std::fs::write(task.file("lines.txt"), "my card is lost\nthe fee, please\n").unwrap();
+    let table = "id,text,label\n1,my card is lost,\n2,\"the fee, please\",\n";
+    std::fs::write(task.file("table.CSV"), table).unwrap();
+    let expected = printed(&predict("lines.txt").assert().success());
+    let found = predict("table.CSV").assert().success();
+    assert_eq!(printed(&found), expected);
+    assert!(messages(&found).contains("labelling 2 rows of"));
+
+    std::fs::write(task.file("other.csv"), "id,body\n1,my card is lost\n").unwrap();
+    let refused = predict("other.csv").assert().code(2);
+    let said = messages(&refused);
+    assert!(
+        said.contains("other.csv") && said.contains("`text`"),
+        "{said}"
+    );
+    assert_eq!(printed(&refused), "");
+}
+
 fn spawn(task: &TinyTask) -> Child {
     std::process::Command::new(assert_cmd::cargo::cargo_bin!("hybrid"))
         .arg("predict")

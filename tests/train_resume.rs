@@ -1,6 +1,6 @@
 //! Run folders: interruption, changed inputs, lost files, `--fresh`.
 
-use crate::run_comparison::{assert_equal_runs, count, events};
+use crate::run_comparison::{assert_equal_runs, candidate, count, events, report};
 use crate::tiny_task::{TinyTask, messages};
 
 /// Makes a finished run look as if it had been killed before its report was written.
@@ -71,8 +71,8 @@ fn a_changed_recipe_is_not_resumed() {
 fn a_finished_run_is_not_shown_as_one_of_another_device() {
     let task = TinyTask::new();
     task.train("a").assert().success();
+    let device = report(&task, "a")["device"].clone();
     let report = std::fs::read(task.file("a/report.json")).unwrap();
-    let device = crate::run_comparison::report(&task, "a")["device"].clone();
     let other = if device == "wgpu" { "flex" } else { "wgpu" };
     let command = task.train("a").args(["--device", other]).assert();
     let message = messages(&command.code(2));
@@ -180,6 +180,65 @@ fn a_stage_whose_candidate_is_gone_is_run_again() {
         assert!(path.exists(), "{lost}");
         assert_equal_runs(&task, "whole", "lost");
     }
+}
+
+/// Makes a finished run look as if it had been killed in its first prompt stage, after two trials and
+/// so many seconds.
+fn break_off_in_the_search(task: &TinyTask, run: &str, seconds: f64) {
+    unfinish(task, run);
+    let folder = task.file(run).join("candidates");
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.ends_with("baseline") {
+            std::fs::remove_dir_all(path).unwrap();
+        }
+    }
+    let (mut kept, mut trials) = (Vec::new(), 0);
+    for mut event in events(task, run) {
+        if event["event"] == "trial" {
+            trials += 1;
+            if trials == 2 {
+                event["seconds"] = seconds.into();
+            }
+        }
+        kept.push(format!("{event}\n"));
+        if trials == 2 {
+            break;
+        }
+    }
+    assert_eq!(trials, 2);
+    std::fs::write(task.file(run).join("journal.jsonl"), kept.concat()).unwrap();
+}
+
+#[test]
+fn seconds_of_a_search_that_was_broken_off_are_counted() {
+    let task = TinyTask::language();
+    task.edit_recipe("[prompt]", "[budget]\nmax_minutes = 60\n\n[prompt]");
+    task.train("a").assert().success();
+    let seconds = || {
+        let report = report(&task, "a");
+        let cost = &candidate(&report, "1-prompt")["cost"];
+        cost["wall_s"].as_f64().unwrap()
+    };
+    assert!(seconds() < 600.0);
+
+    break_off_in_the_search(&task, "a", 600.0);
+    task.train("a").assert().success();
+    assert!(seconds() >= 600.0, "{}", seconds());
+    assert_eq!(report(&task, "a")["stopped"], "all rounds done");
+
+    // The hour is over: what was scored before counts, and nothing more is.
+    break_off_in_the_search(&task, "a", 3600.0);
+    task.train("a").assert().success();
+    let events = events(&task, "a");
+    let begun = events
+        .iter()
+        .rposition(|event| event["event"] == "stage_began");
+    let last_try = &events[begun.unwrap()..];
+    assert_eq!(count(last_try, "trial"), 2, "{last_try:#?}");
+    let report = report(&task, "a");
+    assert_eq!(report["stopped"], "budget of minutes spent");
+    assert_eq!(report["candidates"].as_array().unwrap().len(), 2);
 }
 
 #[test]

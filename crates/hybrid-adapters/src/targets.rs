@@ -7,6 +7,7 @@ use fancy_regex::Regex;
 use hybrid_models::{Site, SiteKind, SiteTable};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strsim::damerau_levenshtein;
 
 use crate::AdapterError;
 
@@ -285,7 +286,7 @@ fn near_names(wanted: &[&str], sites: &SiteTable) -> Vec<String> {
             (
                 wanted
                     .iter()
-                    .map(|wanted| edits(wanted, &name))
+                    .map(|wanted| damerau_levenshtein(wanted, &name))
                     .min()
                     .unwrap_or(0),
                 name,
@@ -296,27 +297,11 @@ fn near_names(wanted: &[&str], sites: &SiteTable) -> Vec<String> {
     ranked.into_iter().take(5).map(|(_, name)| name).collect()
 }
 
-/// Levenshtein distance.
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use hybrid_models::{SiteKind, SiteTable};
 
-    use super::{Selection, Selector, Targets, edits};
+    use super::{Selection, Selector, Targets};
     use crate::AdapterError;
 
     fn table() -> SiteTable {
@@ -462,6 +447,5 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(absent.contains("[7]"), "{absent}");
-        assert_eq!(edits("kitten", "sitting"), 3);
     }
 }

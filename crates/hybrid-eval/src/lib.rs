@@ -53,7 +53,7 @@ pub use report::card::{CardDetails, HeadDetails, SpanDetails};
 pub use report::texts::{OutputExample, TextReport};
 pub use report::{
     AdapterSummary, CandidateReport, Comparison, ConfusionReport, CurvePoint, DataSummary, Final,
-    PromptSummary, Provenance, Report, RoundReport, SharedTexts, StageReport, TargetReport,
-    TrainingCurve,
+    PromptSummary, Provenance, Report, RoundReport, SearchCurve, SearchPoint, SharedTexts,
+    StageReport, TargetReport, TrainingCurve,
 };
 pub use resample::{Resamples, percentile};

@@ -56,6 +56,9 @@ pub struct Report {
     pub generalisation: Generalisation,
     /// Paired comparisons between candidates.
     pub comparisons: Vec<Comparison>,
+    /// The way of each stage that searched a prompt.
+    #[serde(default)]
+    pub searches: Vec<SearchCurve>,
     /// Loss curve of each stage that trained.
     pub curves: Vec<TrainingCurve>,
     /// Errors of the winner on the report split; none where answers are texts.
@@ -158,8 +161,14 @@ pub struct CandidateReport {
 pub struct PromptSummary {
     /// Stable name of the prompt.
     pub id: String,
+    /// What a language model is told to do; empty for nothing.
+    #[serde(default)]
+    pub instruction: String,
     /// The template around the input.
     pub template: String,
+    /// Answered examples that are shown, or to choose from.
+    #[serde(default)]
+    pub demonstrations: usize,
     /// Words that stand for each label; none where answers are texts.
     pub label_words: BTreeMap<String, Vec<String>>,
 }
@@ -206,6 +215,42 @@ pub struct Comparison {
     /// The difference `a - b` and how sure it is.
     #[serde(flatten)]
     pub result: PairedComparison,
+}
+
+/// How a prompt search went.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SearchCurve {
+    /// The candidate that it made.
+    pub candidate: String,
+    /// What a search spends: `tokens` of a language model, `texts` of an encoder.
+    pub unit: String,
+    /// Which figure decided between prompts: `accuracy` or `log_loss`.
+    pub decides: String,
+    /// The best prompt so far after each trial.
+    pub points: Vec<SearchPoint>,
+}
+
+impl SearchCurve {
+    /// The figure that decided.
+    pub fn value(&self, point: &SearchPoint) -> f64 {
+        match self.decides.as_str() {
+            "log_loss" => point.log_loss,
+            _ => point.accuracy,
+        }
+    }
+}
+
+/// The best prompt that a search had found when it had spent so much.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct SearchPoint {
+    /// What the model had read.
+    pub spent: u64,
+    /// On how many fit examples the prompt had been scored. More of them may bring lower figures.
+    pub sample: usize,
+    /// Its share of right answers there, or what its answers are worth.
+    pub accuracy: f64,
+    /// Its mean negative log-probability of what was wanted there, in nats.
+    pub log_loss: f64,
 }
 
 /// How a training stage went.

@@ -156,8 +156,8 @@ impl Decoder {
         }
     }
 
-    /// The first layer whose output on a sequence is not finite.
-    pub(crate) fn faulty_layer(&self, ids: &[i64], hooks: &dyn Hooks) -> Option<usize> {
+    /// The first layer whose output on a sequence is not finite, counted from 0.
+    pub fn faulty_layer(&self, ids: &[i64], hooks: &dyn Hooks) -> Option<usize> {
         let device = self.words.weight.device();
         let n_ids = ids.len();
         let input_ids = Tensor::from_data(TensorData::new(ids.to_vec(), [1, n_ids]), &device);

@@ -83,7 +83,8 @@ impl DecoderModel {
             let n_soft = hidden.dims()[1] - piece.len();
             for group in by_places(here) {
                 let place = |target: &Target| n_soft + target.token - start;
-                self.score_group(hidden.clone(), group, place, hooks, &mut log_probs)?;
+                self.score_group(hidden.clone(), group, place, hooks, &mut log_probs)
+                    .map_err(|error| self.located(error, requests, hooks))?;
             }
         }
         Ok(Scores {
@@ -91,6 +92,24 @@ impl DecoderModel {
             tokens_read: tree.ids.len(),
             tokens_alone: requests.iter().map(|request| inputs(request).len()).sum(),
         })
+    }
+
+    /// Scores that are not finite, with the layer that they come from.
+    fn located(
+        &self,
+        error: ModelError,
+        requests: &[ScoreRequest<'_>],
+        hooks: &dyn Hooks,
+    ) -> ModelError {
+        match error {
+            ModelError::LogitsNotFinite { step, row, .. } => {
+                let request = &requests[row];
+                let before = &request.ids[..request.n_context + step];
+                let layer = self.decoder.faulty_layer(before, hooks);
+                ModelError::LogitsNotFinite { step, row, layer }
+            }
+            other => other,
+        }
     }
 
     /// Fills in the log-probabilities of some targets.

@@ -10,7 +10,7 @@ use hybrid_prompts::{Prompt, Template, default_language_templates, label_words};
 use crate::HybridError;
 use crate::candidate::Candidate;
 use crate::evaluate::{self, Criterion, LOG_LOSS};
-use crate::journal::{Event, StopReason};
+use crate::journal::{Event, StopReason, seconds_of_stage};
 use crate::recipe::{Recipe, StageConfig};
 use crate::stage::{Context, Spent, StageMeter, adapter, prompt};
 use crate::task::TaskSettings;
@@ -74,7 +74,8 @@ pub(crate) fn run(context: &mut Context<'_>, done: &[Event]) -> Result<Outcome, 
             round,
             stage: config.name().to_owned(),
         })?;
-        let candidate = stage(context, config, &candidates, criterion)?;
+        let earlier = seconds_of_stage(done, round, config.name());
+        let candidate = stage(context, config, &candidates, criterion, earlier)?;
         candidates.push(candidate);
     }
 }
@@ -157,6 +158,7 @@ fn baseline(context: &mut Context<'_>, criterion: Criterion) -> Result<Candidate
         outputs: scored.outputs.clone(),
         adopted: true,
         cost: cost(meter.spent(context.model), Cost::default()),
+        search: Vec::new(),
         curve: Vec::new(),
     };
     finish(context, candidate, None, criterion)
@@ -201,12 +203,14 @@ fn cost(spent: Spent, rest: Cost) -> Cost {
     }
 }
 
-/// Runs one stage from the best candidate so far.
+/// Runs one stage from the best candidate so far. A prompt stage that was broken off has taken
+/// `earlier` seconds by the end of each of its steps.
 fn stage(
     context: &mut Context<'_>,
     config: &StageConfig,
     candidates: &[Candidate],
     criterion: Criterion,
+    earlier: Vec<f64>,
 ) -> Result<Candidate, HybridError> {
     let parent = winner(candidates);
     context.model.forget();
@@ -215,14 +219,16 @@ fn stage(
         stage: config.name().to_owned(),
         round: context.round,
         parent: Some(parent.id.clone()),
+        search: Vec::new(),
         curve: Vec::new(),
         ..parent.clone()
     };
     let (scored, tensors, spent, part) = match config {
         StageConfig::Prompt(config) => {
             let tensors = activate(context, parent)?;
-            let searched = prompt::run(context, config, &parent.prompt, criterion)?;
+            let searched = prompt::run(context, config, &parent.prompt, criterion, earlier)?;
             candidate.prompt = searched.prompt;
+            candidate.search = searched.curve;
             let part = Cost {
                 prompt_s: searched.spent.seconds,
                 ..Cost::default()

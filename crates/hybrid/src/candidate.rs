@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use hybrid_adapters::{AdapterConfig, HeadConfig};
-use hybrid_eval::{Cost, CurvePoint};
+use hybrid_eval::{Cost, CurvePoint, SearchPoint};
 use hybrid_prompts::Prompt;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,9 @@ pub struct Candidate {
     pub adopted: bool,
     /// What the stage cost.
     pub cost: Cost,
+    /// The best prompt so far after each trial, when the stage searched.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub search: Vec<SearchPoint>,
     /// Loss and rate of each update, when the stage trained.
     pub curve: Vec<CurvePoint>,
 }

@@ -135,6 +135,20 @@ pub enum HybridError {
         /// One more than the tokenizer's largest token id.
         found: usize,
     },
+    /// The loss of an update is no number: the training went too far.
+    #[error(
+        "step {step}: the loss is not finite{}; lower the learning rate, or bound the norm",
+        layer.map_or(String::new(), |layer| {
+            format!(", and the first layer with such an output is {layer}")
+        })
+    )]
+    Diverged {
+        /// The update, counted from 1.
+        step: usize,
+        /// The first layer of a language model whose output is not finite, counted from 0, if it is
+        /// a layer's.
+        layer: Option<usize>,
+    },
     /// The user stopped the run.
     #[error("stopped; all finished work is saved in {run}: the same command goes on from here")]
     Interrupted {
@@ -177,7 +191,7 @@ impl HybridError {
                 | OptimError::EmptyGroup { .. },
             )
             | Self::Eval(EvalError::Read { .. } | EvalError::Format { .. }) => 2,
-            Self::Optim(_) | Self::Eval(_) | Self::Interrupted { .. } => 1,
+            Self::Optim(_) | Self::Eval(_) | Self::Diverged { .. } | Self::Interrupted { .. } => 1,
             _ => 2,
         }
     }

@@ -8,7 +8,7 @@ use hybrid_eval::{
 };
 use hybrid_models::Pooling;
 use hybrid_prompts::{
-    Objective, Output, OutputKind, Prompt, PromptModel, SIMILARITY_SCALE, Template,
+    Generated, Objective, Output, OutputKind, Prompt, PromptModel, SIMILARITY_SCALE, Template,
     classify_language, score_by_similarity, score_language,
 };
 
@@ -170,29 +170,38 @@ pub(crate) fn render<'f>(
         .collect::<Result<_, _>>()?)
 }
 
-/// Class probabilities `[inputs][labels]`: of a language model's label words, of the active head, or
+/// What was answered to inputs.
+pub(crate) struct Answered<T> {
+    /// One an input.
+    pub(crate) rows: Vec<T>,
+    /// Inputs that were cut because their prompts were too long.
+    pub(crate) n_cut: usize,
+}
+
+/// Class probabilities, one row an input with one value a label: of a language model's label words, of the active head, or
 /// else of the label words' similarity.
 pub(crate) fn probabilities(
     model: &mut LocalModel,
     prompt: &Prompt,
     task: &TaskSettings,
     inputs: &[BTreeMap<String, String>],
-) -> Result<Vec<Vec<f64>>, HybridError> {
+) -> Result<Answered<Vec<f64>>, HybridError> {
     let TaskSettings {
         labels, scoring, ..
     } = task;
     if model.is_language_model() {
         let scores =
             model.prompted(|model| classify_language(prompt, inputs, labels, scoring, model))?;
-        return Ok(scores
-            .log_probabilities
-            .into_iter()
-            .map(exponentials)
-            .collect());
+        let rows = scores.log_probabilities.into_iter().map(exponentials);
+        return Ok(Answered {
+            rows: rows.collect(),
+            n_cut: scores.n_cut,
+        });
     }
+    let uncut = |rows| Answered { rows, n_cut: 0 };
     let texts = render(prompt, inputs.iter())?;
     if let Some(rows) = model.classify(&texts)? {
-        return Ok(rows.into_iter().map(exponentials).collect());
+        return Ok(uncut(rows.into_iter().map(exponentials).collect()));
     }
     let rows = score_by_similarity(prompt, labels, &texts, model)?;
     let softmax = |row: Vec<f32>| {
@@ -202,7 +211,7 @@ pub(crate) fn probabilities(
             .collect();
         log_softmax(&logits).into_iter().map(f64::exp).collect()
     };
-    Ok(rows.into_iter().map(softmax).collect())
+    Ok(uncut(rows.into_iter().map(softmax).collect()))
 }
 
 /// Scores a prompt, with the model's active adapter, on a split.
@@ -308,16 +317,17 @@ pub(crate) fn write(
     prompt: &Prompt,
     task: &TaskSettings,
     inputs: &[BTreeMap<String, String>],
-) -> Result<Vec<String>, HybridError> {
+) -> Result<Answered<String>, HybridError> {
     let inputs: Vec<&BTreeMap<String, String>> = inputs.iter().collect();
     let following = vec![task.generation.max_tokens; inputs.len()];
     model.prompted(|model| {
         let fitted = model.texts(prompt, &inputs, &following)?;
         let written = model.generate(&fitted.texts, &task.generation)?;
-        Ok(written
-            .into_iter()
-            .map(|output| output.text.trim().to_owned())
-            .collect())
+        let trimmed = |output: Generated| output.text.trim().to_owned();
+        Ok(Answered {
+            rows: written.into_iter().map(trimmed).collect(),
+            n_cut: fitted.n_cut,
+        })
     })
 }
 

@@ -52,6 +52,22 @@ pub enum Event {
         log_loss: f64,
         /// What the search had spent by then: texts of an encoder, tokens of a language model.
         spent: u64,
+        /// Seconds that the stage had taken by then, in all tries at it.
+        #[serde(default)]
+        seconds: f64,
+    },
+    /// One of the best prompts of a search was scored on select.
+    Shortlisted {
+        /// Name of the stage.
+        stage: String,
+        /// Name of the prompt, made of its content.
+        prompt: String,
+        /// The target's figure; accuracy without a target.
+        value: f64,
+        /// Mean negative log-probability of the right label, or of the wanted tokens, in nats.
+        log_loss: f64,
+        /// Seconds that the stage had taken by then, in all tries at it.
+        seconds: f64,
     },
     /// An update of the adapter.
     Step {
@@ -144,6 +160,34 @@ impl StopReason {
     }
 }
 
+/// The seconds that a prompt stage had taken at the end of each trial and of each prompt that it
+/// scored on select, in order and over all tries at it. A try goes the way of the one before it, and
+/// on from where that was broken off.
+pub(crate) fn seconds_of_stage(events: &[Event], round: usize, stage: &str) -> Vec<f64> {
+    let (mut marks, mut next, mut is_stage) = (Vec::new(), 0, false);
+    for event in events {
+        let taken = match event {
+            Event::StageBegan {
+                round: begun,
+                stage: name,
+            } => {
+                (is_stage, next) = (*begun == round && name == stage, 0);
+                continue;
+            }
+            Event::Trial { seconds, .. } | Event::Shortlisted { seconds, .. } => *seconds,
+            _ => continue,
+        };
+        if is_stage {
+            match marks.get_mut(next) {
+                Some(mark) => *mark = taken,
+                None => marks.push(taken),
+            }
+            next += 1;
+        }
+    }
+    marks
+}
+
 /// The open journal of a run.
 #[derive(Debug)]
 pub(crate) struct Journal {
@@ -211,6 +255,7 @@ impl Journal {
         self.file.write_all(&line).map_err(failed)?;
         match event {
             Event::Trial { .. }
+            | Event::Shortlisted { .. }
             | Event::Step { .. }
             | Event::Evaluated { .. }
             | Event::Interpolated { .. } => Ok(()),
@@ -221,7 +266,7 @@ impl Journal {
 
 #[cfg(test)]
 mod tests {
-    use super::{Event, Journal, StopReason};
+    use super::{Event, Journal, StopReason, seconds_of_stage};
 
     #[test]
     fn a_torn_last_line_is_dropped_and_writing_goes_on() {
@@ -243,6 +288,48 @@ mod tests {
         journal.append(&Event::Finished).unwrap();
         drop(journal);
         assert_eq!(Journal::open(&path).unwrap().1, [stopped, Event::Finished]);
+    }
+
+    #[test]
+    fn seconds_of_a_stage_go_over_all_tries_at_it() {
+        let began = |round| Event::StageBegan {
+            round,
+            stage: "prompt".to_owned(),
+        };
+        let trial = |seconds| Event::Trial {
+            stage: "prompt".to_owned(),
+            prompt: String::new(),
+            instruction: String::new(),
+            template: String::new(),
+            demonstrations: 0,
+            sample: 1,
+            accuracy: 0.5,
+            log_loss: 0.7,
+            spent: 1,
+            seconds,
+        };
+        let shortlisted = |seconds| Event::Shortlisted {
+            stage: "prompt".to_owned(),
+            prompt: String::new(),
+            value: 0.5,
+            log_loss: 0.7,
+            seconds,
+        };
+        let events = [
+            began(1),
+            trial(1.0),
+            shortlisted(2.0),
+            began(2),
+            trial(3.0),
+            trial(5.0),
+            trial(8.0),
+            // Broken off before it came as far as the try before it.
+            began(2),
+            trial(3.0),
+        ];
+        assert_eq!(seconds_of_stage(&events, 1, "prompt"), [1.0, 2.0]);
+        assert_eq!(seconds_of_stage(&events, 2, "prompt"), [3.0, 5.0, 8.0]);
+        assert!(seconds_of_stage(&events, 2, "lora").is_empty());
     }
 
     #[test]

@@ -13,8 +13,10 @@ use crate::local_model::LocalModel;
 use crate::recipe::{AdapterStage, Fault, PassageConfig, Places, RecipeFile, StageConfig};
 use crate::spans;
 use crate::task::{TaskData, shared_files};
+use language_prompts::PromptCheck;
 
 mod adapter_stage;
+mod language_prompts;
 mod prompt_stage;
 mod span_task;
 
@@ -53,10 +55,8 @@ pub(crate) fn check(
     if !model.is_language_model() {
         faults.check_pooling("base.pooling", model, recipe.base.pooling);
     }
-    faults.expect(
-        "prompt",
-        first_prompt(recipe, &data.task, model.is_language_model()),
-    );
+    let first = first_prompt(recipe, &data.task, model.is_language_model());
+    let first = faults.expect("prompt", first);
     for (key, message) in shared_files(&recipe.data)? {
         faults.add(&format!("data.{key}"), message);
     }
@@ -94,13 +94,22 @@ pub(crate) fn check(
             "its examples have one label only; a classification needs two",
         );
     }
+    let mut prompts = model
+        .is_language_model()
+        .then(|| PromptCheck::new(recipe, data, model));
+    if let (Some(prompts), Some(first)) = (&mut prompts, &first) {
+        prompts.first_prompt(&mut faults, first);
+    }
     let mut earlier: Option<&AdapterStage> = None;
     for (index, stage) in recipe.stages.iter().enumerate() {
         let key = format!("stages.{index}");
         match stage {
             StageConfig::Prompt(_) if asks_spans => {}
             StageConfig::Prompt(config) => {
-                prompt_stage::check(&mut faults, &key, config, recipe, data, model);
+                let space = prompt_stage::check(&mut faults, &key, config, recipe, data, model);
+                if let (Some(prompts), Some(space)) = (&mut prompts, &space) {
+                    prompts.space(&mut faults, &key, config, space);
+                }
             }
             StageConfig::Adapter(config) => {
                 adapter_stage::check(&mut faults, &key, config, recipe, data, model);
@@ -130,6 +139,9 @@ pub(crate) fn check(
                 }
             }
         }
+    }
+    if let Some(prompts) = &prompts {
+        prompts.wanted_texts(&mut faults);
     }
     match faults.found.is_empty() {
         true => Ok(()),

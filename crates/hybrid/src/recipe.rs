@@ -243,8 +243,8 @@ impl Target {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Budget {
-    /// Wall-clock minutes of search and training, over all resumptions; of a baseline or prompt
-    /// stage that was broken off, the last try alone counts.
+    /// Wall-clock minutes of search and training, over all resumptions. What a kill broke off
+    /// counts up to the last trial or checkpoint; of a baseline, the last try alone counts.
     #[schemars(range(min = 0.0))]
     pub max_minutes: Option<f64>,
     /// Tokens that the base may read while searching and training.

@@ -2,6 +2,7 @@
 
 pub(crate) mod adapter;
 pub(crate) mod checkpoint;
+mod divergence;
 pub(crate) mod language;
 mod pass;
 pub(crate) mod prefix;

@@ -7,20 +7,21 @@ use hybrid_adapters::{Trainable, peft_has};
 use hybrid_eval::{
     AdapterSummary, CandidateReport, CardDetails, Comparison, ConfusionReport, Cost, DataSummary,
     Final, Generalisation, HeadDetails, OutOfScope, PairedComparison, PromptSummary, Provenance,
-    Report, Resamples, RoundReport, SpanDetails, StageReport, TargetReport, TextFigures,
-    TextReport, TrainingCurve, peak_rss_mb,
+    Report, Resamples, RoundReport, SearchCurve, SpanDetails, StageReport, TargetReport,
+    TextFigures, TextReport, TrainingCurve, peak_rss_mb,
 };
 use hybrid_models::Pooling;
+use hybrid_prompts::Criterion as SearchCriterion;
 use serde_json::{Value, json};
 
 use crate::HybridError;
 use crate::alternate::{self, Outcome};
 use crate::artifact;
 use crate::candidate::Candidate;
-use crate::evaluate::{self, Criterion, Figures, Scored};
+use crate::evaluate::{self, Criterion, Figures, LOG_LOSS, Scored};
 use crate::recipe::{Metric, Task};
 use crate::spans;
-use crate::stage::{Context, Spent, StageMeter};
+use crate::stage::{Context, Spent, StageMeter, prompt};
 use crate::task::Split;
 
 /// Draws of each bootstrap.
@@ -44,7 +45,7 @@ pub(crate) fn report(
     let scored = evaluate::score(context.model, &winner.prompt, &data.task, &data.report)?;
     context.progress.cut(scored.n_cut, &data.report, "report");
     let generalisation = generalisation(context, winner, &scored, metric)?;
-    let resamples = resamples(context, "report", data.report.examples.len())?;
+    let resamples = resamples(context.recipe.seed, "report", data.report.examples.len())?;
     let intervals = scored.intervals(&data.report, &resamples)?;
     let target = context.recipe.target.map(|target| TargetReport {
         metric: target.metric.name().to_owned(),
@@ -122,6 +123,12 @@ pub(crate) fn report(
         cost,
         generalisation,
         comparisons,
+        searches: outcome
+            .candidates
+            .iter()
+            .filter(|candidate| !candidate.search.is_empty())
+            .map(|candidate| search(context, candidate))
+            .collect(),
         curves: outcome
             .candidates
             .iter()
@@ -139,8 +146,12 @@ pub(crate) fn report(
     })
 }
 
-fn resamples(context: &Context<'_>, split: &str, rows: usize) -> Result<Resamples, HybridError> {
-    let seed = hybrid_data::derive_seed(context.recipe.seed, &format!("bootstrap/{split}"));
+/// The draws for intervals of figures over a split, from the seed of a run.
+///
+/// # Errors
+/// [`HybridError::Eval`] for a split without rows.
+pub(crate) fn resamples(seed: u64, split: &str, rows: usize) -> Result<Resamples, HybridError> {
+    let seed = hybrid_data::derive_seed(seed, &format!("bootstrap/{split}"));
     Ok(Resamples::seeded(rows, RESAMPLES, seed)?)
 }
 
@@ -159,7 +170,7 @@ fn generalisation(
     if let (Some(split), Some(file)) = (&data.second_report, &context.recipe.data.second_report) {
         context.progress.scoring(split, "second report");
         let second = evaluate::score(context.model, &winner.prompt, &data.task, split)?;
-        let resamples = resamples(context, "second report", split.examples.len())?;
+        let resamples = resamples(context.recipe.seed, "second report", split.examples.len())?;
         let intervals = second.intervals(split, &resamples)?;
         generalisation = generalisation.with_second_report(
             &file.to_string_lossy(),
@@ -175,7 +186,11 @@ fn generalisation(
             .map(|example| example.fields.clone())
             .collect();
         let outside = evaluate::probabilities(context.model, &winner.prompt, &data.task, &inputs)?;
-        let figures = OutOfScope::of(&file.to_string_lossy(), &scored.probabilities, &outside)?;
+        let figures = OutOfScope::of(
+            &file.to_string_lossy(),
+            &scored.probabilities,
+            &outside.rows,
+        )?;
         generalisation = generalisation.with_out_of_scope(figures);
     }
     Ok(generalisation)
@@ -229,7 +244,7 @@ fn comparisons(
     metric: Metric,
 ) -> Result<Vec<Comparison>, HybridError> {
     let select = &context.data.select;
-    let resamples = resamples(context, "select", select.examples.len())?;
+    let resamples = resamples(context.recipe.seed, "select", select.examples.len())?;
     let winner = outcome.winner();
     let task = context.recipe.task;
     outcome
@@ -255,7 +270,7 @@ fn comparisons_on_report(
     scored: &Scored,
 ) -> Result<Vec<Comparison>, HybridError> {
     let (data, task) = (context.data, context.recipe.task);
-    let resamples = resamples(context, "report", data.report.examples.len())?;
+    let resamples = resamples(context.recipe.seed, "report", data.report.examples.len())?;
     let winner = outcome.winner();
     let predictions = scored.predictions();
     let answers = Answers {
@@ -325,7 +340,9 @@ fn candidate_report(candidate: &Candidate) -> CandidateReport {
         adopted: candidate.adopted,
         prompt: PromptSummary {
             id: candidate.prompt.id(),
+            instruction: candidate.prompt.instruction.clone(),
             template: candidate.prompt.template.clone(),
+            demonstrations: candidate.prompt.demonstrations.examples.len(),
             label_words: candidate.prompt.label_words.clone(),
         },
         adapter: candidate.adapter.as_ref().map(|adapter| AdapterSummary {
@@ -342,6 +359,23 @@ fn candidate_report(candidate: &Candidate) -> CandidateReport {
         }),
         select: candidate.select.clone(),
         cost: candidate.cost,
+    }
+}
+
+fn search(context: &Context<'_>, candidate: &Candidate) -> SearchCurve {
+    let unit = match context.model.is_language_model() {
+        true => "tokens",
+        false => "texts",
+    };
+    let decides = match prompt::search_criterion(context, Criterion::of(context.recipe)) {
+        SearchCriterion::Accuracy => "accuracy",
+        SearchCriterion::LogLoss => LOG_LOSS,
+    };
+    SearchCurve {
+        candidate: candidate.id.clone(),
+        unit: unit.to_owned(),
+        decides: decides.to_owned(),
+        points: candidate.search.clone(),
     }
 }
 

@@ -40,6 +40,7 @@ struct Page<'r> {
     adapters: Vec<Vec<String>>,
     label_words: usize,
     confused: Vec<Confused<'r>>,
+    searches: Vec<SearchPlot<'r>>,
     curves: Vec<CurvePlot<'r>>,
     stages_svg: Value,
     cost_svg: Value,
@@ -57,6 +58,14 @@ struct Output {
 }
 
 #[derive(serde::Serialize)]
+struct SearchPlot<'r> {
+    candidate: &'r str,
+    trials: usize,
+    decides: &'r str,
+    svg: Value,
+}
+
+#[derive(serde::Serialize)]
 struct CurvePlot<'r> {
     candidate: &'r str,
     updates: usize,
@@ -65,6 +74,17 @@ struct CurvePlot<'r> {
 
 /// The whole page.
 pub(super) fn render(report: &Report) -> Result<String, EvalError> {
+    let mut searches = Vec::new();
+    for curve in &report.searches {
+        if let Some(svg) = plot::search(curve)? {
+            searches.push(SearchPlot {
+                candidate: &curve.candidate,
+                trials: curve.points.len(),
+                decides: &curve.decides,
+                svg: safe(svg),
+            });
+        }
+    }
     let mut curves = Vec::new();
     for curve in &report.curves {
         if let Some(svg) = plot::curve(curve)? {
@@ -90,6 +110,7 @@ pub(super) fn render(report: &Report) -> Result<String, EvalError> {
         adapters: report.candidates.iter().map(describe_adapter).collect(),
         label_words: LABEL_WORDS,
         confused: most_confused(report),
+        searches,
         curves,
         stages_svg: safe(plot::stages(report)?),
         cost_svg: safe(plot::cost(report)?),
@@ -236,6 +257,7 @@ mod tests {
             "verdict",
             "stages",
             "cost",
+            "search-1",
             "curve-1",
             "calibration",
             "generalisation",
@@ -267,11 +289,15 @@ mod tests {
         report.confusion.as_mut().unwrap().labels[0].clone_from(&evil);
         report.candidates[1].id.clone_from(&evil);
         report.candidates[1].prompt.template.clone_from(&evil);
+        report.candidates[1].prompt.instruction.clone_from(&evil);
         report.candidates[1]
             .prompt
             .label_words
             .insert(evil.clone(), vec![evil.clone()]);
         report.curves[0].candidate.clone_from(&evil);
+        report.searches[0].candidate.clone_from(&evil);
+        report.searches[0].unit.clone_from(&evil);
+        report.searches[0].decides.clone_from(&evil);
         report.provenance.recipe.clone_from(&evil);
         report.provenance.versions.insert(evil.clone(), evil);
         let page = render(&report).unwrap();
@@ -314,6 +340,7 @@ mod tests {
         report.target = None;
         report.comparisons.clear();
         report.curves.clear();
+        report.searches.clear();
         report.candidates.truncate(1);
         report.final_result.candidate = "baseline".to_owned();
         report.generalisation.second_report = None;

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use crate::{
     AdapterSummary, CandidateReport, Classification, Comparison, ConfusionReport, Cost, CurvePoint,
     DataSummary, Final, Generalisation, OutOfScope, PairedComparison, PromptSummary, Provenance,
-    Report, Resamples, RoundReport, SharedTexts, StageReport, TargetReport, TrainingCurve,
+    Report, Resamples, RoundReport, SearchCurve, SearchPoint, SharedTexts, StageReport,
+    TargetReport, TrainingCurve,
 };
 
 const LABELS: [&str; 11] = [
@@ -107,6 +108,7 @@ pub(crate) fn sample_of(n_labels: usize, rounds: usize) -> Report {
             metric: "accuracy".to_owned(),
             result: PairedComparison::of(&right(&figures), &right(&earlier), &resamples).expect("same rows"),
         }],
+        searches: (1..=rounds).map(|round| SearchCurve { candidate: format!("{round}-prompt"), unit: "tokens".to_owned(), decides: "accuracy".to_owned(), points: search_points() }).collect(),
         curves: (1..=rounds).map(|round| TrainingCurve { candidate: format!("{round}-lora"), points: points() }).collect(),
         confusion: Some(ConfusionReport::of(labels, &figures.confusion).expect("one label a class")),
         calibration: Some(figures.calibration),
@@ -150,11 +152,15 @@ fn candidates(labels: &[String], rounds: usize) -> Vec<CandidateReport> {
     };
     let plain = PromptSummary {
         id: "p0".to_owned(),
+        instruction: String::new(),
+        demonstrations: 0,
         template: "{{ text }}".to_owned(),
         label_words: words("about"),
     };
     let found = PromptSummary {
         id: "p1".to_owned(),
+        instruction: "Name what the customer asks for.".to_owned(),
+        demonstrations: 4,
         template: "customer question: {{ text }}".to_owned(),
         label_words: words("my question is about"),
     };
@@ -261,6 +267,24 @@ fn probabilities(targets: &[usize], n_labels: usize, error: f64) -> Vec<Vec<f64>
             .collect()
     };
     targets.iter().enumerate().map(row).collect()
+}
+
+/// A search that halves twice.
+fn search_points() -> Vec<SearchPoint> {
+    let (mut spent, mut points) = (0, Vec::new());
+    for (sample, n_trials, start) in [(30, 9, 0.52), (90, 3, 0.61), (270, 1, 0.64)] {
+        for trial in 0..n_trials {
+            spent += 41 * sample as u64;
+            let accuracy = start + 0.04 * (trial / 2) as f64;
+            points.push(SearchPoint {
+                spent,
+                sample,
+                accuracy,
+                log_loss: 1.9 - accuracy,
+            });
+        }
+    }
+    points
 }
 
 fn points() -> Vec<CurvePoint> {

@@ -159,6 +159,26 @@ impl EncoderDecoder {
         Ok(states)
     }
 
+    /// The first layer whose output is not finite on an input and what is written for it, counted
+    /// from 0 over the encoder's layers and then the decoder's.
+    pub fn faulty_layer(
+        &self,
+        input: &EncoderBatch,
+        ids: &Tensor<2, Int>,
+        hooks: &dyn Hooks,
+    ) -> Option<usize> {
+        let encoder = self.encoder_states(input, hooks).ok()?;
+        let encoded = self.encode(input, hooks).ok()?;
+        let decoder = self.decoder_states(ids, &encoded, hooks).ok()?;
+        // The first state of each stack is no layer's.
+        let outputs = encoder
+            .into_iter()
+            .skip(1)
+            .chain(decoder.into_iter().skip(1));
+        let finite = |x: Tensor<3>| x.into_data().iter::<f32>().all(f32::is_finite);
+        outputs.map(finite).position(|finite| !finite)
+    }
+
     fn run_decoder(
         &self,
         ids: &Tensor<2, Int>,

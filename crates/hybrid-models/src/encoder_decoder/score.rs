@@ -1,6 +1,6 @@
 //! Log-probabilities of targets, each input read once for all of its targets.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData};
 
 use super::EncoderDecoder;
 use crate::score::log_probabilities;
@@ -82,11 +82,8 @@ impl EncoderDecoder {
                 for ((row, step), value) in places.into_iter().zip(values) {
                     if !value.is_finite() {
                         let row = log_probs.len() + row;
-                        return Err(ModelError::LogitsNotFinite {
-                            step,
-                            row,
-                            layer: None,
-                        });
+                        let layer = self.layer_before(batch, &requests[row], step, hooks);
+                        return Err(ModelError::LogitsNotFinite { step, row, layer });
                     }
                     scored[row].push(value);
                 }
@@ -94,6 +91,26 @@ impl EncoderDecoder {
             log_probs.extend(scored);
         }
         Ok(log_probs)
+    }
+
+    /// The first layer whose output is not finite before a token of a target.
+    fn layer_before(
+        &self,
+        batch: &EncoderBatch,
+        request: &TargetRequest<'_>,
+        step: usize,
+        hooks: &dyn Hooks,
+    ) -> Option<usize> {
+        let of_row = |x: &Tensor<2, Int>| x.clone().narrow(0, request.input, 1);
+        let input = EncoderBatch {
+            input_ids: of_row(&batch.input_ids),
+            attention_mask: of_row(&batch.attention_mask),
+            token_type_ids: None,
+        };
+        let written = [&[self.tokens.start], &request.ids[..step]].concat();
+        let written = TensorData::new(written, [1, step + 1]);
+        let written = Tensor::from_data(written, &batch.input_ids.device());
+        self.faulty_layer(&input, &written, hooks)
     }
 
     /// The mean of the encoder's output of one sequence, `d_model` values: a vector of its text.

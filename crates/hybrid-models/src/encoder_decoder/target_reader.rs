@@ -166,15 +166,6 @@ impl Reader for TargetReader<'_> {
         };
         let ids = TensorData::new(row.ids.clone(), [1, row.ids.len()]);
         let ids = Tensor::from_data(ids, &self.input.input_ids.device());
-        let encoder = self.model.encoder_states(&input, self.hooks).ok()?;
-        let encoded = self.model.encode(&input, self.hooks).ok()?;
-        let states = self.model.decoder_states(&ids, &encoded, self.hooks).ok()?;
-        // The first state of each stack is no layer's.
-        let outputs = encoder
-            .into_iter()
-            .skip(1)
-            .chain(states.into_iter().skip(1));
-        let finite = |x: Tensor<3>| x.into_data().iter::<f32>().all(f32::is_finite);
-        outputs.map(finite).position(|finite| !finite)
+        self.model.faulty_layer(&input, &ids, self.hooks)
     }
 }

@@ -6,7 +6,7 @@ use hybrid_data::{Example, LabelSet};
 
 use super::runner::{Figures, Runner, Scorer};
 use super::text_cache::TextCache;
-use super::{Search, SearchEvent, SearchOutcome, SearchRequest, run};
+use super::{Search, SearchEvent, SearchOutcome, SearchRequest, SearchSpace, run};
 use crate::error::PromptError;
 use crate::model::PromptModel;
 use crate::prompt::Prompt;
@@ -95,6 +95,10 @@ impl<M: PromptModel> Scorer for EncoderScorer<'_, M> {
 
     fn spent(&self) -> u64 {
         self.cache.n_texts() as u64
+    }
+
+    fn fits(&mut self, _: &SearchSpace, _: &str) -> bool {
+        true
     }
 
     fn improve(

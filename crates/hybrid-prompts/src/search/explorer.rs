@@ -103,6 +103,9 @@ impl Explorer<'_, '_> {
                 }
                 None => {
                     let edit = edits.choose(rng)?;
+                    if !self.runner.scorer.fits(&self.space, &edit.instruction) {
+                        continue;
+                    }
                     point[INSTRUCTION] = self.space.instruction_place(&edit.instruction);
                 }
             }
@@ -126,6 +129,9 @@ impl Explorer<'_, '_> {
                 .improve(&prompt, self.sample, self.n_improved, seed, left)?;
         let mut points = Vec::new();
         for instruction in written {
+            if !self.runner.scorer.fits(&self.space, &instruction) {
+                continue;
+            }
             let mut point = from;
             point[INSTRUCTION] = self.space.instruction_place(&instruction);
             points.push(point);

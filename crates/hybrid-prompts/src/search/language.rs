@@ -57,7 +57,8 @@ pub struct LanguageSearch<'a> {
 
 /// Finds the best prompt for a language model on the fit examples.
 ///
-/// `writer` writes instructions; without one the model itself does. No trial shows an example its
+/// `writer` writes instructions; without one the model itself does. Proposed ones that would leave
+/// no room for an input are passed over. No trial shows an example its
 /// own answer.
 ///
 /// The search is a function of the request and of the models' answers, and the models remember
@@ -138,6 +139,7 @@ pub fn search_language<'m>(
         let left = left(&scorer);
         proposed.extend(scorer.written(instructions.written, seed, left)?);
     }
+    proposed.retain(|instruction| scorer.fits(&space, instruction));
     for instruction in proposed {
         space.instruction_place(&instruction);
     }
@@ -312,6 +314,20 @@ impl Scorer for LanguageScorer<'_, '_> {
 
     fn spent(&self) -> u64 {
         self.model.spent() + self.writer.as_ref().map_or(0, |writer| writer.spent())
+    }
+
+    fn fits(&mut self, space: &SearchSpace, instruction: &str) -> bool {
+        // The one that leaves the least room, where the wanted text follows the prompt.
+        let length = |example: &&Example| example.label.as_ref().map_or(0, String::len);
+        let Some(longest) = self.fit.iter().max_by_key(length) else {
+            return true;
+        };
+        let example = std::slice::from_ref(longest);
+        space.with_instruction(instruction).all(|prompt| {
+            let asked = Prepared::new(&prompt, example, self.labels, self.objective, self.model);
+            // Any other fault shows when the prompt is scored.
+            !matches!(asked, Err(PromptError::DoesNotFit { .. }))
+        })
     }
 
     fn improve(

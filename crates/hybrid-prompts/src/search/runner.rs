@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
 
-use super::{Criterion, SearchEvent, Trial};
+use super::{Criterion, SearchEvent, SearchSpace, Trial};
 use crate::error::PromptError;
 use crate::prompt::Prompt;
 
@@ -27,6 +27,9 @@ pub(super) trait Scorer {
 
     /// What everything so far has cost.
     fn spent(&self) -> u64;
+
+    /// Whether every prompt of a space leaves room for an input when it has this instruction.
+    fn fits(&mut self, space: &SearchSpace, instruction: &str) -> bool;
 
     /// Instructions that may do better where the prompt's own went wrong on the sample, for at most
     /// `left`; none if there is nothing that writes them.

@@ -210,6 +210,19 @@ impl SearchSpace {
         &self.label_words
     }
 
+    /// Every prompt with an instruction that may be new, without demonstrations.
+    pub(super) fn with_instruction<'s>(
+        &'s self,
+        instruction: &'s str,
+    ) -> impl Iterator<Item = Prompt> + 's {
+        let bare = Self {
+            instructions: vec![instruction.to_owned()],
+            demonstrations: vec![Demonstrations::default()],
+            ..self.clone()
+        };
+        (0..bare.len()).map(move |index| bare.at(bare.point(index)))
+    }
+
     /// Adds choices of demonstrations.
     pub(super) fn add_demonstrations(&mut self, sets: Vec<Demonstrations>) {
         for set in &sets {

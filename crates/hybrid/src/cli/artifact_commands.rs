@@ -14,6 +14,7 @@ use crate::HybridError;
 use crate::artifact::Artifact;
 use crate::evaluate::{self, Figures};
 use crate::merged;
+use crate::summary::resamples;
 use crate::task::{Split, report_split};
 
 #[derive(Debug, clap::Args)]
@@ -26,7 +27,8 @@ pub(super) struct EvalArguments {
     /// Show precision, recall and F1 of each label too.
     #[arg(long)]
     per_class: bool,
-    /// Print all figures as JSON, those of each label and the confusion matrix included.
+    /// Print all figures as JSON with all their digits, those of each label, the confusion matrix
+    /// and the 95 % intervals included.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -69,9 +71,12 @@ pub(super) fn eval(arguments: &EvalArguments) -> Result<(), HybridError> {
             Some(ConfusionReport::of(names, &figures.confusion)?)
         }
     };
+    let resamples = resamples(artifact.description.seed, "report", split.examples.len())?;
+    let intervals = scored.intervals(&split, &resamples)?;
     if arguments.json {
         let mut fields = json!(scored.reported());
         fields["examples"] = split.examples.len().into();
+        fields["intervals"] = json!(intervals);
         if let Some(confusion) = &confusion {
             fields["confusion"] = json!(confusion);
         }
@@ -81,7 +86,15 @@ pub(super) fn eval(arguments: &EvalArguments) -> Result<(), HybridError> {
     let figures = scored.figures_by_name();
     for metric in task.kind.metrics() {
         // Writing into a string cannot fail.
-        let _ = write!(text, "\n{:8}  {}", metric.title(), figures[metric.name()]);
+        let _ = write!(
+            text,
+            "\n{:8}  {:.4}",
+            metric.title(),
+            figures[metric.name()]
+        );
+        if let Some([low, high]) = intervals.get(metric.name()) {
+            let _ = write!(text, " [{low:.4}, {high:.4}]");
+        }
     }
     if let Some(confusion) = confusion.filter(|_| arguments.per_class) {
         text.push_str("\n\n");

@@ -1,12 +1,14 @@
-//! `predict`: texts in, one a line; labels out as they come.
+//! `predict`: texts in, one a line or one a row; labels out as they come.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt::Write;
 use std::fs::File;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use hybrid_data::{FieldMapping, read_examples};
 use serde_json::{Map, Value, json};
 
 use super::DeviceArgument;
@@ -16,6 +18,9 @@ use crate::HybridError;
 use crate::artifact::Artifact;
 use crate::evaluate;
 use crate::spans;
+
+/// Template field to text.
+type Fields = BTreeMap<String, String>;
 
 /// The most lines that are classified together.
 const CHUNK: usize = 256;
@@ -27,7 +32,7 @@ pub(super) struct PredictArguments {
     /// The artifact folder.
     artifact: PathBuf,
     /// File of texts or JSON objects, one a line; standard input when left out. Empty lines are
-    /// skipped.
+    /// skipped. Of a table (`.csv`, `.parquet`) the columns are read that the run has read.
     input: Option<PathBuf>,
     /// How many labels to print for each line, most probable first.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
@@ -37,37 +42,48 @@ pub(super) struct PredictArguments {
 }
 
 pub(super) fn predict(arguments: &PredictArguments) -> Result<(), HybridError> {
-    let mut artifact = Artifact::load(&arguments.artifact, &arguments.device.device, &say)?;
-    let (origin, reader): (PathBuf, Box<dyn Read>) = match &arguments.input {
+    let artifact = Artifact::load(&arguments.artifact, &arguments.device.device, &say)?;
+    let mut predictor = Predictor {
+        artifact,
+        top_k: usize::from(arguments.top_k),
+        n_cut: 0,
+    };
+    match &arguments.input {
+        Some(path) if is_table(path) => predictor.answer_table(path)?,
         Some(path) => {
             let file = File::open(path).map_err(|source| HybridError::Read {
                 path: path.clone(),
                 source,
             })?;
             say(&format!("labelling the lines of {}", path.display()));
-            (path.clone(), Box::new(file))
+            predictor.answer_lines(Lines::new(path.clone(), file), true)?;
         }
-        None => ("standard input".into(), Box::new(std::io::stdin().lock())),
-    };
-    let mut lines = Lines::new(origin, reader);
-    let mut said = Instant::now();
-    loop {
-        if arguments.input.is_some() && said.elapsed() > PAUSE {
-            said = Instant::now();
-            say(&format!("  {} lines", lines.number()));
-        }
-        let mut inputs = Vec::new();
-        let end = lines.collect(CHUNK, &mut inputs, |line| fields(line, &artifact));
-        // What came before a faulty line is answered before the fault is reported.
-        let reader = answer(&mut artifact, &inputs, usize::from(arguments.top_k))?;
-        if end? == End::OfInput || reader == Reader::HasGone {
-            return Ok(());
+        None => {
+            let input = std::io::stdin().lock();
+            predictor.answer_lines(Lines::new("standard input".into(), input), false)?;
         }
     }
+    if predictor.n_cut > 0 {
+        let n_cut = predictor.n_cut;
+        say(&format!(
+            "{n_cut} inputs are cut: their prompts are too long"
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a file has columns with names.
+fn is_table(path: &Path) -> bool {
+    let extension = path.extension().and_then(OsStr::to_str);
+    extension.is_some_and(|extension| {
+        ["csv", "parquet"]
+            .iter()
+            .any(|table| extension.eq_ignore_ascii_case(table))
+    })
 }
 
 /// The template's fields on one line; nothing for an empty line.
-fn fields(line: &str, artifact: &Artifact) -> Result<Option<BTreeMap<String, String>>, String> {
+fn fields(line: &str, artifact: &Artifact) -> Result<Option<Fields>, String> {
     let line = line.trim();
     if line.is_empty() {
         return Ok(None);
@@ -100,81 +116,141 @@ fn fields(line: &str, artifact: &Artifact) -> Result<Option<BTreeMap<String, Str
     names.iter().map(field).collect::<Result<_, _>>().map(Some)
 }
 
-/// Writes the labels of some inputs, or what the model answers.
-fn answer(
-    artifact: &mut Artifact,
-    inputs: &[BTreeMap<String, String>],
+/// Answers inputs with an artifact.
+struct Predictor {
+    artifact: Artifact,
     top_k: usize,
-) -> Result<Reader, HybridError> {
-    if inputs.is_empty() {
-        return Ok(Reader::Listens);
-    }
-    let task = &artifact.description.task;
-    if spans::are_asked(task.kind, &artifact.model) {
-        return output::write(&answers(artifact, inputs)?);
-    }
-    if task.kind.text_task().is_some() {
-        return output::write(&written(artifact, inputs)?);
-    }
-    let rows = evaluate::probabilities(&mut artifact.model, &artifact.prompt, task, inputs)?;
-    let labels = &task.labels;
-    let mut lines = String::new();
-    for (fields, row) in inputs.iter().zip(rows) {
-        let mut order: Vec<usize> = (0..row.len()).collect();
-        order.sort_by(|a, b| row[*b].total_cmp(&row[*a]).then(a.cmp(b)));
-        let mut line = json!({
-            "label": labels.names()[order[0]],
-            "probability": row[order[0]],
-            "input": fields,
-        });
-        if top_k > 1 {
-            let top: Vec<Value> = order
-                .iter()
-                .take(top_k)
-                .map(|index| json!({"label": labels.names()[*index], "probability": row[*index]}))
-                .collect();
-            line["top"] = Value::Array(top);
+    /// Inputs that were cut because their prompts were too long.
+    n_cut: usize,
+}
+
+impl Predictor {
+    /// Answers each line, as it comes or in large batches.
+    fn answer_lines<R: Read>(
+        &mut self,
+        mut lines: Lines<R>,
+        is_file: bool,
+    ) -> Result<(), HybridError> {
+        let mut said = Instant::now();
+        loop {
+            if is_file && said.elapsed() > PAUSE {
+                said = Instant::now();
+                say(&format!("  {} lines", lines.number()));
+            }
+            let mut inputs = Vec::new();
+            let end = lines.collect(CHUNK, &mut inputs, |line| fields(line, &self.artifact));
+            // What came before a faulty line is answered before the fault is reported.
+            let reader = self.answer(&inputs)?;
+            if end? == End::OfInput || reader == Reader::HasGone {
+                return Ok(());
+            }
         }
-        // Writing into a string cannot fail.
-        let _ = writeln!(lines, "{line}");
     }
-    output::write(&lines)
-}
 
-/// The answers to some questions out of their passages, one JSON line each: where they start there,
-/// in Unicode code points, and their probability.
-fn answers(
-    artifact: &mut Artifact,
-    inputs: &[BTreeMap<String, String>],
-) -> Result<String, HybridError> {
-    let passages = &artifact.description.task.passages;
-    let read = spans::read(&mut artifact.model, passages, inputs.iter())?;
-    let mut lines = String::new();
-    for (fields, passage) in inputs.iter().zip(&read) {
-        let best = passage.best(passages.max_answer_length);
-        let line = json!({
-            "output": best.as_ref().map_or("", |span| span.text),
-            "start": best.as_ref().map(|span| span.start),
-            "probability": best.as_ref().map(|span| span.probability),
-            "input": fields,
-        });
-        // Writing into a string cannot fail.
-        let _ = writeln!(lines, "{line}");
+    /// Answers each row of a table.
+    fn answer_table(&mut self, path: &Path) -> Result<(), HybridError> {
+        let columns = FieldMapping {
+            label: None,
+            references: None,
+            ..self.artifact.description.data.mapping()
+        };
+        let examples = read_examples(path, &columns)?;
+        say(&format!(
+            "labelling {} rows of {}",
+            examples.len(),
+            path.display()
+        ));
+        let inputs: Vec<Fields> = examples.into_iter().map(|row| row.fields).collect();
+        for inputs in inputs.chunks(CHUNK) {
+            if self.answer(inputs)? == Reader::HasGone {
+                break;
+            }
+        }
+        Ok(())
     }
-    Ok(lines)
-}
 
-/// What the model writes for some inputs, one JSON line each.
-fn written(
-    artifact: &mut Artifact,
-    inputs: &[BTreeMap<String, String>],
-) -> Result<String, HybridError> {
-    let task = &artifact.description.task;
-    let outputs = evaluate::write(&mut artifact.model, &artifact.prompt, task, inputs)?;
-    let mut lines = String::new();
-    for (fields, output) in inputs.iter().zip(outputs) {
-        // Writing into a string cannot fail.
-        let _ = writeln!(lines, "{}", json!({"output": output, "input": fields}));
+    /// Writes the labels of some inputs, or what the model answers.
+    fn answer(&mut self, inputs: &[Fields]) -> Result<Reader, HybridError> {
+        if inputs.is_empty() {
+            return Ok(Reader::Listens);
+        }
+        let task = &self.artifact.description.task;
+        let lines = if spans::are_asked(task.kind, &self.artifact.model) {
+            self.spans(inputs)?
+        } else if task.kind.text_task().is_some() {
+            self.texts(inputs)?
+        } else {
+            self.labels(inputs)?
+        };
+        output::write(&lines)
     }
-    Ok(lines)
+
+    /// The most probable labels, one JSON line an input.
+    fn labels(&mut self, inputs: &[Fields]) -> Result<String, HybridError> {
+        let Artifact {
+            description,
+            model,
+            prompt,
+            ..
+        } = &mut self.artifact;
+        let answered = evaluate::probabilities(model, prompt, &description.task, inputs)?;
+        self.n_cut += answered.n_cut;
+        let labels = &description.task.labels;
+        let mut lines = String::new();
+        for (fields, row) in inputs.iter().zip(answered.rows) {
+            let mut order: Vec<usize> = (0..row.len()).collect();
+            order.sort_by(|a, b| row[*b].total_cmp(&row[*a]).then(a.cmp(b)));
+            let mut line = json!({
+                "label": labels.names()[order[0]],
+                "probability": row[order[0]],
+                "input": fields,
+            });
+            if self.top_k > 1 {
+                let named = |index: &usize| json!({"label": labels.names()[*index], "probability": row[*index]});
+                let top = order.iter().take(self.top_k).map(named).collect();
+                line["top"] = Value::Array(top);
+            }
+            // Writing into a string cannot fail.
+            let _ = writeln!(lines, "{line}");
+        }
+        Ok(lines)
+    }
+
+    /// The answers to some questions out of their passages, one JSON line each: where they start
+    /// there, in Unicode code points, and their probability.
+    fn spans(&mut self, inputs: &[Fields]) -> Result<String, HybridError> {
+        let passages = &self.artifact.description.task.passages;
+        let read = spans::read(&mut self.artifact.model, passages, inputs.iter())?;
+        let mut lines = String::new();
+        for (fields, passage) in inputs.iter().zip(&read) {
+            let best = passage.best(passages.max_answer_length);
+            let line = json!({
+                "output": best.as_ref().map_or("", |span| span.text),
+                "start": best.as_ref().map(|span| span.start),
+                "probability": best.as_ref().map(|span| span.probability),
+                "input": fields,
+            });
+            // Writing into a string cannot fail.
+            let _ = writeln!(lines, "{line}");
+        }
+        Ok(lines)
+    }
+
+    /// What the model writes for some inputs, one JSON line each.
+    fn texts(&mut self, inputs: &[Fields]) -> Result<String, HybridError> {
+        let Artifact {
+            description,
+            model,
+            prompt,
+            ..
+        } = &mut self.artifact;
+        let answered = evaluate::write(model, prompt, &description.task, inputs)?;
+        self.n_cut += answered.n_cut;
+        let mut lines = String::new();
+        for (fields, output) in inputs.iter().zip(answered.rows) {
+            // Writing into a string cannot fail.
+            let _ = writeln!(lines, "{}", json!({"output": output, "input": fields}));
+        }
+        Ok(lines)
+    }
 }

@@ -315,7 +315,9 @@ impl LocalModel {
             return Err(error);
         }
         let output = |generated: hybrid_models::Generated| {
-            let mut text = self.text(&generated.ids)?;
+            // The token that ends a text is no part of it, also where the tokenizer has a word for it.
+            let n_ends = usize::from(generated.finish == TokensFinish::EndOfSequence);
+            let mut text = self.text(&generated.ids[..generated.ids.len() - n_ends])?;
             let stops = options.stop.iter().filter_map(|stop| text.find(stop));
             if let Some(end) = stops.min() {
                 text.truncate(end);

@@ -1,6 +1,6 @@
 //! What would make an adapter stage fail: what it trains and its update rule are built once.
 
-use hybrid_adapters::{Adapters, ClassifierHead, SpanHead, Trainable};
+use hybrid_adapters::{AdapterConfig, Adapters, ClassifierHead, SpanHead, Trainable};
 use hybrid_optim::{OptimError, OptimizerConfig, ScheduleConfig, Updater};
 
 use super::{Faults, span_task};
@@ -25,6 +25,18 @@ pub(super) fn check(
         true => refuse_parts_for_encoders(faults, key, config),
         false if asks_spans => span_task::check_stage(faults, key, config),
         false => faults.check_pooling(&format!("{key}.head.pooling"), model, config.head.pooling),
+    }
+    let starts = config.methods.iter().any(|method| {
+        matches!(
+            method,
+            AdapterConfig::PromptTuning(_) | AdapterConfig::PrefixTuning(_)
+        )
+    });
+    if config.start_at_prompt && !starts {
+        faults.add(
+            &format!("{key}.start_at_prompt"),
+            "no method of this stage starts at a prompt; prompt_tuning and prefix_tuning do",
+        );
     }
     // A search may find another prompt to start at, of which there are tokens all the same.
     let adapters = first_prompt(recipe, &data.task, model.is_language_model())

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hybrid_prompts::{InstructionProposals, LanguageModel, PromptError, PromptFormat, Template};
+use hybrid_prompts::{
+    DemonstrationChoice, InstructionProposals, LanguageModel, PromptError, PromptFormat,
+    SearchSpace, Template,
+};
 
 use super::{Faults, LabelWords};
 use crate::HybridError;
@@ -12,6 +15,7 @@ use crate::recipe::{PromptStage, Recipe};
 use crate::stage::prompt::{language_space, space};
 use crate::task::TaskData;
 
+/// Returns the space that is searched, if it can be built.
 pub(super) fn check(
     faults: &mut Faults<'_>,
     key: &str,
@@ -19,7 +23,7 @@ pub(super) fn check(
     recipe: &Recipe,
     data: &TaskData,
     model: &LocalModel,
-) {
+) -> Option<SearchSpace> {
     let fields: BTreeSet<String> = recipe.data.fields.keys().cloned().collect();
     // A space is not built with a faulty template; all else in it is looked at all the same.
     let mut sound = config.clone();
@@ -35,7 +39,9 @@ pub(super) fn check(
         refuse_parts_for_language_models(faults, key, config);
     } else if config.formats.contains(&PromptFormat::Chat) && model.chat_template().is_none() {
         faults.add(&format!("{key}.formats"), "the model has no chat template");
+        sound.formats.clear();
     }
+    refuse_bootstrapping(faults, key, config, recipe);
     let space = match model.is_language_model() {
         true => language_space(recipe, data, &sound),
         false => space(recipe, data, &sound),
@@ -50,7 +56,7 @@ pub(super) fn check(
                 _ => None,
             };
             faults.add(&words_key(key, config, label.as_slice()), describe(&error));
-            return;
+            return None;
         }
     };
     let mut templates: Vec<String> = Vec::new();
@@ -63,7 +69,9 @@ pub(super) fn check(
             words.push(prompt.label_words);
         }
     }
-    for template in &templates {
+    // Of a language model, whole prompts are looked at.
+    let alone = templates.iter().filter(|_| !model.is_language_model());
+    for template in alone {
         let key = match config.templates.iter().position(|given| given == template) {
             Some(index) => format!("{key}.templates.{index}"),
             None if config.templates.is_empty() => key.to_owned(),
@@ -87,6 +95,21 @@ pub(super) fn check(
                 "the labels {one:?} and {other:?} have the same label words {words:?}; give them \
                 words of their own under label_words"
             ),
+        );
+    }
+    Some(space)
+}
+
+/// A search for a prompt of texts asks for the probability of the wanted ones alone, so there are no
+/// answers of the model's own.
+fn refuse_bootstrapping(faults: &mut Faults<'_>, key: &str, config: &PromptStage, recipe: &Recipe) {
+    let is_own =
+        |choice: &DemonstrationChoice| matches!(choice, DemonstrationChoice::Bootstrapped { .. });
+    if recipe.task.text_task().is_some() && config.demonstrations.iter().any(is_own) {
+        faults.add(
+            &format!("{key}.demonstrations"),
+            "`bootstrapped` is for tasks with labels; here the model gives no answers of its own in \
+            a search",
         );
     }
 }
@@ -114,7 +137,7 @@ fn refuse_parts_for_language_models(faults: &mut Faults<'_>, key: &str, config: 
 }
 
 /// The key of the label words in which something is wrong with these labels.
-fn words_key(key: &str, config: &PromptStage, labels: &[&str]) -> String {
+pub(super) fn words_key(key: &str, config: &PromptStage, labels: &[&str]) -> String {
     let by_hand = |label: &&str| config.label_words.contains_key(*label);
     let patterns = !config.label_patterns.is_empty();
     if labels.iter().any(by_hand) || !patterns && !config.label_words.is_empty() {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use jsonschema::ValidationError;
 use jsonschema::error::ValidationErrorKind;
 use serde_json::Value;
+use strsim::damerau_levenshtein;
 
 use super::places::Places;
 use super::{NAME_PATTERN, NAME_RULE};
@@ -76,8 +77,9 @@ fn collect(schema: &Value, error: &ValidationError<'_>, found: &mut Vec<(String,
     match error.kind() {
         ValidationErrorKind::AdditionalProperties { unexpected }
         | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
+            let known = known_keys(schema, error);
             for key in unexpected {
-                found.push((format!("{pointer}/{key}"), "unknown key".to_owned()));
+                found.push((format!("{pointer}/{key}"), unknown_key(key, &known)));
             }
         }
         ValidationErrorKind::OneOfNotValid { context } | ValidationErrorKind::AnyOf { context } => {
@@ -97,6 +99,29 @@ fn collect(schema: &Value, error: &ValidationError<'_>, found: &mut Vec<(String,
             found.push((pointer, message));
         }
         _ => found.push((pointer, error.to_string())),
+    }
+}
+
+/// The keys of the object in which an error found one too many.
+fn known_keys<'s>(schema: &'s Value, error: &ValidationError<'_>) -> Vec<&'s str> {
+    let rule = error.schema_path().as_str();
+    let object = rule.rsplit_once('/').map_or("", |(object, _)| object);
+    let keys = schema.pointer(&format!("{object}/properties"));
+    let keys = keys.and_then(Value::as_object).into_iter().flatten();
+    keys.map(|(key, _)| key.as_str()).collect()
+}
+
+/// Says that a key is unknown, and which known one is a few edits away.
+fn unknown_key(key: &str, known: &[&str]) -> String {
+    let few = (key.chars().count() / 3).max(1);
+    let near = known
+        .iter()
+        .map(|name| (damerau_levenshtein(key, name), name))
+        .min()
+        .filter(|(edits, _)| *edits <= few);
+    match near {
+        Some((_, name)) => format!("unknown key; did you mean `{name}`?"),
+        None => "unknown key".to_owned(),
     }
 }
 

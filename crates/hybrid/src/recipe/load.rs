@@ -311,6 +311,45 @@ methods = [{ method = "lora", rank_pattern = { query = 4, "layer.0" = 2, attenti
     }
 
     #[test]
+    fn an_unknown_key_that_is_nearly_a_known_one_says_so() {
+        for (old, new, expected) in [
+            (
+                "epochs = 1",
+                "epoch = 1",
+                "stages.0.epoch: unknown key; did you mean `epochs`?",
+            ),
+            (
+                "lr = 0.1",
+                "lr = 0.1, momentun = 0.9",
+                "momentun: unknown key; did you mean `momentum`?",
+            ),
+            (
+                "rank_pattern",
+                "rank_patern",
+                "rank_patern: unknown key; did you mean `rank_pattern`?",
+            ),
+            (
+                "fit = ",
+                "shot = 4\nfit = ",
+                "data.shot: unknown key; did you mean `shots`?",
+            ),
+            (
+                "name = \"a\"",
+                "name = \"a\"\nsede = 1",
+                "sede: unknown key; did you mean `seed`?",
+            ),
+            (
+                "name = \"a\"",
+                "name = \"a\"\ncolour = 1",
+                "colour: unknown key\n",
+            ),
+        ] {
+            let faults = faults(&RECIPE.replace(old, new)) + "\n";
+            assert!(faults.contains(expected), "{faults}");
+        }
+    }
+
+    #[test]
     fn a_wrong_kind_of_a_setting_has_no_line() {
         let (_folder, path) = written(RECIPE);
         let set = ("stages.0.kind".to_owned(), "promt".to_owned());

@@ -30,14 +30,9 @@ fn labels(
     // The label word's first token is all that is learned.
     let texts = prompt_texts(context, prompt, &vec![1; data.fit.examples.len()])?;
     let model = &*context.model;
-    let labels = data.task.labels.names();
-    let mut tokens: Vec<Vec<i32>> = Vec::with_capacity(labels.len());
     // Templates end alike, so what follows the first prompt follows each of them alike.
     let before = texts.first().map(PromptText::whole).unwrap_or_default();
-    for label in labels {
-        tokens.push(first_tokens(model, &before, prompt.words_of(label))?);
-    }
-    refuse_shared(prompt, labels, &tokens)?;
+    let tokens = label_tokens(model, prompt, data.task.labels.names(), &before)?;
     let encoding = |text: &PromptText| Ok(encoding(&model.prompt_ids(text)?));
     let encodings = texts
         .iter()
@@ -45,6 +40,24 @@ fn labels(
         .collect::<Result<_, HybridError>>()?;
     let classes = data.fit.targets.clone();
     Ok((encodings, Targets::LabelWords { classes, tokens }))
+}
+
+/// The first tokens of each label's words behind a text.
+///
+/// # Errors
+/// [`HybridError::SharedFirstToken`], [`PromptError::EmptyContinuation`] for a word that is no token.
+pub(crate) fn label_tokens(
+    model: &LocalModel,
+    prompt: &Prompt,
+    labels: &[String],
+    before: &str,
+) -> Result<Vec<Vec<i32>>, HybridError> {
+    let tokens = labels
+        .iter()
+        .map(|label| first_tokens(model, before, prompt.words_of(label)))
+        .collect::<Result<Vec<_>, _>>()?;
+    refuse_shared(prompt, labels, &tokens)?;
+    Ok(tokens)
 }
 
 fn wanted_texts(

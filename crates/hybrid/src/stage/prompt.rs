@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use hybrid_eval::SearchPoint;
 use hybrid_prompts::{
-    Criterion as SearchCriterion, LanguageSearch, Objective, Prompt, SearchEvent, SearchRequest,
-    SearchSpace, Trial, default_instructions, default_language_templates, search, search_language,
+    BestSoFar, Criterion as SearchCriterion, LanguageSearch, Objective, Prompt, SearchEvent,
+    SearchOutcome, SearchRequest, SearchSpace, Trial, default_instructions,
+    default_language_templates, search, search_language,
 };
 
 use super::{Context, Spent, StageMeter};
@@ -23,12 +25,15 @@ use crate::task::TaskData;
 pub(crate) struct Searched {
     pub(crate) prompt: Prompt,
     pub(crate) scored: Scored,
+    /// The best prompt so far after each trial.
+    pub(crate) curve: Vec<SearchPoint>,
     pub(crate) spent: Spent,
 }
 
 /// Searches on fit and chooses on select among the best few and the parent's own prompt.
 ///
-/// The model's active adapter is the parent's.
+/// The model's active adapter is the parent's. Tries that were broken off have taken `earlier`
+/// seconds by the end of each of their steps.
 ///
 /// # Errors
 /// [`HybridError`]; the trials so far are in the journal.
@@ -37,8 +42,18 @@ pub(crate) fn run(
     config: &PromptStage,
     parent: &Prompt,
     criterion: Criterion,
+    earlier: Vec<f64>,
 ) -> Result<Searched, HybridError> {
-    let meter = StageMeter::new(context.model, Spent::default());
+    let clock = Clock {
+        began: Instant::now(),
+        earlier,
+        n_done: 0,
+    };
+    let carried = Spent {
+        seconds: clock.carried(),
+        ..Spent::default()
+    };
+    let meter = StageMeter::new(context.model, carried);
     let data = context.data;
     let space = match context.model.is_language_model() {
         true => language_space(context.recipe, data, config)?,
@@ -60,7 +75,7 @@ pub(crate) fn run(
         journal: context.journal,
         progress: context.progress,
         budget: &context.recipe.budget,
-        began: Instant::now(),
+        clock,
         tokens: context.model.token_counter(),
         tokens_before: context.model.tokens(),
         failed: None,
@@ -84,7 +99,7 @@ pub(crate) fn run(
     } else {
         search(request, context.model, &mut |event| watch.see(event)).map_err(HybridError::from)
     };
-    let failed = watch.failed.take();
+    let (failed, mut clock) = (watch.failed, watch.clock);
     context.progress.end();
     if let Some(error) = failed {
         return Err(error);
@@ -99,6 +114,13 @@ pub(crate) fn run(
     let mut best: Option<(Prompt, Scored)> = None;
     for prompt in shortlist {
         let scored = evaluate::score(context.model, &prompt, &data.task, &data.select)?;
+        context.happened(Event::Shortlisted {
+            stage: config.name.clone(),
+            prompt: prompt.id(),
+            value: scored.metric(criterion.metric),
+            log_loss: scored.log_loss,
+            seconds: clock.done(),
+        })?;
         let better = best.as_ref().is_none_or(|(_, so_far)| {
             scored
                 .standing(criterion)
@@ -112,12 +134,23 @@ pub(crate) fn run(
     Ok(Searched {
         prompt,
         scored,
+        curve: curve(&outcome),
         spent: meter.spent(context.model),
     })
 }
 
+fn curve(outcome: &SearchOutcome) -> Vec<SearchPoint> {
+    let point = |best: BestSoFar| SearchPoint {
+        spent: best.spent,
+        sample: best.sample,
+        accuracy: best.accuracy,
+        log_loss: best.log_loss,
+    };
+    outcome.curve().into_iter().map(point).collect()
+}
+
 /// Which figure of the fit examples decides in a search.
-fn search_criterion(context: &Context<'_>, criterion: Criterion) -> SearchCriterion {
+pub(crate) fn search_criterion(context: &Context<'_>, criterion: Criterion) -> SearchCriterion {
     let by_log_loss = match context.data.task.kind.text_task() {
         // Not `choose_by` for an encoder: fit is larger than select, and by log-loss the default
         // recipe comes out lower on the report split (87.0 % against 87.4 %).
@@ -195,6 +228,38 @@ pub(crate) fn language_space(
     })
 }
 
+/// Seconds of a prompt stage over all tries at it.
+struct Clock {
+    began: Instant,
+    /// What earlier tries had taken by the end of each step.
+    earlier: Vec<f64>,
+    /// Steps that this try has done.
+    n_done: usize,
+}
+
+impl Clock {
+    /// What earlier tries have taken.
+    fn carried(&self) -> f64 {
+        self.earlier.last().copied().unwrap_or(0.0)
+    }
+
+    /// Seconds by the end of the last step. While this try goes the way of an earlier one, they are
+    /// that one's: a step that was affordable then still is.
+    fn seconds(&self) -> f64 {
+        let last = self.n_done.checked_sub(1);
+        match last.and_then(|last| self.earlier.get(last)) {
+            Some(seconds) => *seconds,
+            None => self.carried() + self.began.elapsed().as_secs_f64(),
+        }
+    }
+
+    /// A step is done. Returns the seconds by now.
+    fn done(&mut self) -> f64 {
+        self.n_done += 1;
+        self.seconds()
+    }
+}
+
 /// Journals trials, shows them and breaks the search off when it must end.
 struct Watch<'w> {
     config: &'w PromptStage,
@@ -202,7 +267,7 @@ struct Watch<'w> {
     journal: &'w mut Journal,
     progress: &'w mut Progress,
     budget: &'w Budget,
-    began: Instant,
+    clock: Clock,
     tokens: Arc<AtomicU64>,
     tokens_before: u64,
     failed: Option<HybridError>,
@@ -217,7 +282,7 @@ impl Watch<'_> {
                 self.progress
                     .at(n_done, n_planned, || "searching".to_owned());
                 let spent = Spent {
-                    seconds: self.began.elapsed().as_secs_f64(),
+                    seconds: self.clock.seconds(),
                     tokens: self.tokens.load(Ordering::Relaxed) - self.tokens_before,
                     ..Spent::default()
                 };
@@ -250,6 +315,7 @@ impl Watch<'_> {
             accuracy: trial.accuracy,
             log_loss: trial.log_loss,
             spent: trial.spent,
+            seconds: self.clock.done(),
         };
         self.journal.append(&event)?;
         self.progress.event(&event);

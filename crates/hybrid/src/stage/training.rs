@@ -7,6 +7,7 @@ use hybrid_optim::{EarlyStopping, Updater};
 use hybrid_prompts::Prompt;
 
 use super::checkpoint::{Best, Checkpoint, Progressed};
+use super::divergence::diverged;
 use super::pass::{Input, Pass, Piece};
 use super::{Context, Spent, StageMeter};
 use crate::candidate::Candidate;
@@ -235,6 +236,10 @@ impl<'c> Training<'c> {
         for (loss, gradients) in passed {
             loss_sum += loss;
             self.updater.accumulate(gradients);
+        }
+        if !loss_sum.is_finite() {
+            let step = self.progressed.curve.len() + 1;
+            return Err(diverged(model, &self.input, &self.trainable, rows, step));
         }
         let (trainable, report) = self.updater.step(self.trainable.clone())?;
         self.trainable = trainable;

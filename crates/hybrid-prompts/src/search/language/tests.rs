@@ -1,6 +1,7 @@
 //! Tests of the search with a language model.
 
 mod resumption;
+mod room;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
