@@ -1,4 +1,4 @@
-//! Project tasks: `cargo xtask train`, `ci`, `tidy`, `libtorch`.
+//! Project tasks: `cargo xtask train`, `ci`, `tidy`, `libtorch`, `bench-peers`.
 #![allow(clippy::print_stdout, reason = "what a task finds is its output")]
 
 use std::ffi::OsString;
@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench_peers;
 mod error;
 mod libtorch;
 mod tidy;
@@ -35,6 +36,9 @@ enum Task {
     Tidy,
     /// Fetch libtorch for the processor, lay it out in the cache and print how to use it.
     Libtorch,
+    /// Measure `hybrid` beside other programs and write the figures into `docs`.
+    #[command(subcommand)]
+    BenchPeers(bench_peers::Comparison),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
         Task::Ci => workspace::script(".ci/run"),
         Task::Tidy => tidy::run(),
         Task::Libtorch => libtorch::run(),
+        Task::BenchPeers(comparison) => bench_peers::run(&comparison),
     };
     match outcome {
         Ok(code) => code,

@@ -1,10 +1,7 @@
 //! `cargo xtask train`: a thin door to `hybrid train`.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
-
-use serde_json::Value;
+use std::process::{Command, ExitCode};
 
 use crate::error::XtaskError;
 use crate::{libtorch, workspace};
@@ -22,7 +19,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode, XtaskError> {
     } else {
         Vec::new()
     };
-    let Some(program) = build(feature, &variables)? else {
+    let Some(program) = workspace::build("--bin", "hybrid", feature, &variables)? else {
         return Ok(ExitCode::FAILURE);
     };
     let mut command = Command::new(&program);
@@ -42,51 +39,6 @@ fn device(arguments: &[OsString], environment: Option<String>) -> String {
         }
     }
     found.or(environment).unwrap_or_else(|| "flex".to_owned())
-}
-
-/// Builds the binary and returns its path, or `None` if the compiler has said what is wrong.
-///
-/// No package is named, so that features unify as in `cargo test --workspace` and the two share all
-/// they build. The builds of other backends stay beside it: going back and forth between devices
-/// compiles nothing twice.
-fn build(
-    feature: Option<&str>,
-    variables: &[(&'static str, OsString)],
-) -> Result<Option<PathBuf>, XtaskError> {
-    let mut command = workspace::cargo();
-    command.args([
-        "build",
-        "--bin",
-        "hybrid",
-        "--message-format=json-render-diagnostics",
-    ]);
-    if let Some(feature) = feature {
-        command.arg("--features").arg(format!("hybrid/{feature}"));
-    }
-    command
-        .envs(variables.iter().cloned())
-        .current_dir(workspace::root());
-    let program = format!("{command:?}");
-    let output = command
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(|source| XtaskError::Start {
-            program: program.clone(),
-            source,
-        })?;
-    if !output.status.success() {
-        return Ok(None);
-    }
-    let executable = |line: &str| {
-        let message: Value = serde_json::from_str(line).ok()?;
-        message["executable"].as_str().map(PathBuf::from)
-    };
-    let executable = String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .find_map(executable);
-    executable.map(Some).ok_or(XtaskError::Metadata {
-        expected: "the built binary",
-    })
 }
 
 /// Becomes the program where the system can, so that signals and exit codes are the program's own.

@@ -1,8 +1,8 @@
 //! The workspace that these tasks work on.
 
 use std::ffi::OsString;
-use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
 
 use serde_json::Value;
 
@@ -33,6 +33,21 @@ pub(crate) fn root() -> &'static Path {
         .expect("xtask lies in the workspace")
 }
 
+/// The folder for what is fetched or built once: `HYBRID_CACHE`, or `hybrid` in the user's cache.
+pub(crate) fn cache_folder() -> PathBuf {
+    let cache = std::env::var_os("HYBRID_CACHE")
+        .filter(|path| !path.is_empty())
+        .map(PathBuf::from);
+    let user_cache = || {
+        dirs::cache_dir()
+            .unwrap_or_else(std::env::temp_dir)
+            .join("hybrid")
+    };
+    let folder = cache.unwrap_or_else(user_cache);
+    // Build scripts read it from other folders.
+    std::path::absolute(&folder).unwrap_or(folder)
+}
+
 /// The standard output of a command that must succeed.
 pub(crate) fn output(command: &mut Command) -> Result<String, XtaskError> {
     let program = format!("{command:?}");
@@ -58,6 +73,53 @@ pub(crate) fn metadata() -> Result<Value, XtaskError> {
             .current_dir(root()),
     )?;
     serde_json::from_str(&text).map_err(|_| XtaskError::Metadata { expected: "JSON" })
+}
+
+/// Builds a target (`--bin` or `--bench`) and returns its path, or `None` if the compiler has said what is wrong.
+///
+/// No package is named, so that features unify as in `cargo test --workspace` and the two share all
+/// they build. The builds of other backends stay beside it: going back and forth between devices
+/// compiles nothing twice.
+pub(crate) fn build(
+    kind: &str,
+    name: &str,
+    feature: Option<&str>,
+    variables: &[(&'static str, OsString)],
+) -> Result<Option<PathBuf>, XtaskError> {
+    let mut command = cargo();
+    command.args([
+        "build",
+        kind,
+        name,
+        "--message-format=json-render-diagnostics",
+    ]);
+    if let Some(feature) = feature {
+        command.arg("--features").arg(format!("hybrid/{feature}"));
+    }
+    command.envs(variables.iter().cloned()).current_dir(root());
+    let program = format!("{command:?}");
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|source| XtaskError::Start {
+            program: program.clone(),
+            source,
+        })?;
+    if !output.status.success() {
+        return Ok(None);
+    }
+    let executable = |line: &str| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let executable = message["executable"].as_str().map(PathBuf::from);
+        // The binaries of a bench's package are built with it.
+        executable.filter(|_| message["target"]["name"] == name)
+    };
+    let executable = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .find_map(executable);
+    executable.map(Some).ok_or(XtaskError::Metadata {
+        expected: "the built program",
+    })
 }
 
 /// Runs a script of the workspace and returns its exit code.
