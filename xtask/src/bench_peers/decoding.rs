@@ -20,7 +20,7 @@ const MODEL: &str = "HuggingFaceTB/SmolLM2-135M-Instruct";
 /// A text of the repository that does not change.
 const TEXT: &str = "LICENSE-APACHE";
 
-const LOAD: Figure = figure("load_s", "load, s", 2);
+const LOAD: Figure = figure("load_s", "load, s", 3);
 const FIRST: Figure = figure("first_token_s", "start to first token, s", 2);
 const PROMPT: Figure = figure("prompt_tokens_per_s", "prompt, tokens/s", 0);
 const ALONE: Figure = figure("alone_tokens_per_s", "one sequence, tokens/s", 1);
@@ -260,12 +260,12 @@ fn report(programs: &[Program; 4], job: &Value, rounds: u64) -> (String, Value) 
         "`cargo xtask bench-peers decoding`; every value is in \
          [decoding.json](benchmarks/decoding.json).\n\n\
          SmolLM2-135M-Instruct from one GGUF file (Q4_1) on {processor}, {threads} threads. Each \
-         program ran {rounds} times in processes of its own, all in turn: medians, in brackets \
-         least and most. It reads a prompt of {prompt} tokens, then writes {new} tokens greedily \
+         program had a process of its own in each of {rounds} rounds, one program after the \
+         other: medians, in brackets least and most. It reads a prompt of {prompt} tokens, then writes {new} tokens greedily \
          behind one prompt of {row} tokens and behind {rows} of them in one batch. Speeds of \
          writing count from the first new token on. Loading leaves out the start of Python and \
-         its imports, which the time from the start to the first token has. Peak memory is that \
-         of the whole process, mapped files included.\n\n{}\n{}\n\
+         its imports; the time from the start of the process to the first token behind {row} \
+         tokens has them. Peak memory is that of the whole process, mapped files included.\n\n{}\n{}\n\
          Leading tokens of the batch that are those of Transformers: {}. Versions: {}.\n",
         table(measured, &FIGURES),
         ratios(&pairs, &FIGURES),
