@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use crate::error::XtaskError;
 use crate::train::prepend;
+use crate::workspace;
 
 mod wheel;
 
@@ -84,19 +85,7 @@ pub(crate) fn variables() -> Result<Vec<(&'static str, OsString)>, XtaskError> {
 }
 
 fn folder() -> PathBuf {
-    let cache = std::env::var_os("HYBRID_CACHE")
-        .filter(|path| !path.is_empty())
-        .map(PathBuf::from);
-    let user_cache = || {
-        dirs::cache_dir()
-            .unwrap_or_else(std::env::temp_dir)
-            .join("hybrid")
-    };
-    let folder = cache
-        .unwrap_or_else(user_cache)
-        .join(format!("libtorch-{VERSION}"));
-    // Build scripts read it from other folders.
-    std::path::absolute(&folder).unwrap_or(folder)
+    workspace::cache_folder().join(format!("libtorch-{VERSION}"))
 }
 
 /// Fetches and unpacks beside `folder` and renames at the end: the folder is whole or not there.

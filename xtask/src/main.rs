@@ -1,4 +1,4 @@
-//! Project tasks: `cargo xtask train`, `ci`, `tidy`, `libtorch`, `bench-gpu`.
+//! Project tasks: `cargo xtask train`, `ci`, `tidy`, `libtorch`, `bench-peers`, `bench-gpu`.
 #![allow(clippy::print_stdout, reason = "what a task finds is its output")]
 
 use std::ffi::OsString;
@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod bench_gpu;
+mod bench_peers;
 mod error;
 mod libtorch;
 mod tidy;
@@ -44,6 +45,9 @@ enum Task {
         #[arg(long, value_name = "FOLDER")]
         out: PathBuf,
     },
+    /// Measure `hybrid` beside other programs and write the figures into `docs`.
+    #[command(subcommand)]
+    BenchPeers(bench_peers::Comparison),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(),
         Task::Libtorch => libtorch::run(),
         Task::BenchGpu { out } => bench_gpu::run(&out),
+        Task::BenchPeers(comparison) => bench_peers::run(&comparison),
     };
     match outcome {
         Ok(code) => code,

@@ -34,6 +34,21 @@ pub(crate) fn root() -> &'static Path {
         .expect("xtask lies in the workspace")
 }
 
+/// The folder for what is fetched or built once: `HYBRID_CACHE`, or `hybrid` in the user's cache.
+pub(crate) fn cache_folder() -> PathBuf {
+    let cache = std::env::var_os("HYBRID_CACHE")
+        .filter(|path| !path.is_empty())
+        .map(PathBuf::from);
+    let user_cache = || {
+        dirs::cache_dir()
+            .unwrap_or_else(std::env::temp_dir)
+            .join("hybrid")
+    };
+    let folder = cache.unwrap_or_else(user_cache);
+    // Build scripts read it from other folders.
+    std::path::absolute(&folder).unwrap_or(folder)
+}
+
 /// The standard output of a command that must succeed.
 pub(crate) fn output(command: &mut Command) -> Result<String, XtaskError> {
     let program = format!("{command:?}");

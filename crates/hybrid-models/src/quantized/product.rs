@@ -3,19 +3,20 @@
 use std::ops::Range;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use pulp::{Arch, Simd, WithSimd};
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
 use super::QuantizedWeight;
 use crate::device::is_host;
-use crate::vectorized::vectorized;
 
 /// Most values that are dequantised at a time for a matrix product: 1 MiB, which a processor's
 /// second cache can hold.
 const CHUNK_VALUES: usize = 1 << 18;
 
-/// Values that a thread dequantises at a time: 64 KiB.
-const PIECE_VALUES: usize = 1 << 14;
+/// Values that a thread dequantises at a time: 16 KiB, which its first cache holds beside what
+/// they are multiplied with.
+const PIECE_VALUES: usize = 1 << 12;
 
 /// Up to this many rows of activations are multiplied by dot products on the host: a piece of the
 /// weight is used while it is in the first caches, and there is no room needed for a chunk.
@@ -80,7 +81,7 @@ fn dot_products(weight: &QuantizedWeight, x: Tensor<2>) -> Tensor<2> {
             let rows = start..start + y.len() / n_rows;
             let values = &mut values[..rows.len() * d_in];
             weight.dequantize_into(rows, values);
-            vectorized(DotProducts {
+            Arch::new().dispatch(DotProducts {
                 weight: values,
                 x: &x,
                 d_in,
@@ -99,32 +100,100 @@ struct DotProducts<'a> {
     y: &'a mut [f32],
 }
 
-impl pulp::NullaryFnOnce for DotProducts<'_> {
+/// Rows of `x` that share a value of the weight while it is in a register.
+const TOGETHER: usize = 4;
+
+impl WithSimd for DotProducts<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn call(self) {
-        let n_rows = self.x.len() / self.d_in;
-        let weight = self.weight.chunks_exact(self.d_in);
-        for (weight, y) in weight.zip(self.y.chunks_exact_mut(n_rows)) {
-            for (x, y) in self.x.chunks_exact(self.d_in).zip(y) {
-                *y = dot(weight, x);
+    fn with_simd<S: Simd>(self, simd: S) {
+        let d_in = self.d_in;
+        let weight = self.weight.chunks_exact(d_in);
+        for (weight, y) in weight.zip(self.y.chunks_exact_mut(self.x.len() / d_in)) {
+            let row = |index: usize| &self.x[index * d_in..(index + 1) * d_in];
+            let (several, single) = y.as_chunks_mut::<TOGETHER>();
+            let n_several = several.len() * TOGETHER;
+            for (index, y) in several.iter_mut().enumerate() {
+                let rows = std::array::from_fn(|place| row(index * TOGETHER + place));
+                *y = dots::<S, TOGETHER, 2>(simd, weight, rows);
+            }
+            for (index, y) in single.iter_mut().enumerate() {
+                [*y] = dots::<S, 1, 4>(simd, weight, [row(n_several + index)]);
             }
         }
     }
 }
 
-/// Sums in many places at once, so that no addition waits for the one before.
+/// The dot product of `a` with each row. `SUMS` sums a row are kept, so that no addition waits for
+/// the one before.
 #[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 32;
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    let mut sums = [0.0f32; LANES];
-    for (a, b) in a.iter().zip(b) {
-        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-            *sum += a * b;
+fn dots<S: Simd, const ROWS: usize, const SUMS: usize>(
+    simd: S,
+    a: &[f32],
+    rows: [&[f32]; ROWS],
+) -> [f32; ROWS] {
+    let mut sums = [[simd.splat_f32s(0.0); SUMS]; ROWS];
+    let (a, a_rest) = S::as_simd_f32s(a);
+    let (a, a_single) = a.as_chunks::<SUMS>();
+    let rows = rows.map(|row| S::as_simd_f32s(row));
+    let vectors = rows.map(|(row, _)| row.as_chunks::<SUMS>());
+    for (place, a) in a.iter().enumerate() {
+        for (sums, (row, _)) in sums.iter_mut().zip(&vectors) {
+            for ((sum, a), b) in sums.iter_mut().zip(a).zip(&row[place]) {
+                *sum = simd.mul_add_e_f32s(*a, *b, *sum);
+            }
         }
     }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f32>() + rest
+    for (place, a) in a_single.iter().enumerate() {
+        for (sums, (_, single)) in sums.iter_mut().zip(&vectors) {
+            sums[0] = simd.mul_add_e_f32s(*a, single[place], sums[0]);
+        }
+    }
+    let mut dots = [0.0; ROWS];
+    for ((dot, sums), (_, b_rest)) in dots.iter_mut().zip(sums).zip(rows) {
+        let sum = sums[1..]
+            .iter()
+            .fold(sums[0], |all, sum| simd.add_f32s(all, *sum));
+        let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+        *dot = simd.reduce_sum_f32s(sum) + rest;
+    }
+    dots
+}
+
+#[cfg(test)]
+mod tests {
+    use pulp::Arch;
+
+    use super::{DotProducts, FEW_ROWS};
+
+    /// Lengths that fill whole vectors, several of them, and neither; any number of rows.
+    #[test]
+    fn dot_products_are_sums_of_products() {
+        let value = |index: usize| (index * 37 % 101) as f32 / 50.0 - 1.0;
+        for d_in in [1, 7, 32, 100, 576] {
+            let weight: Vec<f32> = (0..3 * d_in).map(value).collect();
+            for n_rows in 1..=FEW_ROWS {
+                let x: Vec<f32> = (5..5 + n_rows * d_in).map(value).collect();
+                let mut y = vec![f32::NAN; 3 * n_rows];
+                Arch::new().dispatch(DotProducts {
+                    weight: &weight,
+                    x: &x,
+                    d_in,
+                    y: &mut y,
+                });
+                let expected = weight.chunks(d_in).flat_map(|weight| {
+                    let dot = |x: &[f32]| -> f64 {
+                        let pairs = weight.iter().zip(x);
+                        pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+                    };
+                    x.chunks(d_in).map(dot).collect::<Vec<f64>>()
+                });
+                for (found, expected) in y.iter().zip(expected) {
+                    let difference = (f64::from(*found) - expected).abs();
+                    assert!(difference < 1e-4, "{d_in}, {n_rows}: {difference}");
+                }
+            }
+        }
+    }
 }

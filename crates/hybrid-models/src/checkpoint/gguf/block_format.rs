@@ -47,6 +47,19 @@ pub enum BlockFormat {
     IQ4_XS,
 }
 
+/// Runs a function of one block over all blocks.
+///
+/// A macro, since a function that is passed on stays a function: it is called for each block, and
+/// compiled without the vector instructions of its caller. It gets the block by value, since the
+/// compiler does not know that `values` lie elsewhere, and would compute them one by one.
+macro_rules! each {
+    ($bytes:expr, $values:expr, $block:path) => {
+        for (bytes, values) in $bytes.as_chunks().0.iter().zip($values.as_chunks_mut().0) {
+            $block(*bytes, values);
+        }
+    };
+}
+
 impl BlockFormat {
     /// All formats that can be read.
     pub const ALL: [Self; 15] = [
@@ -166,23 +179,21 @@ impl BlockFormat {
     #[inline(always)]
     fn dequantize_blocks(self, bytes: &[u8], values: &mut [f32]) {
         match self {
-            Self::F32 => each(bytes, values, |b, [v]| *v = f32::from_le_bytes(*b)),
+            Self::F32 => each!(bytes, values, float32),
             Self::F16 => halves(bytes, values),
-            Self::BF16 => each(bytes, values, |b, [v]| {
-                *v = bf16::from_le_bytes(*b).to_f32()
-            }),
-            Self::Q8_0 => each(bytes, values, small_blocks::q8_0),
-            Self::Q4_0 => each(bytes, values, small_blocks::q4_0),
-            Self::Q4_1 => each(bytes, values, small_blocks::q4_1),
-            Self::Q5_0 => each(bytes, values, small_blocks::q5_0),
-            Self::Q5_1 => each(bytes, values, small_blocks::q5_1),
-            Self::IQ4_NL => each(bytes, values, small_blocks::iq4_nl),
-            Self::Q2_K => each(bytes, values, k_blocks::q2_k),
-            Self::Q3_K => each(bytes, values, k_blocks::q3_k),
-            Self::Q4_K => each(bytes, values, k_blocks::q4_k),
-            Self::Q5_K => each(bytes, values, k_blocks::q5_k),
-            Self::Q6_K => each(bytes, values, k_blocks::q6_k),
-            Self::IQ4_XS => each(bytes, values, k_blocks::iq4_xs),
+            Self::BF16 => each!(bytes, values, bfloat16),
+            Self::Q8_0 => each!(bytes, values, small_blocks::q8_0),
+            Self::Q4_0 => each!(bytes, values, small_blocks::q4_0),
+            Self::Q4_1 => each!(bytes, values, small_blocks::q4_1),
+            Self::Q5_0 => each!(bytes, values, small_blocks::q5_0),
+            Self::Q5_1 => each!(bytes, values, small_blocks::q5_1),
+            Self::IQ4_NL => each!(bytes, values, small_blocks::iq4_nl),
+            Self::Q2_K => each!(bytes, values, k_blocks::q2_k),
+            Self::Q3_K => each!(bytes, values, k_blocks::q3_k),
+            Self::Q4_K => each!(bytes, values, k_blocks::q4_k),
+            Self::Q5_K => each!(bytes, values, k_blocks::q5_k),
+            Self::Q6_K => each!(bytes, values, k_blocks::q6_k),
+            Self::IQ4_XS => each!(bytes, values, k_blocks::iq4_xs),
         }
     }
 }
@@ -203,6 +214,16 @@ impl pulp::NullaryFnOnce for Dequantize<'_> {
     }
 }
 
+#[inline(always)]
+fn float32(bytes: [u8; 4], [value]: &mut [f32; 1]) {
+    *value = f32::from_le_bytes(bytes);
+}
+
+#[inline(always)]
+fn bfloat16(bytes: [u8; 2], [value]: &mut [f32; 1]) {
+    *value = bf16::from_le_bytes(bytes).to_f32();
+}
+
 /// Float16 values, as many at a time as the processor converts together.
 fn halves(bytes: &[u8], values: &mut [f32]) {
     const TOGETHER: usize = 64;
@@ -214,19 +235,6 @@ fn halves(bytes: &[u8], values: &mut [f32]) {
             *half = f16::from_le_bytes(*bytes);
         }
         piece.convert_to_f32_slice(values);
-    }
-}
-
-/// Runs a function of one block over all blocks.
-#[inline(always)]
-fn each<const BYTES: usize, const VALUES: usize>(
-    bytes: &[u8],
-    values: &mut [f32],
-    block: impl Fn(&[u8; BYTES], &mut [f32; VALUES]),
-) {
-    let blocks = bytes.as_chunks().0.iter();
-    for (bytes, values) in blocks.zip(values.as_chunks_mut().0) {
-        block(bytes, values);
     }
 }
 

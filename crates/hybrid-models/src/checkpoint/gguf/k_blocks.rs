@@ -4,7 +4,7 @@
 use super::small_blocks::{IQ4_VALUES, half};
 
 #[inline(always)]
-pub(super) fn q2_k(block: &[u8; 84], values: &mut [f32; 256]) {
+pub(super) fn q2_k(block: [u8; 84], values: &mut [f32; 256]) {
     let (scales, rest) = block.split_at(16);
     let (q, d) = rest.split_at(64);
     let (d, d_min) = (half(d[0], d[1]), half(d[2], d[3]));
@@ -25,7 +25,7 @@ pub(super) fn q2_k(block: &[u8; 84], values: &mut [f32; 256]) {
 }
 
 #[inline(always)]
-pub(super) fn q3_k(block: &[u8; 110], values: &mut [f32; 256]) {
+pub(super) fn q3_k(block: [u8; 110], values: &mut [f32; 256]) {
     let (high, rest) = block.split_at(32);
     let (q, rest) = rest.split_at(64);
     let (scales, d) = rest.split_at(12);
@@ -62,7 +62,7 @@ fn scale_and_min(packed: &[u8], group: usize) -> (f32, f32) {
 }
 
 #[inline(always)]
-pub(super) fn q4_k(block: &[u8; 144], values: &mut [f32; 256]) {
+pub(super) fn q4_k(block: [u8; 144], values: &mut [f32; 256]) {
     let (head, rest) = block.split_at(4);
     let (d, d_min) = (half(head[0], head[1]), half(head[2], head[3]));
     let (packed, q) = rest.split_at(12);
@@ -77,7 +77,7 @@ pub(super) fn q4_k(block: &[u8; 144], values: &mut [f32; 256]) {
 }
 
 #[inline(always)]
-pub(super) fn q5_k(block: &[u8; 176], values: &mut [f32; 256]) {
+pub(super) fn q5_k(block: [u8; 176], values: &mut [f32; 256]) {
     let (head, rest) = block.split_at(4);
     let (d, d_min) = (half(head[0], head[1]), half(head[2], head[3]));
     let (packed, rest) = rest.split_at(12);
@@ -95,7 +95,7 @@ pub(super) fn q5_k(block: &[u8; 176], values: &mut [f32; 256]) {
 }
 
 #[inline(always)]
-pub(super) fn q6_k(block: &[u8; 210], values: &mut [f32; 256]) {
+pub(super) fn q6_k(block: [u8; 210], values: &mut [f32; 256]) {
     let (low, rest) = block.split_at(128);
     let (high, rest) = rest.split_at(64);
     let (scales, d) = rest.split_at(16);
@@ -119,7 +119,7 @@ pub(super) fn q6_k(block: &[u8; 210], values: &mut [f32; 256]) {
 }
 
 #[inline(always)]
-pub(super) fn iq4_xs(block: &[u8; 136], values: &mut [f32; 256]) {
+pub(super) fn iq4_xs(block: [u8; 136], values: &mut [f32; 256]) {
     let (head, rest) = block.split_at(4);
     let d = half(head[0], head[1]);
     let high_bits = u16::from_le_bytes([head[2], head[3]]);

@@ -17,18 +17,18 @@ pub(super) fn half(low: u8, high: u8) -> f32 {
 }
 
 #[inline(always)]
-pub(super) fn q8_0(block: &[u8; 34], values: &mut [f32; 32]) {
+pub(super) fn q8_0(block: [u8; 34], values: &mut [f32; 32]) {
     let [d0, d1, q @ ..] = block;
-    let d = half(*d0, *d1);
+    let d = half(d0, d1);
     for (value, q) in values.iter_mut().zip(q) {
-        *value = d * f32::from(*q as i8);
+        *value = d * f32::from(q as i8);
     }
 }
 
 #[inline(always)]
-pub(super) fn q4_0(block: &[u8; 18], values: &mut [f32; 32]) {
+pub(super) fn q4_0(block: [u8; 18], values: &mut [f32; 32]) {
     let [d0, d1, q @ ..] = block;
-    let d = half(*d0, *d1);
+    let d = half(d0, d1);
     let (low, high) = values.split_at_mut(16);
     for ((low, high), q) in low.iter_mut().zip(high).zip(q) {
         *low = d * f32::from((q & 15) as i8 - 8);
@@ -37,9 +37,9 @@ pub(super) fn q4_0(block: &[u8; 18], values: &mut [f32; 32]) {
 }
 
 #[inline(always)]
-pub(super) fn q4_1(block: &[u8; 20], values: &mut [f32; 32]) {
+pub(super) fn q4_1(block: [u8; 20], values: &mut [f32; 32]) {
     let [d0, d1, m0, m1, q @ ..] = block;
-    let (d, m) = (half(*d0, *d1), half(*m0, *m1));
+    let (d, m) = (half(d0, d1), half(m0, m1));
     let (low, high) = values.split_at_mut(16);
     for ((low, high), q) in low.iter_mut().zip(high).zip(q) {
         *low = d * f32::from(q & 15) + m;
@@ -54,10 +54,10 @@ fn fifth_bit(high_bits: u32, index: usize) -> u8 {
 }
 
 #[inline(always)]
-pub(super) fn q5_0(block: &[u8; 22], values: &mut [f32; 32]) {
+pub(super) fn q5_0(block: [u8; 22], values: &mut [f32; 32]) {
     let [d0, d1, h0, h1, h2, h3, q @ ..] = block;
-    let d = half(*d0, *d1);
-    let high_bits = u32::from_le_bytes([*h0, *h1, *h2, *h3]);
+    let d = half(d0, d1);
+    let high_bits = u32::from_le_bytes([h0, h1, h2, h3]);
     for (index, q) in q.iter().enumerate() {
         let low = (q & 15) | fifth_bit(high_bits, index);
         let high = (q >> 4) | fifth_bit(high_bits, index + 16);
@@ -67,10 +67,10 @@ pub(super) fn q5_0(block: &[u8; 22], values: &mut [f32; 32]) {
 }
 
 #[inline(always)]
-pub(super) fn q5_1(block: &[u8; 24], values: &mut [f32; 32]) {
+pub(super) fn q5_1(block: [u8; 24], values: &mut [f32; 32]) {
     let [d0, d1, m0, m1, h0, h1, h2, h3, q @ ..] = block;
-    let (d, m) = (half(*d0, *d1), half(*m0, *m1));
-    let high_bits = u32::from_le_bytes([*h0, *h1, *h2, *h3]);
+    let (d, m) = (half(d0, d1), half(m0, m1));
+    let high_bits = u32::from_le_bytes([h0, h1, h2, h3]);
     for (index, q) in q.iter().enumerate() {
         let low = (q & 15) | fifth_bit(high_bits, index);
         let high = (q >> 4) | fifth_bit(high_bits, index + 16);
@@ -80,9 +80,9 @@ pub(super) fn q5_1(block: &[u8; 24], values: &mut [f32; 32]) {
 }
 
 #[inline(always)]
-pub(super) fn iq4_nl(block: &[u8; 18], values: &mut [f32; 32]) {
+pub(super) fn iq4_nl(block: [u8; 18], values: &mut [f32; 32]) {
     let [d0, d1, q @ ..] = block;
-    let d = half(*d0, *d1);
+    let d = half(d0, d1);
     let (low, high) = values.split_at_mut(16);
     for ((low, high), q) in low.iter_mut().zip(high).zip(q) {
         *low = d * f32::from(IQ4_VALUES[usize::from(q & 15)]);

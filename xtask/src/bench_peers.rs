@@ -1,0 +1,26 @@
+//! `cargo xtask bench-peers`: hybrid beside other programs, on the same work and in one run.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use crate::error::XtaskError;
+
+mod decoding;
+mod document;
+mod python;
+mod summary;
+
+/// What is compared.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Comparison {
+    /// Reading and writing with SmolLM2, beside llama.cpp and Transformers.
+    Decoding(decoding::Arguments),
+}
+
+/// Runs all programs and writes the figures down.
+pub(crate) fn run(comparison: &Comparison) -> Result<ExitCode, XtaskError> {
+    match comparison {
+        Comparison::Decoding(arguments) => decoding::run(arguments),
+    }
+}
