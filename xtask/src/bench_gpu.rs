@@ -25,10 +25,11 @@ const FILES: [(&str, &str); 6] = [
     ("tests/fixtures", "fixtures"),
 ];
 
-/// Builds the programs for CUDA and Vulkan and lays them out in `out`, which must not be there.
-pub(crate) fn run(out: &Path) -> Result<ExitCode, XtaskError> {
+/// Builds the programs for some devices and lays them out in `out`, which must not be there.
+pub(crate) fn run(out: &Path, devices: &[String]) -> Result<ExitCode, XtaskError> {
     fs::create_dir(out).map_err(XtaskError::write(out))?;
-    let features = ["hybrid/cuda", "hybrid/wgpu"].map(str::to_owned);
+    let features = devices.iter().map(|device| format!("hybrid/{device}"));
+    let features: Vec<String> = features.collect();
     let Some(built) = workspace::build(&TARGETS, &features, &[])? else {
         fs::remove_dir(out).map_err(XtaskError::write(out))?;
         return Ok(ExitCode::FAILURE);

@@ -43,6 +43,9 @@ enum Task {
         /// The folder.
         #[arg(long, value_name = "FOLDER")]
         out: PathBuf,
+        /// Devices to build for; the build for CUDA fetches LLVM from GitHub.
+        #[arg(long, value_delimiter = ',', value_parser = ["cuda", "wgpu"], default_value = "cuda,wgpu")]
+        devices: Vec<String>,
     },
 }
 
@@ -52,7 +55,7 @@ fn main() -> ExitCode {
         Task::Ci => workspace::script(".ci/run"),
         Task::Tidy => tidy::run(),
         Task::Libtorch => libtorch::run(),
-        Task::BenchGpu { out } => bench_gpu::run(&out),
+        Task::BenchGpu { out, devices } => bench_gpu::run(&out, &devices),
     };
     match outcome {
         Ok(code) => code,
@@ -70,7 +73,7 @@ mod tests {
     use super::{Cli, Task};
 
     #[test]
-    fn train_passes_every_argument_on() {
+    fn arguments_reach_their_tasks() {
         Cli::command().debug_assert();
         let cli = Cli::parse_from([
             "xtask", "train", "a.toml", "--device", "tch", "--set", "seed=7", "--help",
@@ -82,6 +85,11 @@ mod tests {
             arguments,
             ["a.toml", "--device", "tch", "--set", "seed=7", "--help"]
         );
+        let cli = Cli::parse_from(["xtask", "bench-gpu", "--out", "layout"]);
+        let Task::BenchGpu { devices, .. } = cli.task else {
+            panic!("not bench-gpu")
+        };
+        assert_eq!(devices, ["cuda", "wgpu"]);
         let cli = Cli::parse_from(["xtask", "train", "--out", "run-a"]);
         let Task::Train { arguments } = cli.task else {
             panic!("not train")
