@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use crate::error::XtaskError;
-use crate::workspace;
+use crate::{train, workspace};
 
 /// Programs by the names of their targets: the bench, the command line and the tests.
 const PROGRAMS: [&str; 3] = ["lora_gpu", "hybrid", "tests"];
@@ -25,11 +25,11 @@ const FILES: [(&str, &str); 6] = [
     ("tests/fixtures", "fixtures"),
 ];
 
-/// Builds the programs for CUDA and Vulkan and lays them out in `out`, which must not be there.
-pub(crate) fn run(out: &Path) -> Result<ExitCode, XtaskError> {
+/// Builds the programs for some devices and lays them out in `out`, which must not be there.
+pub(crate) fn run(out: &Path, devices: &[String]) -> Result<ExitCode, XtaskError> {
     fs::create_dir(out).map_err(XtaskError::write(out))?;
-    let features = ["hybrid/cuda", "hybrid/wgpu"].map(str::to_owned);
-    let Some(built) = workspace::build(&TARGETS, &features, &[])? else {
+    let (features, variables) = train::backends(devices.iter().map(String::as_str))?;
+    let Some(built) = workspace::build(&TARGETS, &features, &variables)? else {
         fs::remove_dir(out).map_err(XtaskError::write(out))?;
         return Ok(ExitCode::FAILURE);
     };

@@ -67,8 +67,11 @@ pub(crate) fn run() -> Result<ExitCode, XtaskError> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Variables of an environment.
+pub(crate) type Variables = Vec<(&'static str, OsString)>;
+
 /// What a build and a run with the device tch need in their environment.
-pub(crate) fn variables() -> Result<Vec<(&'static str, OsString)>, XtaskError> {
+pub(crate) fn variables() -> Result<Variables, XtaskError> {
     let folder = match std::env::var_os("LIBTORCH").filter(|folder| !folder.is_empty()) {
         Some(folder) => PathBuf::from(folder),
         None => folder(),

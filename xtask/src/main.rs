@@ -44,6 +44,15 @@ enum Task {
         /// The folder.
         #[arg(long, value_name = "FOLDER")]
         out: PathBuf,
+        /// Devices to build for. The build for cuda fetches LLVM from GitHub; that for tch-cuda needs
+        /// a libtorch with CUDA in LIBTORCH, here and there of the same version.
+        #[arg(
+            long,
+            value_delimiter = ',',
+            value_parser = ["cuda", "wgpu", "tch-cuda"],
+            default_value = "cuda,wgpu"
+        )]
+        devices: Vec<String>,
     },
     /// Measure `hybrid` beside other programs and write the figures into `docs`.
     #[command(subcommand)]
@@ -56,7 +65,7 @@ fn main() -> ExitCode {
         Task::Ci => workspace::script(".ci/run"),
         Task::Tidy => tidy::run(),
         Task::Libtorch => libtorch::run(),
-        Task::BenchGpu { out } => bench_gpu::run(&out),
+        Task::BenchGpu { out, devices } => bench_gpu::run(&out, &devices),
         Task::BenchPeers(comparison) => bench_peers::run(&comparison),
     };
     match outcome {
@@ -75,7 +84,7 @@ mod tests {
     use super::{Cli, Task};
 
     #[test]
-    fn train_passes_every_argument_on() {
+    fn arguments_reach_their_tasks() {
         Cli::command().debug_assert();
         let cli = Cli::parse_from([
             "xtask", "train", "a.toml", "--device", "tch", "--set", "seed=7", "--help",
@@ -87,6 +96,11 @@ mod tests {
             arguments,
             ["a.toml", "--device", "tch", "--set", "seed=7", "--help"]
         );
+        let cli = Cli::parse_from(["xtask", "bench-gpu", "--out", "layout"]);
+        let Task::BenchGpu { devices, .. } = cli.task else {
+            panic!("not bench-gpu")
+        };
+        assert_eq!(devices, ["cuda", "wgpu"]);
         let cli = Cli::parse_from(["xtask", "train", "--out", "run-a"]);
         let Task::Train { arguments } = cli.task else {
             panic!("not train")

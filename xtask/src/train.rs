@@ -4,7 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::process::{Command, ExitCode};
 
 use crate::error::XtaskError;
-use crate::{libtorch, workspace};
+use crate::libtorch::{self, Variables};
+use crate::workspace;
 
 /// Devices that the default build lacks, and the feature of the crate `hybrid` that has each.
 const FEATURES: [(&str, &str); 4] = [
@@ -18,23 +19,32 @@ const FEATURES: [(&str, &str); 4] = [
 /// them.
 pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode, XtaskError> {
     let device = device(arguments, std::env::var("HYBRID_DEVICE").ok());
-    let found = FEATURES.into_iter().find(|(name, _)| *name == device);
-    let feature = found.map(|(_, feature)| feature);
-    let variables = if feature == Some("tch") {
-        libtorch::variables()?
-    } else {
-        Vec::new()
-    };
-    let features: Vec<String> = feature
-        .iter()
-        .map(|name| format!("hybrid/{name}"))
-        .collect();
+    let (features, variables) = backends([device.as_str()])?;
     let Some(built) = workspace::build(&["--bin", "hybrid"], &features, &variables)? else {
         return Ok(ExitCode::FAILURE);
     };
     let mut command = Command::new(built.program("hybrid")?);
     command.arg("train").args(arguments).envs(variables);
     execute(command)
+}
+
+/// The features and the environment of a build with the backends of some devices.
+///
+/// # Errors
+/// [`XtaskError::NoLibtorch`].
+pub(crate) fn backends<'d>(
+    devices: impl IntoIterator<Item = &'d str>,
+) -> Result<(Vec<String>, Variables), XtaskError> {
+    let mut features = Vec::new();
+    for device in devices {
+        let found = FEATURES.into_iter().find(|(name, _)| *name == device);
+        features.extend(found.map(|(_, feature)| format!("hybrid/{feature}")));
+    }
+    let variables = match features.iter().any(|feature| feature == "hybrid/tch") {
+        true => libtorch::variables()?,
+        false => Vec::new(),
+    };
+    Ok((features, variables))
 }
 
 /// The value of `--device`, else of the environment, else `flex`.
