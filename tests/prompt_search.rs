@@ -107,3 +107,26 @@ fn instructions_are_proposed_from_a_recipe() {
         assert!(new.is_some(), "{proposals}: {trials:#?}");
     }
 }
+
+#[test]
+fn a_prompt_within_the_margin_does_not_take_the_place_of_the_one_that_is_there() {
+    let task = search();
+    let prompts = |run: &str, margin: &str| -> Vec<Value> {
+        let settings = [
+            "choose_by=log_loss",
+            "stages.0.strategy={ kind = \"exhaustive\" }",
+            &format!("stages.0.margin={margin}"),
+        ];
+        trials(&task, run, &settings);
+        let candidates = report(&task, run)["candidates"].clone();
+        let candidates = candidates.as_array().unwrap().iter();
+        candidates
+            .map(|candidate| candidate["prompt"]["id"].clone())
+            .collect()
+    };
+    let without = prompts("without", "0.0");
+    assert_ne!(without[0], without[1]);
+    let wide = prompts("wide", "1000.0");
+    assert_eq!(wide[0], wide[1]);
+    assert_eq!(without[0], wide[0]);
+}

@@ -30,6 +30,9 @@ pub(crate) struct Scored {
     /// Mean negative log-probability of the right label, of the wanted tokens, or of the wanted
     /// spans that stand in their passages, in nats.
     pub(crate) log_loss: f64,
+    /// The negative log-probability of each example's right label, of its wanted tokens on the mean,
+    /// or of its wanted span if there is one, in nats.
+    pub(crate) losses: Vec<f64>,
     /// Inputs that were cut because their prompts were too long.
     pub(crate) n_cut: usize,
 }
@@ -242,10 +245,13 @@ pub(crate) fn score(
     };
     let probabilities: Vec<Vec<f64>> = rows.into_iter().map(exponentials).collect();
     let figures = Classification::of(&probabilities, &split.targets)?;
+    let of_right = probabilities.iter().zip(&split.targets);
+    let losses = of_right.map(|(row, target)| -row[*target].ln()).collect();
     Ok(Scored {
         probabilities,
         outputs: Vec::new(),
         log_loss: figures.log_loss,
+        losses,
         figures: Figures::Labels(Box::new(figures)),
         n_cut,
     })
@@ -280,6 +286,7 @@ fn score_texts(
         outputs: written.answers,
         figures: Figures::Texts(figures),
         log_loss: likely.log_loss,
+        losses: likely.values.iter().map(|value| -value.ln()).collect(),
         n_cut: written.n_cut,
     })
 }
@@ -307,6 +314,7 @@ fn score_spans(
         outputs,
         figures: Figures::Texts(figures),
         log_loss: losses.iter().sum::<f64>() / losses.len() as f64,
+        losses,
         n_cut: 0,
     })
 }
@@ -335,6 +343,21 @@ fn exponentials(row: Vec<f32>) -> Vec<f64> {
     row.into_iter()
         .map(|value| f64::from(value).exp())
         .collect()
+}
+
+/// Whether losses are lower than others of the same examples by so many standard errors of the
+/// differences' mean.
+pub(crate) fn are_clearly_below(losses: &[f64], others: &[f64], margin: f64) -> bool {
+    let gains: Vec<f64> = others
+        .iter()
+        .zip(losses)
+        .map(|(other, own)| other - own)
+        .collect();
+    let n = gains.len() as f64;
+    let mean = gains.iter().sum::<f64>() / n;
+    let squares: f64 = gains.iter().map(|gain| (gain - mean).powi(2)).sum();
+    let standard_error = (squares / (n - 1.0) / n).sqrt();
+    mean > margin * standard_error
 }
 
 /// All label words of a prompt with the class of each, in class order.
@@ -400,7 +423,7 @@ fn class_means(vectors: &[Vec<f32>], targets: &[usize], classes: usize) -> Vec<V
 
 #[cfg(test)]
 mod tests {
-    use super::{Criterion, class_means};
+    use super::{Criterion, are_clearly_below, class_means};
     use crate::recipe::{ChooseBy, Metric};
 
     #[test]
@@ -436,6 +459,16 @@ mod tests {
                 .standing(0.8, 0.1)
                 .is_better_than(log_loss.standing(0.7, 0.1))
         );
+    }
+
+    #[test]
+    fn a_difference_is_held_against_its_standard_error() {
+        // Gains of 1 and 3: 2 on the mean, with a standard error of 1.
+        let (others, own) = ([2.0, 5.0], [1.0, 2.0]);
+        assert!(are_clearly_below(&own, &others, 1.9));
+        assert!(!are_clearly_below(&own, &others, 2.1));
+        assert!(!are_clearly_below(&others, &own, 0.0));
+        assert!(!are_clearly_below(&own, &own, 0.0));
     }
 
     #[test]

@@ -4,10 +4,10 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
-use super::Recipe;
 use super::check::{Fault, RecipeFaults, check};
 use super::places::Places;
 use super::set::set;
+use super::{ChooseBy, Recipe, StageConfig};
 
 /// Why a recipe cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -193,6 +193,13 @@ fn contradictions(recipe: &Recipe, places: &Places) -> Vec<Fault> {
         {
             let message = format!("the stages {first} and {index} are both called `{name}`");
             faults.push(places.fault(&format!("stages.{index}.name"), message));
+        }
+        if let StageConfig::Prompt(config) = stage
+            && config.margin > 0.0
+            && recipe.choose_by == ChooseBy::Metric
+        {
+            let message = "a margin of log-loss; it wants `choose_by = \"log_loss\"`";
+            faults.push(places.fault(&format!("stages.{index}.margin"), message));
         }
     }
     faults

@@ -14,7 +14,7 @@ use hybrid_prompts::{
 
 use super::{Context, Spent, StageMeter};
 use crate::HybridError;
-use crate::evaluate::{self, Criterion, Scored};
+use crate::evaluate::{self, Criterion, Scored, are_clearly_below};
 use crate::interrupt;
 use crate::journal::{Event, Journal};
 use crate::progress::Progress;
@@ -111,7 +111,7 @@ pub(crate) fn run(
     if !shortlist.contains(parent) {
         shortlist.push(parent.clone());
     }
-    let mut best: Option<(Prompt, Scored)> = None;
+    let mut candidates: Vec<(Prompt, Scored)> = Vec::with_capacity(shortlist.len());
     for prompt in shortlist {
         let scored = evaluate::score(context.model, &prompt, &data.task, &data.select)?;
         context.happened(Event::Shortlisted {
@@ -121,22 +121,41 @@ pub(crate) fn run(
             log_loss: scored.log_loss,
             seconds: clock.done(),
         })?;
-        let better = best.as_ref().is_none_or(|(_, so_far)| {
-            scored
-                .standing(criterion)
-                .is_better_than(so_far.standing(criterion))
-        });
-        if better {
-            best = Some((prompt, scored));
-        }
+        candidates.push((prompt, scored));
     }
-    let (prompt, scored) = best.expect("the parent's prompt is always on the shortlist");
+    let (prompt, scored) = chosen(candidates, parent, criterion, config.margin);
     Ok(Searched {
         prompt,
         scored,
         curve: curve(&outcome),
         spent: meter.spent(context.model),
     })
+}
+
+/// The best of some prompts, the parent's own among them, which stays where none is clearly better.
+fn chosen(
+    candidates: Vec<(Prompt, Scored)>,
+    parent: &Prompt,
+    criterion: Criterion,
+    margin: f64,
+) -> (Prompt, Scored) {
+    let (parents, others): (Vec<_>, Vec<_>) = candidates
+        .into_iter()
+        .partition(|(prompt, _)| prompt == parent);
+    let mut parents = parents.into_iter();
+    let mut best = parents
+        .next()
+        .expect("the parent's prompt is always on the shortlist");
+    let losses = best.1.losses.clone();
+    for (prompt, scored) in others {
+        let better = scored
+            .standing(criterion)
+            .is_better_than(best.1.standing(criterion));
+        if better && (margin == 0.0 || are_clearly_below(&scored.losses, &losses, margin)) {
+            best = (prompt, scored);
+        }
+    }
+    best
 }
 
 fn curve(outcome: &SearchOutcome) -> Vec<SearchPoint> {
