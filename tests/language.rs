@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use crate::fixtures::json;
 use crate::run_comparison::{assert_equal_runs, candidate, events, report};
 use crate::tiny_task::{TinyTask, hybrid, messages, printed};
 
@@ -237,6 +238,12 @@ fn a_language_model_learns_in_bfloat16() {
     let differ = select(&half, "baseline") - select(&whole, "baseline");
     assert!(differ != 0.0 && differ.abs() < 0.05, "{differ}");
     assert_eq!(evaluated(&task, "half")["accuracy"], half["final"]["value"]);
+    let (artifact, merged) = (task.file("half/artifact"), task.file("merged"));
+    let mut merge = hybrid();
+    merge.arg("merge").arg(artifact).arg("--out").arg(&merged);
+    merge.assert().success();
+    // Rounding once more would take small steps of the adapter away.
+    assert_eq!(json(&merged.join("artifact.json"))["dtype"], "float32");
     for (task, kind) in [
         (TinyTask::new(), "an encoder's"),
         (TinyTask::translation(), "an encoder-decoder's"),

@@ -3,7 +3,7 @@
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::{FloatDType, Tensor};
+use burn::tensor::{DType, FloatDType, Tensor};
 use hybrid_adapters::{AdapterConfig, Adapters};
 use hybrid_models::{
     Base, BaseKind, DecoderBatch, DecoderModel, Hooks, Layer, NoHooks, Weight, WeightFormat,
@@ -115,12 +115,20 @@ fn bfloat16_weights_compute_what_is_recorded() {
 fn matrices_are_bfloat16_and_all_else_is_not() {
     for case in cases() {
         for site in case.half.sites().iter() {
-            let weight = match case.half.layer_at(site.id) {
-                Some(Layer::Linear(linear)) => &linear.weight,
-                Some(Layer::Embedding(embedding)) => &embedding.weight,
-                Some(Layer::Norm(_)) | None => continue,
+            let (matrix, vectors) = match case.half.layer_at(site.id) {
+                Some(Layer::Linear(linear)) => (Some(&linear.weight), vec![&linear.bias]),
+                Some(Layer::Embedding(embedding)) => (Some(&embedding.weight), Vec::new()),
+                Some(Layer::Norm(norm)) => {
+                    assert_eq!(norm.weight.dtype(), DType::F32, "{}", site.path);
+                    (None, vec![&norm.bias])
+                }
+                None => continue,
             };
-            assert!(matches!(weight, Weight::Bfloat16(_)), "{}", site.path);
+            for vector in vectors.into_iter().flatten() {
+                assert_eq!(vector.dtype(), DType::F32, "{}", site.path);
+            }
+            let is_half = |matrix| matches!(matrix, &Weight::Bfloat16(_));
+            assert!(matrix.is_none_or(is_half), "{}", site.path);
         }
         assert_eq!(case.half.n_parameters(), case.whole.n_parameters());
     }
@@ -159,7 +167,10 @@ fn adapters_act_on_bfloat16_weights_as_on_32_bit_floats() {
                 case.logits(&case.half, &on_half.eval()),
                 &expected,
             );
-            if let Ok(merged) = on_half.merge(&case.half) {
+            let merges = !configs.iter().any(AdapterConfig::is_in_front);
+            let merged = on_half.merge(&case.half);
+            assert_eq!(merged.is_ok(), merges, "{stack}");
+            if let Ok(merged) = merged {
                 case.check("merged", case.logits(&merged, &NoHooks), &expected);
             }
             let gradients = |model: &DecoderModel, adapters: Adapters| {

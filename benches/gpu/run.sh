@@ -7,14 +7,16 @@
 # The machine needs an NVIDIA driver, libnvrtc and the CUDA headers; for the peer a Python with torch,
 # transformers and peft (PYTHON names it); for Vulkan libvulkan.so.1. What is not there is left out.
 # LIMIT is the number of seconds for all of it (540). PARTS says what is done ("bench tests more"), DEVICE
-# on what beside Vulkan (cuda, or tch-cuda with LD_LIBRARY_PATH naming libtorch's libraries), PEER_DEVICE on what the peer runs (cuda). SIZES and SHAPE make the base
-# and the batch. PEAK_BFLOAT16 and PEAK_TENSORFLOAT32 are what the card can do in TFLOP/s (those of an
-# H100 without sparsity).
+# on what beside Vulkan (cuda, or tch-cuda with LD_LIBRARY_PATH naming libtorch's libraries), PEER_DEVICE
+# on what the peer runs (cuda). SIZES and SHAPE make the base and the batch. PEAK_BFLOAT16 and
+# PEAK_TENSORFLOAT32 are what the card can do in TFLOP/s (those of an H100 without sparsity).
 set -uo pipefail
 cd "$(dirname "$0")"
 out="${1:-out}"
 mkdir -p "$out"
 out="$(cd "$out" && pwd)"
+: >"$out/steps.txt"
+: >"$out/probes.log"
 work="$(mktemp -d)"
 python="${PYTHON:-python3}"
 limit="${LIMIT:-540}"

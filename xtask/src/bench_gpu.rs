@@ -27,12 +27,11 @@ const FILES: [(&str, &str); 6] = [
 
 /// Builds the programs for some devices and lays them out in `out`, which must not be there.
 pub(crate) fn run(out: &Path, devices: &[String]) -> Result<ExitCode, XtaskError> {
-    fs::create_dir(out).map_err(XtaskError::write(out))?;
     let (features, variables) = train::backends(devices.iter().map(String::as_str))?;
     let Some(built) = workspace::build(&TARGETS, &features, &variables)? else {
-        fs::remove_dir(out).map_err(XtaskError::write(out))?;
         return Ok(ExitCode::FAILURE);
     };
+    fs::create_dir(out).map_err(XtaskError::write(out))?;
     for name in PROGRAMS {
         let program = built.program(name)?;
         let mut strip = Command::new("strip");

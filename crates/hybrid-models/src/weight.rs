@@ -15,8 +15,8 @@ pub enum WeightFormat {
     /// As 32-bit floats on the device.
     #[default]
     Float32,
-    /// Matrices as bfloat16 on the device, in half the room. A product takes its input rounded to
-    /// bfloat16; all between the products, adapters included, stays float32.
+    /// Matrices as bfloat16 on the device, in half the room. A product takes its input and
+    /// gives its result rounded to bfloat16; all between the products, adapters included, stays float32.
     Bfloat16,
     /// As the file has them, where that takes less room: the quantised matrices of a GGUF file stay
     /// in its blocks, shared with the mapped file, and are dequantised as they are used.

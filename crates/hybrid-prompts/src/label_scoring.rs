@@ -23,7 +23,7 @@ pub enum LengthNormalization {
     PerByte,
 }
 
-/// Most steps of prior matching, of which few are needed.
+/// Most steps of prior matching, whose steps get smaller as they near their end.
 const MATCHING_STEPS: usize = 1000;
 
 /// By what the class probabilities are divided, so that what a prompt says whatever the input is no
@@ -94,9 +94,14 @@ impl Default for LabelScoring {
 impl LabelScoring {
     /// Without calibration.
     pub fn uncalibrated() -> Self {
+        Self::default().without_calibration()
+    }
+
+    /// The same without calibration.
+    pub fn without_calibration(self) -> Self {
         Self {
             calibration: Calibration::None,
-            ..Self::default()
+            ..self
         }
     }
 }

@@ -301,9 +301,9 @@ impl<'a> AskedLabels<'a> {
             None => Vec::new(),
             Some(fields) => scoring.calibration.inputs(fields),
         };
-        let all: Vec<&BTreeMap<String, String>> =
-            calibrating.iter().chain(inputs.iter().copied()).collect();
-        let fitted = model.texts(prompt, &all, &vec![longest; all.len()])?;
+        let calibrating: Vec<&BTreeMap<String, String>> = calibrating.iter().collect();
+        let first = model.texts(prompt, &calibrating, &vec![longest; calibrating.len()])?;
+        let fitted = model.texts(prompt, inputs, &vec![longest; inputs.len()])?;
         let (spaced, bare): (Arc<[String]>, Arc<[String]>) = (spaced.into(), bare.into());
         let request = |text: PromptText| ScoreRequest {
             continuations: Arc::clone(if continuation(text.last_piece(), "x") == "x" {
@@ -314,7 +314,12 @@ impl<'a> AskedLabels<'a> {
             prompt: text,
         };
         Ok(Self {
-            requests: fitted.texts.into_iter().map(request).collect(),
+            requests: first
+                .texts
+                .into_iter()
+                .chain(fitted.texts)
+                .map(request)
+                .collect(),
             words,
             n_labels: labels.len(),
             scoring,

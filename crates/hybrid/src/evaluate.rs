@@ -8,8 +8,8 @@ use hybrid_eval::{
 };
 use hybrid_models::Pooling;
 use hybrid_prompts::{
-    Generated, Objective, Output, OutputKind, Prompt, PromptModel, SIMILARITY_SCALE, Template,
-    classify_language, score_by_similarity, score_language,
+    Generated, LabelScoring, Objective, Output, OutputKind, Prompt, PromptModel, SIMILARITY_SCALE,
+    Template, classify_language, score_by_similarity, score_language,
 };
 
 use serde::{Deserialize, Serialize};
@@ -181,20 +181,19 @@ pub(crate) struct Answered<T> {
     pub(crate) n_cut: usize,
 }
 
-/// Class probabilities, one row an input with one value a label: of a language model's label words, of the active head, or
-/// else of the label words' similarity.
+/// Class probabilities, one row an input with one value a label: of a language model's label words,
+/// of the active head, or else of the label words' similarity.
 pub(crate) fn probabilities(
     model: &mut LocalModel,
     prompt: &Prompt,
     task: &TaskSettings,
     inputs: &[BTreeMap<String, String>],
 ) -> Result<Answered<Vec<f64>>, HybridError> {
-    let TaskSettings {
-        labels, scoring, ..
-    } = task;
+    let labels = &task.labels;
     if model.is_language_model() {
+        let scoring = label_scoring(model, task);
         let scores =
-            model.prompted(|model| classify_language(prompt, inputs, labels, scoring, model))?;
+            model.prompted(|model| classify_language(prompt, inputs, labels, &scoring, model))?;
         let rows = scores.log_probabilities.into_iter().map(exponentials);
         return Ok(Answered {
             rows: rows.collect(),
@@ -217,6 +216,17 @@ pub(crate) fn probabilities(
     Ok(uncut(rows.into_iter().map(softmax).collect()))
 }
 
+/// How label words are scored. The base as it is is calibrated. A state that has been trained is
+/// not: training has taken the bias away, and of the inputs that it was trained on it is too sure to
+/// be calibrated by them.
+pub(crate) fn label_scoring(model: &LocalModel, task: &TaskSettings) -> LabelScoring {
+    let scoring = task.scoring.clone();
+    match model.active() {
+        None => scoring,
+        Some(_) => scoring.without_calibration(),
+    }
+}
+
 /// Scores a prompt, with the model's active adapter, on a split.
 pub(crate) fn score(
     model: &mut LocalModel,
@@ -232,7 +242,8 @@ pub(crate) fn score(
     }
     let (examples, labels) = (&split.examples, &task.labels);
     let (rows, n_cut) = if model.is_language_model() {
-        let objective = Objective::Labels(&task.scoring);
+        let scoring = label_scoring(model, task);
+        let objective = Objective::Labels(&scoring);
         let scores =
             model.prompted(|model| score_language(prompt, examples, labels, objective, model))?;
         (scores.log_probabilities, scores.n_cut)
@@ -246,7 +257,8 @@ pub(crate) fn score(
     let probabilities: Vec<Vec<f64>> = rows.into_iter().map(exponentials).collect();
     let figures = Classification::of(&probabilities, &split.targets)?;
     let of_right = probabilities.iter().zip(&split.targets);
-    let losses = of_right.map(|(row, target)| -row[*target].ln()).collect();
+    let loss = |(row, target): (&Vec<f64>, &usize)| -row[*target].max(f64::EPSILON).ln();
+    let losses = of_right.map(loss).collect();
     Ok(Scored {
         probabilities,
         outputs: Vec::new(),

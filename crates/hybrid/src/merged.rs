@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use hybrid_adapters::{Adapters, Trainable};
 use serde_json::Value;
 
-use hybrid_models::{Base, GgufFile};
+use hybrid_models::{Base, GgufFile, WeightFormat};
 
 use crate::HybridError;
 use crate::artifact::{self, Artifact, ArtifactDescription, OWN_FOLDER};
@@ -82,6 +82,8 @@ pub(crate) fn write(artifact: &Artifact, out: &Path) -> Result<(), HybridError> 
     let description = ArtifactDescription {
         base: OWN_FOLDER.to_owned(),
         init: BaseInit::Pretrained,
+        // The merged weights are written as they are.
+        dtype: WeightFormat::Float32,
         adapter: artifact.description.adapter.as_ref().map(record),
         ..artifact.description.clone()
     };

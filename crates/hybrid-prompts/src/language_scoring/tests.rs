@@ -263,6 +263,26 @@ fn long_inputs_are_cut_and_counted() {
 }
 
 #[test]
+fn inputs_that_calibrate_do_not_count_as_cut() {
+    let long = format!("a fine film {}", "and so on ".repeat(40));
+    let (examples, labels) = ([example("a dull film", "neg")], labels(&["neg", "pos"]));
+    let scoring = LabelScoring {
+        calibration: Calibration::Inputs(vec![example(&long, "pos").fields]),
+        ..LabelScoring::default()
+    };
+    let mut model = FakeLanguageModel {
+        context_length: 40,
+        ..FakeLanguageModel::default()
+    };
+    let mut prompted = PromptedModel::new(&mut model, "m");
+    let objective = Objective::Labels(&scoring);
+    let scores = score_language(&prompt(), &examples, &labels, objective, &mut prompted).unwrap();
+    assert_eq!(scores.n_cut, 0);
+    assert!(model.scored[0].contains("and so on"), "{:?}", model.scored);
+    assert!(!model.scored[0].contains(&long), "{:?}", model.scored);
+}
+
+#[test]
 fn faults_are_typed() {
     let (examples, two) = (examples(), labels(&["neg", "pos"]));
     let scoring = LabelScoring::default();

@@ -48,28 +48,28 @@ pub(super) fn predict(arguments: &PredictArguments) -> Result<(), HybridError> {
         top_k: usize::from(arguments.top_k),
         n_cut: 0,
     };
-    match &arguments.input {
-        Some(path) if is_table(path) => predictor.answer_table(path)?,
+    let answered = match &arguments.input {
+        Some(path) if is_table(path) => predictor.answer_table(path),
         Some(path) => {
             let file = File::open(path).map_err(|source| HybridError::Read {
                 path: path.clone(),
                 source,
             })?;
             say(&format!("labelling the lines of {}", path.display()));
-            predictor.answer_lines(Lines::new(path.clone(), file), true)?;
+            predictor.answer_lines(Lines::new(path.clone(), file), true)
         }
         None => {
             let input = std::io::stdin().lock();
-            predictor.answer_lines(Lines::new("standard input".into(), input), false)?;
+            predictor.answer_lines(Lines::new("standard input".into(), input), false)
         }
-    }
+    };
     if predictor.n_cut > 0 {
         let n_cut = predictor.n_cut;
         say(&format!(
             "{n_cut} inputs are cut: their prompts are too long"
         ));
     }
-    Ok(())
+    answered
 }
 
 /// Whether a file has columns with names.

@@ -2,7 +2,7 @@
 
 use hybrid_adapters::{AdapterConfig, Adapters, ClassifierHead, HeadConfig, SpanHead, Trainable};
 use hybrid_data::Encoding;
-use hybrid_prompts::{Prompt, SIMILARITY_SCALE};
+use hybrid_prompts::{Calibration, Prompt, SIMILARITY_SCALE};
 
 use super::checkpoint::Checkpoint;
 use super::language;
@@ -155,7 +155,13 @@ fn start(
     // A method that is dropped changes the function, and one that stands in front of the tokens;
     // every other one starts as the identity.
     let is_identity = || !methods.iter().any(AdapterConfig::is_in_front);
-    let as_parent = goes_on || earlier.is_empty() && is_identity();
+    // A language model's label words are calibrated without an adapter only.
+    let scores_alike = || {
+        let task = &context.data.task;
+        let has_words = context.model.is_language_model() && !task.labels.is_empty();
+        !has_words || task.scoring.calibration == Calibration::None
+    };
+    let as_parent = goes_on || earlier.is_empty() && is_identity() && scores_alike();
     let Some(head) = head else {
         let asks_spans = spans::are_asked(context.data.task.kind, context.model);
         let has_head = parent.adapter.as_ref().is_some_and(|old| old.span_head);

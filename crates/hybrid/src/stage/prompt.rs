@@ -81,11 +81,12 @@ pub(crate) fn run(
         failed: None,
     };
     watch.progress.begin(&config.name, 0, 1);
+    let scoring = evaluate::label_scoring(context.model, &data.task);
     let found = if context.model.is_language_model() {
         let language = LanguageSearch {
             request,
             objective: match data.task.kind.text_task() {
-                None => Objective::Labels(&data.task.scoring),
+                None => Objective::Labels(&scoring),
                 Some(_) => Objective::Likelihood,
             },
             demonstrations: &config.demonstrations,
