@@ -1,8 +1,6 @@
 //! Decoders whose weights are held as bfloat16, against recorded outputs and against themselves as
 //! 32-bit floats.
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::optim::GradientsParams;
 use burn::tensor::{DType, FloatDType, Tensor};
 use hybrid_adapters::{AdapterConfig, Adapters};
 use hybrid_models::{
@@ -10,7 +8,8 @@ use hybrid_models::{
 };
 use serde_json::json;
 
-use crate::contracts::bench::moved;
+use crate::any_base::host;
+use crate::contracts::bench::{gradient_values, moved};
 use crate::fixtures::{self, Fixture, Tensors, Tolerance};
 
 /// The share of the largest value that values may differ by. A number keeps eight bits, so each
@@ -58,10 +57,6 @@ fn cases() -> Vec<Case> {
         "no decoder that writes among the fixtures"
     );
     cases
-}
-
-fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
-    x.into_data().iter::<f32>().collect()
 }
 
 fn length(values: impl Iterator<Item = f32>) -> f32 {
@@ -134,19 +129,6 @@ fn matrices_are_bfloat16_and_all_else_is_not() {
     }
 }
 
-/// The gradients of a module, one after the other.
-struct GradientValues {
-    gradients: GradientsParams,
-    values: Vec<f32>,
-}
-
-impl ModuleVisitor for GradientValues {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let gradient = self.gradients.get::<D>(param.id);
-        self.values.extend(gradient.map(host).unwrap_or_default());
-    }
-}
-
 /// No method knows how the base's weights are held.
 #[test]
 fn adapters_act_on_bfloat16_weights_as_on_32_bit_floats() {
@@ -176,13 +158,7 @@ fn adapters_act_on_bfloat16_weights_as_on_32_bit_floats() {
             let gradients = |model: &DecoderModel, adapters: Adapters| {
                 let adapters = adapters.train_on(&device.clone().autodiff());
                 let loss = case.logits(model, &adapters).square().mean();
-                let mut gradients = loss.backward();
-                let mut values = GradientValues {
-                    gradients: GradientsParams::from_module(&mut gradients, &adapters),
-                    values: Vec::new(),
-                };
-                adapters.visit(&mut values);
-                values.values
+                gradient_values(loss, &adapters)
             };
             let expected = gradients(&case.whole, on_whole);
             let found = gradients(&case.half, on_half);

@@ -3,8 +3,6 @@
 
 use std::path::Path;
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use hybrid_adapters::{AdapterConfig, Adapters};
 use hybrid_models::{
@@ -12,7 +10,8 @@ use hybrid_models::{
 };
 use serde_json::json;
 
-use crate::contracts::bench::moved;
+use crate::any_base::host;
+use crate::contracts::bench::{gradient_values, moved};
 use crate::fixtures::{self, Fixture, Tensors, Tolerance};
 
 /// A whole file, loaded in both ways, with inputs and recorded outputs.
@@ -45,10 +44,6 @@ fn cases() -> Vec<Case> {
 
 fn load(path: &Path, format: WeightFormat) -> DecoderModel {
     DecoderModel::load_with(path, format, &fixtures::device()).unwrap()
-}
-
-fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
-    x.into_data().iter::<f32>().collect()
 }
 
 impl Case {
@@ -127,19 +122,6 @@ fn kept_weights_are_held_in_their_blocks() {
     }
 }
 
-/// The gradients of a module, one after the other.
-struct GradientValues {
-    gradients: GradientsParams,
-    values: Vec<f32>,
-}
-
-impl ModuleVisitor for GradientValues {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let gradient = self.gradients.get::<D>(param.id);
-        self.values.extend(gradient.map(host).unwrap_or_default());
-    }
-}
-
 /// The base can be quantised without any method knowing.
 #[test]
 fn adapters_act_on_kept_weights_as_on_dense_ones() {
@@ -166,13 +148,7 @@ fn adapters_act_on_kept_weights_as_on_dense_ones() {
             let gradients = |model: &DecoderModel, adapters: Adapters| {
                 let adapters = adapters.train_on(&device.clone().autodiff());
                 let loss = case.logits(model, &adapters).square().mean();
-                let mut gradients = loss.backward();
-                let mut values = GradientValues {
-                    gradients: GradientsParams::from_module(&mut gradients, &adapters),
-                    values: Vec::new(),
-                };
-                adapters.visit(&mut values);
-                values.values
+                gradient_values(loss, &adapters)
             };
             let expected = gradients(&case.dense, on_dense);
             let largest = expected

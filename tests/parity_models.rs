@@ -6,6 +6,7 @@ use burn::tensor::{Device, Tensor};
 use hybrid_models::{Base, BaseKind, ModelError};
 use serde_json::Value;
 
+use crate::any_base::host;
 use crate::fixtures::{self, Fixture, Tensors, Tolerance};
 
 mod decoders;
@@ -196,10 +197,6 @@ impl<'a, M: std::fmt::Debug> Refusals<'a, M> {
             );
         }
     }
-}
-
-fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
-    x.into_data().iter::<f32>().collect()
 }
 
 /// Every model of the fixtures is told apart by its configuration, and those of later work are

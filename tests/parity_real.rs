@@ -6,6 +6,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use hybrid_data::{Tokenizer, pad};
 use hybrid_models::{EncoderBatch, Model, NoHooks, Pooling};
 
+use crate::any_base::host;
 use crate::fixtures::{self, Tensors, Tolerance};
 
 const MINILM: &str = "sentence-transformers/all-MiniLM-L6-v2";
@@ -13,10 +14,6 @@ const MINILM: &str = "sentence-transformers/all-MiniLM-L6-v2";
 fn ints(values: &[u32], shape: [usize; 2], device: &Device) -> Tensor<2, Int> {
     let values: Vec<i32> = values.iter().map(|value| *value as i32).collect();
     Tensor::from_data(TensorData::new(values, shape), device)
-}
-
-fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
-    x.into_data().iter::<f32>().collect()
 }
 
 #[test]

@@ -6,6 +6,7 @@ use hybrid_models::{
 };
 use serde_json::Value;
 
+use crate::any_base::host;
 use crate::fixtures::{self, Fixture, Tensors, Tolerance};
 
 mod adapters;
@@ -158,10 +159,6 @@ impl Case {
         assert_eq!(states("encoder_hidden_states."), encoder.len(), "{name}");
         assert_eq!(states("decoder_hidden_states."), decoder.len(), "{name}");
     }
-}
-
-fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
-    x.into_data().iter::<f32>().collect()
 }
 
 #[test]

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use hybrid_adapters::Adapters;
 use hybrid_models::{EncoderBatch, Hooks, Model, cross_entropy};
 
 use super::stacks::stacks;
+use crate::any_base::host;
 use crate::fixtures;
 
 /// A small classifier with a batch, part of it padding, and targets.
@@ -131,4 +134,25 @@ pub(crate) fn differ(text: &str, a: &[f32], b: &[f32]) {
         .map(|(a, b)| (a - b).abs())
         .fold(0.0, f32::max);
     assert!(largest > 1e-3, "{text}: the adapter changes nothing");
+}
+
+/// The gradients of a loss by the values of adapters, one after the other.
+pub(crate) fn gradient_values(loss: Tensor<1>, adapters: &Adapters) -> Vec<f32> {
+    struct Values {
+        gradients: GradientsParams,
+        values: Vec<f32>,
+    }
+    impl ModuleVisitor for Values {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let gradient = self.gradients.get::<D>(param.id);
+            self.values.extend(gradient.map(host).unwrap_or_default());
+        }
+    }
+    let mut gradients = loss.backward();
+    let mut values = Values {
+        gradients: GradientsParams::from_module(&mut gradients, adapters),
+        values: Vec::new(),
+    };
+    adapters.visit(&mut values);
+    values.values
 }
