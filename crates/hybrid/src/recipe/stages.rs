@@ -57,6 +57,10 @@ pub struct PromptStage {
     /// How the parts become one text. Left out: plain.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub formats: Vec<PromptFormat>,
+    /// How the answer may open, e.g. `Sentiment:`; an empty one for no opening. Left out: as the
+    /// prompt at the start has it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answer_starts: Vec<String>,
     /// How answered examples are chosen that the prompt shows. Left out: none are shown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub demonstrations: Vec<DemonstrationChoice>,

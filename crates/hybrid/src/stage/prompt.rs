@@ -242,9 +242,14 @@ pub(crate) fn language_space(
     let space = SearchSpace::build(&fields, &data.task.labels, &templates, &patterns, given)?
         .with_instructions(instructions)
         .with_more_label_words(config.more_label_words.iter().cloned());
-    Ok(match &config.formats[..] {
+    let space = match &config.formats[..] {
         [] => space,
         formats => space.with_formats(formats.to_vec()),
+    };
+    Ok(match (&config.answer_starts[..], &recipe.prompt) {
+        ([], None) => space,
+        ([], Some(prompt)) => space.with_answer_starts(vec![prompt.answer_start.clone()]),
+        (given, _) => space.with_answer_starts(given.to_vec()),
     })
 }
 
@@ -330,6 +335,7 @@ impl Watch<'_> {
             prompt: trial.prompt.id(),
             instruction: trial.prompt.instruction.clone(),
             template: trial.prompt.template.clone(),
+            answer_start: trial.prompt.answer_start.clone(),
             demonstrations: trial.prompt.demonstrations.examples.len(),
             sample: trial.sample,
             accuracy: trial.accuracy,
