@@ -83,7 +83,7 @@ pub struct PromptStage {
     #[schemars(range(min = 1))]
     pub shortlist: usize,
     /// By how many standard errors the mean of the select examples' losses must be lower than with
-    /// the prompt that is there for another to take its place; for `choose_by = "log_loss"`. One is
+    /// the prompt that is there for another to take its place; where log-loss decides (`choose_by`). One is
     /// the rule of Breiman et al. (1984): on a few dozen examples, small differences are chance, and
     /// on a single one all are.
     #[serde(default, skip_serializing_if = "is_default")]

@@ -114,7 +114,7 @@ pub(crate) fn run(
     }
     let mut candidates: Vec<(Prompt, Scored)> = Vec::with_capacity(shortlist.len());
     for prompt in shortlist {
-        let scored = evaluate::score(context.model, &prompt, &data.task, &data.select)?;
+        let scored = evaluate::score_on_select(context.model, &prompt, data, criterion)?;
         context.happened(Event::Shortlisted {
             stage: config.name.clone(),
             prompt: prompt.id(),
@@ -174,7 +174,7 @@ pub(crate) fn search_criterion(context: &Context<'_>, criterion: Criterion) -> S
     let by_log_loss = match context.data.task.kind.text_task() {
         // Not `choose_by` for an encoder: fit is larger than select, and by log-loss the default
         // recipe comes out lower on the report split (87.0 % against 87.4 %).
-        None => context.model.is_language_model() && criterion.choose_by == ChooseBy::LogLoss,
+        None => context.model.is_language_model() && criterion.choose_by != ChooseBy::Metric,
         // The probability of the wanted text is all that is asked.
         Some(_) => true,
     };
