@@ -7,17 +7,34 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use hybrid_models::{Base, Embedding, Hooks, KeyValue, Linear, Norm, SiteId, Stack};
 
 use crate::bitfit::Bitfit;
+use crate::boft::Boft;
 use crate::bottleneck::Bottleneck;
+use crate::c3a::C3a;
 use crate::config::AdapterConfig;
+use crate::delora::Delora;
+use crate::fourierft::Fourierft;
+use crate::gralora::Gralora;
+use crate::hira::Hira;
+use crate::hra::Hra;
 use crate::ia3::Ia3;
 use crate::layer_norm::LayerNormTuning;
+use crate::loha::Loha;
+use crate::lokr::Lokr;
 use crate::lora::Lora;
 use crate::method::{Building, Method, Pass};
+use crate::miss::Miss;
+use crate::oft::Oft;
 use crate::p_tuning::PTuning;
 use crate::prefix_tuning::PrefixTuning;
 use crate::prompt_tuning::PromptTuning;
+use crate::randlora::Randlora;
+use crate::road::Road;
+use crate::shira::Shira;
+use crate::site_map::SiteMap;
 use crate::unfreeze::{Unfreeze, unfrozen_sites};
-use crate::{AdapterError, compose, named_tensors};
+use crate::vblora::Vblora;
+use crate::vera::Vera;
+use crate::{AdapterError, compose, named_tensors, site_method};
 
 /// Methods in declared order, acting on a base through its hooks.
 ///
@@ -45,6 +62,55 @@ pub(crate) enum AnyMethod {
     PromptTuning(PromptTuning),
     PrefixTuning(PrefixTuning),
     PTuning(PTuning),
+    Vera(SiteMap<Vera>),
+    Loha(SiteMap<Loha>),
+    Lokr(SiteMap<Lokr>),
+    Fourierft(SiteMap<Fourierft>),
+    Oft(SiteMap<Oft>),
+    Boft(SiteMap<Boft>),
+    Hra(SiteMap<Hra>),
+    Miss(SiteMap<Miss>),
+    Randlora(SiteMap<Randlora>),
+    Vblora(Vblora),
+    Hira(SiteMap<Hira>),
+    Delora(SiteMap<Delora>),
+    Gralora(SiteMap<Gralora>),
+    C3a(SiteMap<C3a>),
+    Road(SiteMap<Road>),
+    Shira(SiteMap<Shira>),
+}
+
+/// What is in a method, whichever it is.
+macro_rules! each {
+    ($any:expr, $method:ident => $result:expr) => {
+        match $any {
+            AnyMethod::Lora($method) => $result,
+            AnyMethod::Ia3($method) => $result,
+            AnyMethod::Bitfit($method) => $result,
+            AnyMethod::LayerNorm($method) => $result,
+            AnyMethod::Bottleneck($method) => $result,
+            AnyMethod::Unfreeze($method) => $result,
+            AnyMethod::PromptTuning($method) => $result,
+            AnyMethod::PrefixTuning($method) => $result,
+            AnyMethod::PTuning($method) => $result,
+            AnyMethod::Vera($method) => $result,
+            AnyMethod::Loha($method) => $result,
+            AnyMethod::Lokr($method) => $result,
+            AnyMethod::Fourierft($method) => $result,
+            AnyMethod::Oft($method) => $result,
+            AnyMethod::Boft($method) => $result,
+            AnyMethod::Hra($method) => $result,
+            AnyMethod::Miss($method) => $result,
+            AnyMethod::Randlora($method) => $result,
+            AnyMethod::Vblora($method) => $result,
+            AnyMethod::Hira($method) => $result,
+            AnyMethod::Delora($method) => $result,
+            AnyMethod::Gralora($method) => $result,
+            AnyMethod::C3a($method) => $result,
+            AnyMethod::Road($method) => $result,
+            AnyMethod::Shira($method) => $result,
+        }
+    };
 }
 
 impl AnyMethod {
@@ -67,21 +133,33 @@ impl AnyMethod {
                 Self::PrefixTuning(PrefixTuning::init(config, building)?)
             }
             AdapterConfig::PTuning(config) => Self::PTuning(PTuning::init(config, building)?),
+            AdapterConfig::Vera(config) => Self::Vera(site_method::init(config, building)?),
+            AdapterConfig::Loha(config) => Self::Loha(site_method::init(config, building)?),
+            AdapterConfig::Lokr(config) => Self::Lokr(site_method::init(config, building)?),
+            AdapterConfig::Fourierft(config) => {
+                Self::Fourierft(site_method::init(config, building)?)
+            }
+            AdapterConfig::Oft(config) => Self::Oft(site_method::init(config, building)?),
+            AdapterConfig::Boft(config) => Self::Boft(site_method::init(config, building)?),
+            AdapterConfig::Hra(config) => Self::Hra(site_method::init(config, building)?),
+            AdapterConfig::Miss(config) => Self::Miss(site_method::init(config, building)?),
+            AdapterConfig::Randlora(config) => Self::Randlora(site_method::init(config, building)?),
+            AdapterConfig::Vblora(config) => Self::Vblora(Vblora::init(config, building)?),
+            AdapterConfig::Hira(config) => Self::Hira(site_method::init(config, building)?),
+            AdapterConfig::Delora(config) => Self::Delora(site_method::init(config, building)?),
+            AdapterConfig::Gralora(config) => Self::Gralora(site_method::init(config, building)?),
+            AdapterConfig::C3a(config) => Self::C3a(site_method::init(config, building)?),
+            AdapterConfig::Road(config) => Self::Road(site_method::init(config, building)?),
+            AdapterConfig::Shira(config) => Self::Shira(site_method::init(config, building)?),
         })
     }
 
     pub(crate) fn as_method(&self) -> &dyn Method {
-        match self {
-            Self::Lora(method) => method,
-            Self::Ia3(method) => method,
-            Self::Bitfit(method) => method,
-            Self::LayerNorm(method) => method,
-            Self::Bottleneck(method) => method,
-            Self::Unfreeze(method) => method,
-            Self::PromptTuning(method) => method,
-            Self::PrefixTuning(method) => method,
-            Self::PTuning(method) => method,
-        }
+        each!(self, method => method)
+    }
+
+    pub(crate) fn as_method_mut(&mut self) -> &mut dyn Method {
+        each!(self, method => method)
     }
 
     fn encoded(self) -> Self {
@@ -124,6 +202,18 @@ impl Adapters {
         seed: u64,
         device: &Device,
     ) -> Result<Self, AdapterError> {
+        Self::build_for(configs, base, prefix, seed, device, None)
+    }
+
+    /// The same for tensors that a file holds.
+    pub(crate) fn build_for(
+        configs: &[AdapterConfig],
+        base: &dyn Base,
+        prefix: &str,
+        seed: u64,
+        device: &Device,
+        stored: Option<&BTreeMap<String, TensorData>>,
+    ) -> Result<Self, AdapterError> {
         let mut replaced = BTreeSet::new();
         for config in configs {
             if let AdapterConfig::Unfreeze(config) = config {
@@ -143,6 +233,7 @@ impl Adapters {
                 device,
                 seed,
                 position,
+                stored,
             };
             stack.push(AnyMethod::init(config, &building)?);
         }
@@ -215,6 +306,10 @@ impl Adapters {
 
     pub(crate) fn stack(&self) -> &[AnyMethod] {
         &self.stack
+    }
+
+    pub(crate) fn stack_mut(&mut self) -> &mut [AnyMethod] {
+        &mut self.stack
     }
 
     pub(crate) fn replaced_linear(&self, base: &Linear) -> Option<Linear> {

@@ -2,7 +2,8 @@
 //!
 //! Methods act in declared order: each wraps the function of the site so far. Values that a method
 //! replaces (biases, norms, whole layers) belong to the base under all wrapping, so they can be
-//! replaced once only. An unfrozen layer is left alone by every other method, as PEFT leaves
+//! replaced once only. What needs the base's own weight (DoRA, HiRA, BOFT, MiSS `bat`) is declared before
+//! all that wraps the site. An unfrozen layer is left alone by every other method, as PEFT leaves
 //! `modules_to_save` alone.
 
 use hybrid_models::SiteTable;
@@ -52,7 +53,7 @@ pub(crate) fn check(stack: &[&dyn Method], sites: &SiteTable) -> Result<(), Adap
                 between.map(|site| {
                     (
                         site,
-                        "use_dora needs the base's own weight: declare it first",
+                        "the second needs the base's own weight: declare it first",
                     )
                 })
             });
@@ -77,6 +78,7 @@ fn shared<T: PartialEq + Copy>(first: &[T], second: &[T]) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::{Rule, rule};
+    use crate::config::FORMS;
 
     #[test]
     fn the_table_of_stackings() {
@@ -104,10 +106,12 @@ mod tests {
                     "{first} then {second}"
                 );
             }
-            for in_front in ["prompt_tuning", "prefix_tuning", "p_tuning"] {
-                assert_eq!(rule(first, in_front), Rule::Together, "{first}");
-                assert_eq!(rule(in_front, first), Rule::Together, "{first}");
-                assert_eq!(rule(in_front, in_front), Rule::Together, "{in_front}");
+            let in_front = ["prompt_tuning", "prefix_tuning", "p_tuning"];
+            let at_sites = FORMS.iter().map(|form| form.method);
+            for other in in_front.into_iter().chain(at_sites) {
+                assert_eq!(rule(first, other), Rule::Together, "{first}");
+                assert_eq!(rule(other, first), Rule::Together, "{first}");
+                assert_eq!(rule(other, other), Rule::Together, "{other}");
             }
         }
     }

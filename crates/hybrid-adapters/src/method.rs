@@ -1,8 +1,8 @@
 //! The seam between a stack and its methods: what a method is given, and where it may act.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use hybrid_models::{Base, Embedding, KeyValue, Linear, Norm, Site, SiteId, SiteKind, Stack};
 
 use crate::AdapterError;
@@ -20,6 +20,8 @@ pub(crate) struct Building<'a> {
     pub(crate) seed: u64,
     /// Place in the stack.
     pub(crate) position: usize,
+    /// The file that is being read: where settings leave something open, its shapes decide.
+    pub(crate) stored: Option<&'a BTreeMap<String, TensorData>>,
 }
 
 impl Building<'_> {
@@ -91,6 +93,41 @@ pub(crate) enum Pass {
         /// The seed of all masks of this forward.
         seed: u64,
     },
+}
+
+/// What PEFT calls a parameter.
+#[derive(Debug, Clone)]
+pub(crate) struct PeftName {
+    /// Module path and tensor in the model.
+    pub(crate) key: String,
+    /// The same in files, or a whole key.
+    pub(crate) stored: String,
+}
+
+/// A tensor that is not trained and that PEFT's files hold.
+#[derive(Debug, Clone)]
+pub(crate) struct Kept {
+    /// Its key as [`Method::peft_name`] gives names, or whole.
+    pub(crate) stored: String,
+    pub(crate) data: TensorData,
+    /// Whether a file holds it under another key too, so that it can do without this one.
+    pub(crate) again: bool,
+}
+
+impl Kept {
+    /// A tensor that no file can do without.
+    pub(crate) fn needed(stored: String, data: TensorData) -> Self {
+        Self {
+            stored,
+            data,
+            again: false,
+        }
+    }
+
+    /// The whole key of what all sites share.
+    pub(crate) fn of_all_sites(key: &str) -> String {
+        format!("base_model.{key}")
+    }
 }
 
 /// A method in place: which sites it touches and what it does there.
@@ -167,6 +204,25 @@ pub(crate) trait Method {
     /// [`AdapterError::NotMergeable`].
     fn merge_linear(&self, inner: Linear) -> Result<Linear, AdapterError> {
         Ok(inner)
+    }
+
+    /// Path and tensor in PEFT's files of a parameter, whose name is without the method's own; for
+    /// methods that files have in one way only.
+    fn peft_name(&self, _name: &str) -> Option<PeftName> {
+        None
+    }
+
+    /// Frozen tensors that PEFT's files hold.
+    fn kept(&self) -> Vec<Kept> {
+        Vec::new()
+    }
+
+    /// Takes a frozen tensor, with the key and shape that [`Method::kept`] gives it.
+    ///
+    /// # Errors
+    /// [`AdapterError::Setting`] for values that make no sense.
+    fn keep(&mut self, _stored: &str, _data: &TensorData) -> Result<(), AdapterError> {
+        Ok(())
     }
 
     /// Whether the base's weights can hold its effect.

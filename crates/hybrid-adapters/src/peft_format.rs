@@ -1,7 +1,7 @@
 //! PEFT's file format: `adapter_config.json` and `adapter_model.safetensors`, both ways.
 //!
-//! LoRA, IA3, LayerNorm tuning, prompt tuning, prefix tuning and P-tuning have a place in it, each
-//! with unfrozen layers beside it (`modules_to_save`). Keys are `base_model.model.` + module path +
+//! LoRA, IA3, LayerNorm tuning, all methods of `site_method`, prompt tuning, prefix tuning and P-tuning
+//! have a place in it, each with unfrozen layers beside it (`modules_to_save`). Keys are `base_model.model.` + module path +
 //! tensor, linear weights `[d_out, d_in]`. What stands in front of the tokens is one tensor,
 //! `prompt_embeddings`, without the network it may come from; beside it keys start with
 //! `base_model.`.
@@ -31,10 +31,17 @@ fn key_start(method: &AdapterConfig) -> &'static str {
     }
 }
 
-/// A whole key: `start`, what stands before the base's paths, and the key of a place.
+/// A whole key: `start`, what stands before the base's paths, and the key of a place, unless that is
+/// whole.
 fn full_key(start: &str, prefix: &str, key: &str) -> String {
-    match key {
-        PROMPT => PROMPT.to_owned(),
-        key => format!("{start}{prefix}{key}"),
+    match is_whole(key) {
+        true => key.to_owned(),
+        false => format!("{start}{prefix}{key}"),
     }
+}
+
+/// Whether a key is that of [`PROMPT`] or of a tensor that all sites share: below no module.
+fn is_whole(key: &str) -> bool {
+    let shared = key.strip_prefix("base_model.");
+    key == PROMPT || shared.is_some_and(|name| !name.contains('.'))
 }

@@ -5,6 +5,8 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::config::FORMS;
+use crate::site_method::PeftForm;
 use crate::{
     AdapterConfig, AdapterError, Ia3Config, LayerNormConfig, LoraConfig, PTuningConfig,
     PrefixTuningConfig, PromptTuningConfig,
@@ -138,6 +140,16 @@ const P_TUNING: Keys = Keys {
     off: &[],
 };
 
+/// Types that have keys of their own above.
+const TYPES: [&str; 6] = [
+    "LORA",
+    "IA3",
+    "LN_TUNING",
+    "PROMPT_TUNING",
+    "PREFIX_TUNING",
+    "P_TUNING",
+];
+
 /// # Errors
 /// [`AdapterError::Read`], [`AdapterError::Format`], [`AdapterError::PeftType`],
 /// [`AdapterError::PeftOption`] or [`AdapterError::PeftKeys`].
@@ -188,15 +200,18 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<PeftConfig, AdapterError> {
             &PREFIX_TUNING,
         )?),
         "P_TUNING" => AdapterConfig::PTuning(method::<PTuningConfig>(path, &config, &P_TUNING)?),
-        found => {
-            let supported =
-                "LORA, IA3, LN_TUNING, PROMPT_TUNING, PREFIX_TUNING, P_TUNING".to_owned();
-            return Err(AdapterError::PeftType {
-                path: path.to_owned(),
-                found: found.to_owned(),
-                supported,
-            });
-        }
+        found => match FORMS.iter().find(|form| form.peft_type == found) {
+            Some(form) => at_sites(path, &config, form)?,
+            None => {
+                let mut supported = TYPES.to_vec();
+                supported.extend(FORMS.iter().map(|form| form.peft_type));
+                return Err(AdapterError::PeftType {
+                    path: path.to_owned(),
+                    found: found.to_owned(),
+                    supported: supported.join(", "),
+                });
+            }
+        },
     };
     let modules_to_save = match config.get("modules_to_save") {
         None | Some(Value::Null) => Vec::new(),
@@ -234,18 +249,8 @@ fn method<T: DeserializeOwned>(
     config: &Map<String, Value>,
     keys: &Keys,
 ) -> Result<T, AdapterError> {
-    let known = |key: &str| {
-        [keys.used, keys.neutral, keys.off, NEUTRAL.as_slice()]
-            .iter()
-            .any(|group| group.contains(&key))
-    };
-    let unknown: Vec<String> = config.keys().filter(|key| !known(key)).cloned().collect();
-    if !unknown.is_empty() {
-        return Err(AdapterError::PeftKeys {
-            path: path.to_owned(),
-            keys: unknown,
-        });
-    }
+    let groups = [keys.used, keys.neutral, keys.off, NEUTRAL.as_slice()];
+    check_known(path, config, &groups.concat())?;
     for key in keys.off {
         if let Some(value) = config.get(*key)
             && !is_off(value)
@@ -253,13 +258,64 @@ fn method<T: DeserializeOwned>(
             return Err(not_supported(path, key, value));
         }
     }
+    typed(path, Value::Object(used(config, keys.used)))
+}
+
+/// The settings of a method that has one form in files.
+fn at_sites(
+    path: &Path,
+    config: &Map<String, Value>,
+    form: &PeftForm,
+) -> Result<AdapterConfig, AdapterError> {
+    let others = form.neutral.iter().chain(form.only).map(|(key, _)| *key);
+    let known: Vec<&str> = form
+        .keys
+        .iter()
+        .chain(&NEUTRAL)
+        .copied()
+        .chain(others)
+        .collect();
+    check_known(path, config, &known)?;
+    for (key, only) in form.only {
+        if let Some(value) = config.get(*key)
+            && !is_off(value)
+            && *value != only.value()
+        {
+            return Err(not_supported(path, key, value));
+        }
+    }
+    let mut own = used(config, form.keys);
+    own.insert("method".to_owned(), form.method.into());
+    typed(path, Value::Object(own))
+}
+
+/// # Errors
+/// [`AdapterError::PeftKeys`] naming all keys that are not known.
+fn check_known(
+    path: &Path,
+    config: &Map<String, Value>,
+    known: &[&str],
+) -> Result<(), AdapterError> {
+    let unknown = config.keys().filter(|key| !known.contains(&key.as_str()));
+    let keys: Vec<String> = unknown.cloned().collect();
+    match keys.is_empty() {
+        true => Ok(()),
+        false => Err(AdapterError::PeftKeys {
+            path: path.to_owned(),
+            keys,
+        }),
+    }
+}
+
+/// The values of our own settings.
+fn used(config: &Map<String, Value>, keys: &[&str]) -> Map<String, Value> {
     let mut own = Map::new();
-    for key in keys.used {
+    for key in keys {
         if let Some(value) = config.get(*key).filter(|value| !value.is_null()) {
             own.extend(as_ours(key, value).map(|value| ((*key).to_owned(), value)));
         }
     }
-    typed(path, Value::Object(own))
+    own
 }
 
 fn is_off(value: &Value) -> bool {
@@ -373,10 +429,10 @@ mod tests {
             Err(AdapterError::PeftKeys { keys, .. }) => assert_eq!(keys, ["new_trick"]),
             other => panic!("{other:?}"),
         }
-        let error = read(|config| config["peft_type"] = json!("VERA"))
+        let error = read(|config| config["peft_type"] = json!("XLORA"))
             .unwrap_err()
             .to_string();
-        assert!(error.contains("VERA") && error.contains("LORA"), "{error}");
+        assert!(error.contains("XLORA") && error.contains("LOHA"), "{error}");
         assert!(matches!(
             read(|config| config["r"] = json!("four")),
             Err(AdapterError::Format { .. })

@@ -6,6 +6,7 @@ use hybrid_models::{Base, BaseKind, SiteId, SiteTable, StackShape};
 use serde_json::{Value, json};
 
 use crate::adapters::AnyMethod;
+use crate::site_method::SiteConfig;
 use crate::{
     AdapterConfig, Adapters, BiasMode, Ia3Config, LayerNormConfig, LoraConfig, PTuningConfig,
     PatternMap, PrefixTuningConfig, PromptTuningConfig, Targets,
@@ -70,7 +71,17 @@ pub(super) fn config_text(
             (AdapterConfig::PromptTuning(config), _) => prompt_tuning(config, base),
             (AdapterConfig::PrefixTuning(config), _) => prefix_tuning(config, base),
             (AdapterConfig::PTuning(config), _) => p_tuning(config, base),
-            _ => Vec::new(),
+            (config, method) => match config.at_sites() {
+                Some(config) => {
+                    let sites = method.as_method().sites();
+                    let paths = sites
+                        .iter()
+                        .map(|site| base.sites().get(*site).path.as_str());
+                    let paths = full_paths(paths, prefix);
+                    at_sites(config, &paths, prefix, input_first(base, sites.into_iter()))
+                }
+                None => Vec::new(),
+            },
         };
         keys.extend(own);
     }
@@ -122,6 +133,34 @@ fn carries_over(targets: Option<&Targets>, prefix: &str) -> bool {
         None | Some(Targets::Names(_)) => true,
         Some(pattern) => prefix.is_empty() && !pattern.is_all_linear(),
     }
+}
+
+/// Settings that have their names and values in PEFT.
+fn at_sites(config: &dyn SiteConfig, paths: &[String], prefix: &str, input_first: bool) -> Keys {
+    const SELECTING: [&str; 3] = ["exclude_modules", "layers_to_transform", "layers_pattern"];
+    let (form, values, selection) = (config.form(), config.values(), config.selection());
+    let has = |key: &&str| form.keys.contains(key);
+    let as_given = carries_over(selection.targets, prefix)
+        && carries_over(selection.exclude, prefix)
+        && SELECTING
+            .iter()
+            .all(|key| has(key) || !values.contains_key(*key));
+    let value = |key: &str| match (key, values.get(key)) {
+        ("target_modules", _) if !as_given => json!(paths),
+        (key, _) if SELECTING.contains(&key) && !as_given => Value::Null,
+        (_, Some(value)) => value.clone(),
+        (key, None) if key.ends_with("_pattern") && !SELECTING.contains(&key) => json!({}),
+        (_, None) => Value::Null,
+    };
+    let own = form.keys.iter().map(|key| (*key, value(key)));
+    let others = form.neutral.iter().chain(form.only);
+    let order = form
+        .fan_in_fan_out
+        .then(|| ("fan_in_fan_out", json!(input_first)));
+    own.chain(others.map(|(key, written)| (*key, written.value())))
+        .chain(order)
+        .chain([("peft_type", json!(form.peft_type))])
+        .collect()
 }
 
 fn lora(config: &LoraConfig, paths: &[String], prefix: &str, input_first: bool) -> Keys {

@@ -10,6 +10,7 @@ use crate::adapters::AnyMethod;
 use crate::bias::Biases;
 use crate::dense::Dense;
 use crate::lstm::Lstm;
+use crate::method::PeftName;
 use crate::p_tuning::PromptEncoder;
 use crate::{AdapterError, Adapters, named_tensors};
 
@@ -90,6 +91,7 @@ pub(super) fn places(adapters: &Adapters) -> Vec<Place> {
     for (index, method) in adapters.stack().iter().enumerate() {
         places.stem = format!("stack.{index}");
         places.method(method);
+        places.named_in_one_way(method);
     }
     places.places
 }
@@ -165,6 +167,22 @@ impl Places {
                 "bias"
             };
             self.add(part, path, "bias", key, Layout::Same);
+        }
+    }
+
+    /// The parameters of a method that says itself what PEFT calls them, and keeps PEFT's layouts.
+    fn named_in_one_way(&mut self, method: &AnyMethod) {
+        for (name, _) in named_tensors::shapes(method) {
+            let of_method = name.split_once('.').map(|(_, rest)| rest);
+            let peft_name = of_method.and_then(|name| method.as_method().peft_name(name));
+            if let Some(PeftName { key, stored }) = peft_name {
+                self.places.push(Place {
+                    key,
+                    stored,
+                    name: format!("{}.{name}", self.stem),
+                    layout: Layout::Same,
+                });
+            }
         }
     }
 
@@ -285,6 +303,7 @@ impl Places {
                     }
                 }
             }
+            _ => {}
         }
     }
 }

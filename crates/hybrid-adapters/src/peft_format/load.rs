@@ -8,8 +8,11 @@ use hybrid_models::{Base, SiteKind, SiteTable};
 
 use super::config_file::{self, PeftConfig};
 use super::keys::{places, taken};
-use super::{CONFIG, PROMPT, TENSORS, full_key, key_start, tensor_file};
-use crate::{AdapterConfig, AdapterError, Adapters, Targets, UnfreezeConfig};
+use super::{CONFIG, TENSORS, full_key, is_whole, key_start, tensor_file};
+use crate::method::Kept;
+use crate::{
+    AdapterConfig, AdapterError, Adapters, Targets, UnfreezeConfig, named_tensors, vblora,
+};
 
 /// Reads an adapter that PEFT, or [`super::save_peft`], has written.
 ///
@@ -45,6 +48,12 @@ fn build(
     base: &dyn Base,
     device: &Device,
 ) -> Result<Adapters, AdapterError> {
+    let mut tensors = tensors;
+    if let AdapterConfig::Vblora(config) = &config.method
+        && config.save_only_topk_weights
+    {
+        vblora::with_logits(&mut tensors, config)?;
+    }
     let start = key_start(&config.method);
     let keys = by_path(tensors.keys(), start)?;
     let sites = base.sites();
@@ -56,13 +65,14 @@ fn build(
             modules: Targets::Names(whole),
         }));
     }
-    let adapters = Adapters::build(&configs, base, &prefix, 0, device)?.encoded();
+    let mut adapters =
+        Adapters::build_for(&configs, base, &prefix, 0, device, Some(&tensors))?.encoded();
     let places = places(&adapters).into_iter();
     let places = places
         .map(|place| (full_key(start, &prefix, &place.stored), place))
         .collect();
-    let mut tensors = tensors;
     let named = taken(&adapters, places, &mut tensors)?;
+    take_kept(&mut adapters, start, &prefix, &mut tensors)?;
     let skipped = |key: &str| {
         let of_absent_head = !sites.iter().any(|site| site.head)
             && modules(key).any(|path| ends_with_any(path, &config.modules_to_save));
@@ -79,13 +89,45 @@ fn build(
     }
 }
 
+/// Takes what methods keep beside their parameters out of `tensors`.
+///
+/// # Errors
+/// [`AdapterError::Missing`], [`AdapterError::Shape`] or [`AdapterError::NotFinite`].
+fn take_kept(
+    adapters: &mut Adapters,
+    start: &str,
+    prefix: &str,
+    tensors: &mut BTreeMap<String, TensorData>,
+) -> Result<(), AdapterError> {
+    for method in adapters.stack_mut() {
+        let method = method.as_method_mut();
+        for Kept {
+            stored,
+            data,
+            again,
+        } in method.kept()
+        {
+            let name = full_key(start, prefix, &stored);
+            match tensors.remove(&name) {
+                Some(found) => {
+                    let found = named_tensors::checked(&name, &found, data.shape().as_slice())?;
+                    method.keep(&stored, &found)?;
+                }
+                None if again => {}
+                None => return Err(AdapterError::Missing { name }),
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The keys without what PEFT puts before every one.
 fn by_path<'k>(
     keys: impl Iterator<Item = &'k String>,
     start: &str,
 ) -> Result<Vec<String>, AdapterError> {
     let (mut paths, mut names) = (Vec::new(), Vec::new());
-    for key in keys.filter(|key| *key != PROMPT) {
+    for key in keys.filter(|key| !is_whole(key)) {
         match key.strip_prefix(start) {
             Some(path) => paths.push(path.to_owned()),
             None => names.push(key.clone()),

@@ -11,7 +11,7 @@ use super::keys::stored_tensors;
 use super::{CONFIG, TENSORS, full_key, key_start, tensor_file};
 use crate::adapters::AnyMethod;
 use crate::head::{ClassifierHead, head_to_tensors};
-use crate::{AdapterConfig, AdapterError, Adapters};
+use crate::{AdapterConfig, AdapterError, Adapters, vblora};
 
 /// Whether PEFT's format can hold a stack: one method that PEFT has, with unfrozen layers or
 /// without.
@@ -21,7 +21,7 @@ pub fn peft_has(adapters: &Adapters) -> bool {
 
 fn why_not(adapters: &Adapters) -> Option<&'static str> {
     let mut methods = 0;
-    for method in adapters.stack() {
+    for (config, method) in adapters.configs().iter().zip(adapters.stack()) {
         match method {
             AnyMethod::Lora(_)
             | AnyMethod::Ia3(_)
@@ -30,9 +30,8 @@ fn why_not(adapters: &Adapters) -> Option<&'static str> {
             | AnyMethod::PrefixTuning(_)
             | AnyMethod::PTuning(_) => methods += 1,
             AnyMethod::Unfreeze(_) => {}
-            AnyMethod::Bitfit(_) | AnyMethod::Bottleneck(_) => {
-                return Some("PEFT has no such method");
-            }
+            _ if config.at_sites().is_some() => methods += 1,
+            _ => return Some("PEFT has no such method"),
         }
     }
     (methods != 1).then_some("a file holds one method, beside unfreeze")
@@ -77,10 +76,20 @@ pub fn save_peft(
     let adapters = &adapters.clone().encoded();
     let start = adapters.configs().iter().map(key_start).min();
     let start = start.unwrap_or_default();
+    let kept = adapters.stack().iter();
+    let kept = kept.flat_map(|method| method.as_method().kept());
     let mut tensors: BTreeMap<String, TensorData> = stored_tensors(adapters)
         .into_iter()
+        .chain(kept.map(|kept| (kept.stored, kept.data)))
         .map(|(key, data)| (full_key(start, &prefix, &key), data))
         .collect();
+    for config in adapters.configs() {
+        if let AdapterConfig::Vblora(config) = config
+            && config.save_only_topk_weights
+        {
+            vblora::without_logits(&mut tensors, config.topk);
+        }
+    }
     let mut whole = whole_modules(adapters, base, &prefix);
     let in_front = adapters.configs().iter().any(AdapterConfig::is_in_front);
     if let Some(head) = row_head(base.sites()).filter(|_| in_front) {

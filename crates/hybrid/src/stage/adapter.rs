@@ -152,9 +152,8 @@ fn start(
     if goes_on {
         adapters = adapters.load_named_tensors(&tensors::under(&trained, "adapters."))?;
     }
-    // A method that is dropped changes the function, and one that stands in front of the tokens;
-    // every other one starts as the identity.
-    let is_identity = || !methods.iter().any(AdapterConfig::is_in_front);
+    // A method that is dropped changes the function, and one that does not start as the identity.
+    let is_identity = || methods.iter().all(AdapterConfig::starts_as_base);
     // A language model's label words are calibrated without an adapter only.
     let scores_alike = || {
         let task = &context.data.task;
