@@ -20,6 +20,7 @@ enum Rule {
 }
 
 const TWO_SCALES: Rule = Rule::Apart("two scales of one activation are one scale");
+const ONE_ASIDE: Rule = Rule::Apart("a layer attends to one adaption prompt");
 const TWO_OWNERS: Rule = Rule::Apart("both replace values of the base there");
 
 /// The rule of an ordered pair of methods.
@@ -27,6 +28,7 @@ fn rule(first: &str, second: &str) -> Rule {
     const REPLACING: [&str; 3] = ["bitfit", "layer_norm", "unfreeze"];
     match (first, second) {
         ("ia3", "ia3") => TWO_SCALES,
+        ("adaption_prompt", "adaption_prompt") => ONE_ASIDE,
         (first, second) if REPLACING.contains(&first) && REPLACING.contains(&second) => TWO_OWNERS,
         _ => Rule::Together,
     }
@@ -96,6 +98,13 @@ mod tests {
             [true, true, true, true, true, true],
             [true, true, false, false, true, false],
         ];
+        // What wraps a linear site's function alone stands beside everything.
+        for wrapping in ["adalora", "trainable_tokens", "adaption_prompt"] {
+            for other in methods {
+                assert_eq!(rule(wrapping, other), Rule::Together, "{other}");
+                assert_eq!(rule(other, wrapping), Rule::Together, "{other}");
+            }
+        }
         for (first, row) in methods.iter().zip(together) {
             for (second, together) in methods.iter().zip(row) {
                 assert_eq!(
@@ -104,7 +113,12 @@ mod tests {
                     "{first} then {second}"
                 );
             }
-            for in_front in ["prompt_tuning", "prefix_tuning", "p_tuning"] {
+            for in_front in [
+                "prompt_tuning",
+                "prefix_tuning",
+                "p_tuning",
+                "multitask_prompt_tuning",
+            ] {
                 assert_eq!(rule(first, in_front), Rule::Together, "{first}");
                 assert_eq!(rule(in_front, first), Rule::Together, "{first}");
                 assert_eq!(rule(in_front, in_front), Rule::Together, "{in_front}");

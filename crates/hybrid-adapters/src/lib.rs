@@ -7,12 +7,17 @@
 
 #![recursion_limit = "256"]
 
+mod adalora;
 mod adapters;
+mod adaption_prompt;
 mod bias;
 mod bitfit;
 mod bottleneck;
+mod catalogue;
+mod combine;
 mod compose;
 mod config;
+mod decomposition;
 mod dense;
 mod dora;
 mod error;
@@ -24,6 +29,7 @@ mod lora;
 mod lstm;
 mod merge;
 mod method;
+mod multitask_prompt_tuning;
 mod named_tensors;
 mod p_tuning;
 mod pattern_map;
@@ -35,24 +41,33 @@ mod site_map;
 mod span_head;
 mod targets;
 mod trainable;
+mod trainable_tokens;
 mod unfreeze;
 mod virtual_tokens;
 
+pub use adalora::{AdaloraConfig, RankAllocator};
 pub use adapters::Adapters;
+pub use adaption_prompt::AdaptionPromptConfig;
 pub use bitfit::BitfitConfig;
 pub use bottleneck::{Activation, BottleneckConfig, Placement};
+pub use catalogue::{MethodInfo, catalogue, training_bytes};
+pub use combine::{CombinationType, CombineConfig, MajoritySign, combine};
 pub use config::AdapterConfig;
 pub use error::AdapterError;
 pub use head::{ClassifierHead, HeadConfig, head_from_tensors, head_to_tensors, unit_rows};
 pub use ia3::Ia3Config;
 pub use layer_norm::LayerNormConfig;
-pub use lora::{BiasMode, LoraConfig};
+pub use lora::{BiasMode, LoraConfig, LoraInit};
+pub use multitask_prompt_tuning::MultitaskPromptTuningConfig;
 pub use p_tuning::{PTuningConfig, Reparameterization};
 pub use pattern_map::PatternMap;
-pub use peft_format::{load_peft, load_torch_tensors, peft_has, save_peft, torch_tensors};
+pub use peft_format::{
+    PeftSummary, inspect_peft, load_peft, load_torch_tensors, peft_has, save_peft, torch_tensors,
+};
 pub use prefix_tuning::{PrefixInit, PrefixTuningConfig};
 pub use prompt_tuning::{PromptTuningConfig, PromptTuningInit};
 pub use span_head::SpanHead;
 pub use targets::Targets;
 pub use trainable::Trainable;
+pub use trainable_tokens::TrainableTokensConfig;
 pub use unfreeze::UnfreezeConfig;
