@@ -5,8 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Tensor, TensorData};
-use hybrid_adapters::{AdapterConfig, AdapterError, Adapters, load_peft, peft_has, save_peft};
+use hybrid_adapters::{
+    AdapterConfig, AdapterError, Adapters, catalogue, load_peft, peft_has, save_peft,
+};
 use hybrid_models::{Base, NoHooks};
+use hybrid_optim::{GroupConfig, OptimizerConfig, ScheduleConfig, Updater};
 use serde_json::json;
 
 use bench::{benches, close, differ, moved};
@@ -110,8 +113,9 @@ fn parity_bases_merge_to_the_same_function() {
         for (adapters, text) in bench.each() {
             let adapters = moved(adapters);
             let merged = adapters.merge(&bench.model);
-            let beside =
-                |config: &&AdapterConfig| config.name() == "bottleneck" || config.is_in_front();
+            let beside = |config: &&AdapterConfig| {
+                matches!(config.name(), "bottleneck" | "adaption_prompt") || config.is_in_front()
+            };
             if let Some(config) = adapters.configs().iter().find(beside) {
                 assert!(
                     matches!(merged, Err(AdapterError::NotMergeable { method, .. }) if method == config.name()),
@@ -201,8 +205,9 @@ fn parity_bases_have_the_expected_parameters() {
 }
 
 /// Methods whose first values depend on the seed whatever their settings.
-const RANDOM: [&str; 9] = [
-    "lora",
+const RANDOM: [&str; 10] = [
+    "adalora",
+    "adaption_prompt",
     "bottleneck",
     "loha",
     "lokr",
@@ -221,13 +226,17 @@ fn parity_bases_see_the_same_first_values_for_the_same_seed() {
             let again = Adapters::init(&stack, &bench.model, 7, &device).unwrap();
             assert_eq!(again.named_tensors(), adapters.named_tensors(), "{text}");
             let other = Adapters::init(&stack, &bench.model, 9, &device).unwrap();
-            let random = stack.iter().any(|config| {
-                let name = config.name();
-                let config = serde_json::to_value(config).unwrap();
-                let in_front = ["prompt_tuning", "prefix_tuning", "p_tuning"].contains(&name);
+            let random = stack.iter().any(|method| {
+                let name = method.name();
+                let config = serde_json::to_value(method).unwrap();
+                let in_front = AdapterConfig::is_in_front(method);
                 in_front && config["init_token_ids"].is_null()
                     || ["fourierft", "c3a"].contains(&name) && config["init_weights"] != true
                     || RANDOM.contains(&name)
+                    || name == "lora"
+                        && !["pissa", "olora"]
+                            .map(serde_json::Value::from)
+                            .contains(&config["init_lora_weights"])
             });
             assert_eq!(
                 other.named_tensors() != adapters.named_tensors(),
@@ -300,8 +309,20 @@ fn parity_bases_refuse_illegal_stacks() {
                 "{error}"
             );
         }
+        let norm =
+            error(json!([{"method": "lora", "r": 1, "target_modules": ["embeddings.LayerNorm"]}]));
+        assert!(
+            matches!(
+                norm,
+                AdapterError::UnsupportedTarget {
+                    found: "a norm",
+                    ..
+                }
+            ),
+            "{norm}"
+        );
         let embedding =
-            error(json!([{"method": "lora", "r": 1, "target_modules": ["word_embeddings"]}]));
+            error(json!([{"method": "adalora", "target_modules": ["word_embeddings"]}]));
         assert!(
             matches!(embedding, AdapterError::UnsupportedTarget { .. }),
             "{embedding}"
@@ -370,6 +391,81 @@ fn parity_bases_feel_dropout_in_training_only() {
             differ(&bench.name, &run(1), &run(2));
             let evaluated = bench.logits(&bench.model, &training);
             close(&bench.name, &evaluated, &expected, 1e-6);
+        }
+    }
+}
+
+/// LoRA+ and LoRA-FA: groups of the optimizer give each factor a rate of its own.
+#[test]
+fn parity_bases_train_factors_at_rates_of_their_own() {
+    let bench = &benches()[0];
+    let stack: Vec<AdapterConfig> =
+        serde_json::from_value(json!([{"method": "lora", "r": 2}])).unwrap();
+    let adapters = moved(Adapters::init(&stack, &bench.model, 0, &bench.device).unwrap());
+    let adapters = adapters.train_on(&bench.device.clone().autodiff());
+    let changes = |groups: serde_json::Value| {
+        let groups: Vec<GroupConfig> = serde_json::from_value(groups).unwrap();
+        let rule = OptimizerConfig::Sgd {
+            lr: 0.1,
+            momentum: 0.0,
+            weight_decay: 0.0,
+        };
+        let schedule = ScheduleConfig::default();
+        let mut updater = Updater::new(rule, &groups, schedule, None, 4, &adapters).unwrap();
+        let gradients = bench.loss(&adapters).backward();
+        updater.accumulate(GradientsParams::from_grads(gradients, &adapters));
+        let (after, _) = updater.step(adapters.clone()).unwrap();
+        let before = adapters.named_tensors().into_iter();
+        before
+            .zip(after.named_tensors())
+            .map(|((name, before), (_, after))| {
+                let pairs = after.iter::<f32>().zip(before.iter::<f32>());
+                (
+                    name,
+                    pairs
+                        .map(|(after, before)| after - before)
+                        .collect::<Vec<f32>>(),
+                )
+            })
+            .collect::<Vec<_>>()
+    };
+    let plain = changes(json!([]));
+    let plus = changes(
+        json!([{"pattern": "lora_b$", "lr_scale": 4.0}, {"pattern": "lora_a$", "lr_scale": 0.0}]),
+    );
+    for ((name, plain), (_, plus)) in plain.iter().zip(&plus) {
+        let factor = if name.ends_with("lora_b") { 4.0 } else { 0.0 };
+        let expected: Vec<f32> = plain.iter().map(|change| change * factor).collect();
+        close(name, plus, &expected, 1e-5);
+        assert!(plain.iter().any(|change| change.abs() > 1e-5), "{name}");
+    }
+}
+
+/// What the catalogue says of a method is what it does.
+#[test]
+fn parity_bases_bear_the_catalogue_out() {
+    for bench in benches() {
+        for info in catalogue() {
+            let config = info.default_config();
+            let adapters = match Adapters::init(&[config], &bench.model, 0, &bench.device) {
+                Ok(adapters) => adapters,
+                // Defaults are for larger bases than these.
+                Err(AdapterError::Rank { .. } | AdapterError::Setting { .. }) => continue,
+                Err(error) => panic!("{}: {error}", info.name),
+            };
+            assert_eq!(
+                adapters.merge(&bench.model).is_ok(),
+                info.merges,
+                "{}",
+                info.name
+            );
+            let is_in_peft = info.peft_type.is_some();
+            // Unfrozen layers stand beside another method there.
+            assert_eq!(peft_has(&adapters), is_in_peft, "{}", info.name);
+            assert_eq!(
+                info.n_parameters(&bench.model, &bench.device).unwrap(),
+                adapters.n_parameters()
+            );
         }
     }
 }

@@ -200,6 +200,26 @@ fn artifacts_of_every_method_reload_to_equal_figures() {
             r#"{ method = "ia3", target_modules = ["key", "output.dense"], feedforward_modules = ["output.dense"] }"#,
             true,
         ),
+        (
+            r#"{ method = "adalora", init_r = 4, target_r = 2, tinit = 1, tfinal = 1 }"#,
+            true,
+        ),
+        (
+            r#"{ method = "lora", r = 2, init_lora_weights = "pissa" }"#,
+            true,
+        ),
+        (
+            r#"{ method = "trainable_tokens", token_indices = [3, 5, 7] }, { method = "lora", r = 2 }"#,
+            true,
+        ),
+        (
+            r#"{ method = "multitask_prompt_tuning", num_virtual_tokens = 2, num_tasks = 2 }"#,
+            true,
+        ),
+        (
+            r#"{ method = "adaption_prompt", adapter_len = 2, adapter_layers = 1 }"#,
+            true,
+        ),
         (r#"{ method = "layer_norm" }"#, true),
         (r#"{ method = "bitfit" }"#, false),
         (r#"{ method = "bottleneck" }"#, false),

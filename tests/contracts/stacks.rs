@@ -353,6 +353,94 @@ pub(crate) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
             stack(json!([{"method": "shira", "r": 1, "random_seed": 5}])),
             |path, kind| at_queries_and_values(path, kind, |d_in, d_out| d_in + d_out),
         ),
+        (
+            stack(
+                json!([{"method": "adalora", "init_r": 3, "target_r": 2, "lora_alpha": 7, "total_step": 9,
+                          "bias": "lora_only", "target_modules": "all-linear"}]),
+            ),
+            |path, kind| match factors(3, kind) {
+                _ if in_head(path) => 0,
+                0 => 0,
+                factors => factors + 3 + bias(kind),
+            },
+        ),
+        (
+            stack(
+                json!([{"method": "lora", "r": 2, "lora_alpha": 3, "init_lora_weights": "pissa", "use_dora": true}]),
+            ),
+            |path, kind| {
+                let (_, dora) = &stacks()[4];
+                match dora(path, kind) {
+                    0 => 0,
+                    n => n - bias(kind),
+                }
+            },
+        ),
+        (
+            stack(
+                json!([{"method": "lora", "r": 2, "init_lora_weights": "olora", "target_modules": ["query", "q_lin"]},
+                         {"method": "lora", "r": 2, "init_lora_weights": "orthogonal", "target_modules": ["value", "v_lin"]}]),
+            ),
+            |path, kind| match name(path) {
+                "query" | "q_lin" | "value" | "v_lin" => factors(2, kind),
+                _ => 0,
+            },
+        ),
+        (
+            stack(
+                json!([{"method": "lora", "r": 3, "lora_alpha": 7, "lora_bias": true,
+                          "target_modules": ["query", "q_lin"]}]),
+            ),
+            |path, kind| match name(path) {
+                "query" | "q_lin" => factors(3, kind) + bias(kind),
+                _ => 0,
+            },
+        ),
+        (
+            stack(
+                json!([{"method": "lora", "r": 2, "lora_alpha": 3, "init_lora_weights": "gaussian",
+                          "target_modules": ["word_embeddings", "query", "q_lin"]}]),
+            ),
+            |path, kind| match (name(path), kind) {
+                ("query" | "q_lin", _) => factors(2, kind),
+                ("word_embeddings", SiteKind::Embedding { n, d_model }) => 2 * (n + d_model),
+                _ => 0,
+            },
+        ),
+        (
+            stack(
+                json!([{"method": "lora", "r": 2, "target_modules": ["value", "v_lin"]},
+                         {"method": "trainable_tokens", "token_indices": [6, 1, 7, 2]}]),
+            ),
+            |path, kind| {
+                words(4, path, kind)
+                    + match name(path) {
+                        "value" | "v_lin" => factors(2, kind),
+                        _ => 0,
+                    }
+            },
+        ),
+        (
+            stack(
+                json!([{"method": "multitask_prompt_tuning", "num_virtual_tokens": 3, "num_ranks": 2,
+                          "num_tasks": 1}]),
+            ),
+            |path, kind| match words(1, path, kind) {
+                0 => 0,
+                d_model => 3 * d_model + 3 * 2 + 2 * d_model,
+            },
+        ),
+        (
+            stack(json!([{"method": "adaption_prompt", "adapter_len": 3}])),
+            |path, kind| match (name(path), kind) {
+                ("key" | "k_lin", SiteKind::Linear { d_in, .. }) => 3 * d_in + 1,
+                _ => 0,
+            },
+        ),
+        (
+            stack(json!([{"method": "trainable_tokens", "token_indices": [6, 1, 7, 2]}])),
+            |path, kind| words(4, path, kind),
+        ),
     ]
 }
 

@@ -119,12 +119,12 @@ fn parity_base_refuses_faulty_adapters() {
         |_| (),
     ));
     assert!(unknown.contains("brand_new"), "{unknown}");
-    let bias = message(changed(
+    let option = message(changed(
         &case,
-        |config| config["lora_bias"] = true.into(),
+        |config| config["use_qalora"] = true.into(),
         |_| (),
     ));
-    assert!(bias.contains("lora_bias"), "{bias}");
+    assert!(option.contains("use_qalora"), "{option}");
 
     let empty = tempfile::tempdir().unwrap();
     assert!(

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use hybrid_models::{Base, Embedding, Hooks, KeyValue, Linear, Norm, SiteId, Stack};
+use hybrid_models::{Aside, Base, Embedding, Hooks, KeyValue, Linear, Norm, SiteId, Stack};
 
+use crate::adalora::Adalora;
+use crate::adaption_prompt::AdaptionPrompt;
 use crate::bitfit::Bitfit;
 use crate::boft::Boft;
 use crate::bottleneck::Bottleneck;
@@ -23,6 +25,7 @@ use crate::lokr::Lokr;
 use crate::lora::Lora;
 use crate::method::{Building, Method, Pass};
 use crate::miss::Miss;
+use crate::multitask_prompt_tuning::MultitaskPromptTuning;
 use crate::oft::Oft;
 use crate::p_tuning::PTuning;
 use crate::prefix_tuning::PrefixTuning;
@@ -31,6 +34,7 @@ use crate::randlora::Randlora;
 use crate::road::Road;
 use crate::shira::Shira;
 use crate::site_map::SiteMap;
+use crate::trainable_tokens::TrainableTokens;
 use crate::unfreeze::{Unfreeze, unfrozen_sites};
 use crate::vblora::Vblora;
 use crate::vera::Vera;
@@ -54,14 +58,18 @@ pub struct Adapters {
 #[derive(Module, Debug)]
 pub(crate) enum AnyMethod {
     Lora(Lora),
+    Adalora(Adalora),
     Ia3(Ia3),
     Bitfit(Bitfit),
     LayerNorm(LayerNormTuning),
     Bottleneck(Bottleneck),
     Unfreeze(Unfreeze),
+    TrainableTokens(TrainableTokens),
     PromptTuning(PromptTuning),
     PrefixTuning(PrefixTuning),
     PTuning(PTuning),
+    MultitaskPromptTuning(MultitaskPromptTuning),
+    AdaptionPrompt(AdaptionPrompt),
     Vera(SiteMap<Vera>),
     Loha(SiteMap<Loha>),
     Lokr(SiteMap<Lokr>),
@@ -85,6 +93,10 @@ macro_rules! each {
     ($any:expr, $method:ident => $result:expr) => {
         match $any {
             AnyMethod::Lora($method) => $result,
+            AnyMethod::Adalora($method) => $result,
+            AnyMethod::TrainableTokens($method) => $result,
+            AnyMethod::MultitaskPromptTuning($method) => $result,
+            AnyMethod::AdaptionPrompt($method) => $result,
             AnyMethod::Ia3($method) => $result,
             AnyMethod::Bitfit($method) => $result,
             AnyMethod::LayerNorm($method) => $result,
@@ -117,6 +129,7 @@ impl AnyMethod {
     fn init(config: &AdapterConfig, building: &Building<'_>) -> Result<Self, AdapterError> {
         Ok(match config {
             AdapterConfig::Lora(config) => Self::Lora(Lora::init(config, building)?),
+            AdapterConfig::Adalora(config) => Self::Adalora(Adalora::init(config, building)?),
             AdapterConfig::Ia3(config) => Self::Ia3(Ia3::init(config, building)?),
             AdapterConfig::Bitfit(config) => Self::Bitfit(Bitfit::init(config, building)?),
             AdapterConfig::LayerNorm(config) => {
@@ -126,6 +139,9 @@ impl AnyMethod {
                 Self::Bottleneck(Bottleneck::init(config, building)?)
             }
             AdapterConfig::Unfreeze(config) => Self::Unfreeze(Unfreeze::init(config, building)?),
+            AdapterConfig::TrainableTokens(config) => {
+                Self::TrainableTokens(TrainableTokens::init(config, building)?)
+            }
             AdapterConfig::PromptTuning(config) => {
                 Self::PromptTuning(PromptTuning::init(config, building)?)
             }
@@ -133,6 +149,12 @@ impl AnyMethod {
                 Self::PrefixTuning(PrefixTuning::init(config, building)?)
             }
             AdapterConfig::PTuning(config) => Self::PTuning(PTuning::init(config, building)?),
+            AdapterConfig::MultitaskPromptTuning(config) => {
+                Self::MultitaskPromptTuning(MultitaskPromptTuning::init(config, building)?)
+            }
+            AdapterConfig::AdaptionPrompt(config) => {
+                Self::AdaptionPrompt(AdaptionPrompt::init(config, building)?)
+            }
             AdapterConfig::Vera(config) => Self::Vera(site_method::init(config, building)?),
             AdapterConfig::Loha(config) => Self::Loha(site_method::init(config, building)?),
             AdapterConfig::Lokr(config) => Self::Lokr(site_method::init(config, building)?),
@@ -256,6 +278,59 @@ impl Adapters {
             stack: self.stack.into_iter().map(AnyMethod::encoded).collect(),
             ..self
         }
+    }
+
+    /// The stack with the task of every row of a batch, for multitask prompts: each row has its own.
+    ///
+    /// # Errors
+    /// [`AdapterError::Setting`] for a task that there is not.
+    pub fn for_tasks(mut self, tasks: &[usize]) -> Result<Self, AdapterError> {
+        let given = |method| match method {
+            AnyMethod::MultitaskPromptTuning(method) => {
+                Ok(AnyMethod::MultitaskPromptTuning(method.for_tasks(tasks)?))
+            }
+            other => Ok(other),
+        };
+        self.stack = self
+            .stack
+            .into_iter()
+            .map(given)
+            .collect::<Result<_, AdapterError>>()?;
+        Ok(self)
+    }
+
+    /// This stack with the methods of another over the same base after its own.
+    ///
+    /// # Errors
+    /// [`AdapterError::Stacking`].
+    pub fn then(mut self, other: Self, base: &dyn Base) -> Result<Self, AdapterError> {
+        self.stack.extend(other.stack);
+        self.configs.extend(other.configs);
+        let methods: Vec<&dyn Method> = self.stack.iter().map(AnyMethod::as_method).collect();
+        compose::check(&methods, base.sites())?;
+        self.lowest_layer = lowest_layer(&methods, base);
+        Ok(self)
+    }
+
+    /// The stack with one of its methods changed.
+    pub(crate) fn change(
+        mut self,
+        position: usize,
+        change: impl FnOnce(AnyMethod) -> AnyMethod,
+    ) -> Self {
+        let method = self.stack.remove(position);
+        self.stack.insert(position, change(method));
+        self
+    }
+
+    /// What the methods add to the loss while training: AdaLoRA's orthogonality. None when no
+    /// method adds anything.
+    pub fn penalty(&self) -> Option<Tensor<1>> {
+        let penalties = self
+            .stack
+            .iter()
+            .filter_map(|method| method.as_method().penalty());
+        penalties.reduce(|sum, penalty| sum + penalty)
     }
 
     /// The configurations in stacking order.
@@ -401,10 +476,12 @@ impl Hooks for Acting<'_> {
     }
 
     fn embedding(&self, base: &Embedding, ids: Tensor<2, Int>) -> Tensor<3> {
-        match self.adapters.replaced_embedding(base) {
-            Some(replaced) => replaced.forward(ids),
-            None => base.forward(ids),
-        }
+        let replaced = self.adapters.replaced_embedding(base);
+        let base = replaced.as_ref().unwrap_or(base);
+        let methods = self.adapters.stack.iter().map(AnyMethod::as_method);
+        methods.fold(base.forward(ids.clone()), |y, method| {
+            method.embedding(base, &ids, y)
+        })
     }
 
     fn block(&self, site: SiteId, x: Tensor<3>) -> Tensor<3> {
@@ -417,6 +494,11 @@ impl Hooks for Acting<'_> {
         methods.fold(words, |words, method| {
             method.as_method().embedded(stack, words, self.pass)
         })
+    }
+
+    fn aside(&self, key: &Linear) -> Option<Aside> {
+        let mut methods = self.adapters.stack.iter();
+        methods.find_map(|method| method.as_method().aside(key))
     }
 
     fn key_values(&self, stack: Stack) -> Option<Vec<KeyValue>> {
@@ -456,6 +538,10 @@ impl Hooks for Adapters {
 
     fn embedded(&self, stack: Stack, words: Tensor<3>) -> Tensor<3> {
         self.inference().embedded(stack, words)
+    }
+
+    fn aside(&self, key: &Linear) -> Option<Aside> {
+        self.inference().aside(key)
     }
 
     fn key_values(&self, stack: Stack) -> Option<Vec<KeyValue>> {

@@ -21,6 +21,7 @@ enum Rule {
 }
 
 const TWO_SCALES: Rule = Rule::Apart("two scales of one activation are one scale");
+const ONE_ASIDE: Rule = Rule::Apart("a layer attends to one adaption prompt");
 const TWO_OWNERS: Rule = Rule::Apart("both replace values of the base there");
 
 /// The rule of an ordered pair of methods.
@@ -28,6 +29,7 @@ fn rule(first: &str, second: &str) -> Rule {
     const REPLACING: [&str; 3] = ["bitfit", "layer_norm", "unfreeze"];
     match (first, second) {
         ("ia3", "ia3") => TWO_SCALES,
+        ("adaption_prompt", "adaption_prompt") => ONE_ASIDE,
         (first, second) if REPLACING.contains(&first) && REPLACING.contains(&second) => TWO_OWNERS,
         _ => Rule::Together,
     }
@@ -98,6 +100,13 @@ mod tests {
             [true, true, true, true, true, true],
             [true, true, false, false, true, false],
         ];
+        // What wraps a linear site's function alone stands beside everything.
+        for wrapping in ["adalora", "trainable_tokens", "adaption_prompt"] {
+            for other in methods {
+                assert_eq!(rule(wrapping, other), Rule::Together, "{other}");
+                assert_eq!(rule(other, wrapping), Rule::Together, "{other}");
+            }
+        }
         for (first, row) in methods.iter().zip(together) {
             for (second, together) in methods.iter().zip(row) {
                 assert_eq!(
@@ -106,7 +115,12 @@ mod tests {
                     "{first} then {second}"
                 );
             }
-            let in_front = ["prompt_tuning", "prefix_tuning", "p_tuning"];
+            let in_front = [
+                "prompt_tuning",
+                "prefix_tuning",
+                "p_tuning",
+                "multitask_prompt_tuning",
+            ];
             let at_sites = FORMS.iter().map(|form| form.method);
             for other in in_front.into_iter().chain(at_sites) {
                 assert_eq!(rule(first, other), Rule::Together, "{first}");

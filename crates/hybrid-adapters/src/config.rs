@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::adalora::AdaloraConfig;
+use crate::adaption_prompt::AdaptionPromptConfig;
 use crate::bitfit::BitfitConfig;
 use crate::boft::BoftConfig;
 use crate::bottleneck::BottleneckConfig;
@@ -16,8 +18,9 @@ use crate::ia3::Ia3Config;
 use crate::layer_norm::LayerNormConfig;
 use crate::loha::LohaConfig;
 use crate::lokr::LokrConfig;
-use crate::lora::LoraConfig;
+use crate::lora::{LoraConfig, LoraInit};
 use crate::miss::{MissConfig, MissForm};
+use crate::multitask_prompt_tuning::MultitaskPromptTuningConfig;
 use crate::oft::OftConfig;
 use crate::p_tuning::PTuningConfig;
 use crate::prefix_tuning::PrefixTuningConfig;
@@ -26,6 +29,7 @@ use crate::randlora::RandloraConfig;
 use crate::road::RoadConfig;
 use crate::shira::ShiraConfig;
 use crate::site_method::{PeftForm, SiteConfig};
+use crate::trainable_tokens::TrainableTokensConfig;
 use crate::unfreeze::UnfreezeConfig;
 use crate::vblora::VbloraConfig;
 use crate::vera::VeraConfig;
@@ -40,6 +44,8 @@ use crate::{
 pub enum AdapterConfig {
     /// A low-rank side path next to linear layers.
     Lora(LoraConfig),
+    /// LoRA whose ranks go where they matter.
+    Adalora(AdaloraConfig),
     /// Learned scales of activations.
     Ia3(Ia3Config),
     /// Biases only.
@@ -50,12 +56,18 @@ pub enum AdapterConfig {
     Bottleneck(BottleneckConfig),
     /// Whole layers.
     Unfreeze(UnfreezeConfig),
+    /// Vectors of a few tokens.
+    TrainableTokens(TrainableTokensConfig),
     /// Vectors in front of the words.
     PromptTuning(PromptTuningConfig),
     /// Keys and values in front of those of every layer.
     PrefixTuning(PrefixTuningConfig),
     /// Vectors in front of the words that come out of a small network.
     PTuning(PTuningConfig),
+    /// Vectors in front of the words, in a version for each of several tasks.
+    MultitaskPromptTuning(MultitaskPromptTuningConfig),
+    /// Vectors that the upper layers attend to aside.
+    AdaptionPrompt(AdaptionPromptConfig),
     /// One pair of frozen random matrices for all linear layers, and trained scales in each.
     Vera(VeraConfig),
     /// A Hadamard product of two low-rank matrices next to linear layers.
@@ -95,14 +107,18 @@ impl AdapterConfig {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Lora(_) => "lora",
+            Self::Adalora(_) => "adalora",
             Self::Ia3(_) => "ia3",
             Self::Bitfit(_) => "bitfit",
             Self::LayerNorm(_) => "layer_norm",
             Self::Bottleneck(_) => "bottleneck",
             Self::Unfreeze(_) => "unfreeze",
+            Self::TrainableTokens(_) => "trainable_tokens",
             Self::PromptTuning(_) => "prompt_tuning",
             Self::PrefixTuning(_) => "prefix_tuning",
             Self::PTuning(_) => "p_tuning",
+            Self::MultitaskPromptTuning(_) => "multitask_prompt_tuning",
+            Self::AdaptionPrompt(_) => "adaption_prompt",
             config => config.at_sites().map_or("", |config| config.form().method),
         }
     }
@@ -133,6 +149,8 @@ impl AdapterConfig {
     /// Whether the base with the method's first values computes what the base computes.
     pub fn starts_as_base(&self) -> bool {
         match self {
+            Self::Lora(config) => config.init_lora_weights != LoraInit::Random,
+            Self::TrainableTokens(config) => config.init_weights,
             Self::Fourierft(config) => config.init_weights,
             Self::Hra(config) => config.r.is_multiple_of(2) && !config.apply_gs,
             Self::Miss(config) => config.init_weights != MissForm::Plain(false),
@@ -148,6 +166,7 @@ impl AdapterConfig {
             Self::PromptTuning(config) => config.num_virtual_tokens,
             Self::PrefixTuning(config) => config.num_virtual_tokens,
             Self::PTuning(config) => config.num_virtual_tokens,
+            Self::MultitaskPromptTuning(config) => config.num_virtual_tokens,
             _ => 0,
         }
     }
@@ -156,7 +175,10 @@ impl AdapterConfig {
     pub fn is_in_front(&self) -> bool {
         matches!(
             self,
-            Self::PromptTuning(_) | Self::PrefixTuning(_) | Self::PTuning(_)
+            Self::PromptTuning(_)
+                | Self::PrefixTuning(_)
+                | Self::PTuning(_)
+                | Self::MultitaskPromptTuning(_)
         )
     }
 }
@@ -189,13 +211,17 @@ mod tests {
     fn a_config_survives_json_and_names_its_method() {
         for text in [
             r#"{"method": "lora", "r": 4, "target_modules": "all-linear", "rank_pattern": {"b": 1, "a": 2}}"#,
+            r#"{"method": "adalora", "deltaT": 3, "rank_pattern": {"a.lora_E": [true, false]}}"#,
             r#"{"method": "ia3"}"#,
             r#"{"method": "bitfit", "exclude_modules": ["key"]}"#,
             r#"{"method": "layer_norm"}"#,
             r#"{"method": "bottleneck", "placement": "pfeiffer"}"#,
             r#"{"method": "unfreeze", "modules": ["layer.1"]}"#,
+            r#"{"method": "trainable_tokens", "token_indices": [3, 1]}"#,
             r#"{"method": "prompt_tuning", "num_virtual_tokens": 4, "prompt_tuning_init": "SAMPLE_VOCAB"}"#,
             r#"{"method": "prefix_tuning", "num_virtual_tokens": 4, "init_token_ids": [1, 2]}"#,
+            r#"{"method": "multitask_prompt_tuning", "num_virtual_tokens": 4, "num_tasks": 3, "task": 1}"#,
+            r#"{"method": "adaption_prompt", "adapter_len": 4, "adapter_layers": 2}"#,
             r#"{"method": "p_tuning", "num_virtual_tokens": 4, "encoder_reparameterization_type": "LSTM"}"#,
             r#"{"method": "loha", "alpha": 3.5, "rank_pattern": {"b": 1}}"#,
             r#"{"method": "hra", "apply_GS": true}"#,

@@ -7,15 +7,20 @@
 
 #![recursion_limit = "256"]
 
+mod adalora;
 mod adapters;
+mod adaption_prompt;
 mod bias;
 mod bitfit;
 mod boft;
 mod bottleneck;
 mod c3a;
+mod catalogue;
 mod cayley;
+mod combine;
 mod compose;
 mod config;
+mod decomposition;
 mod delora;
 mod dense;
 mod dora;
@@ -35,6 +40,7 @@ mod lstm;
 mod merge;
 mod method;
 mod miss;
+mod multitask_prompt_tuning;
 mod named_tensors;
 mod oft;
 mod p_tuning;
@@ -52,16 +58,21 @@ mod span_head;
 mod targets;
 mod torch_random;
 mod trainable;
+mod trainable_tokens;
 mod unfreeze;
 mod vblora;
 mod vera;
 mod virtual_tokens;
 
+pub use adalora::{AdaloraConfig, RankAllocator};
 pub use adapters::Adapters;
+pub use adaption_prompt::AdaptionPromptConfig;
 pub use bitfit::BitfitConfig;
 pub use boft::BoftConfig;
 pub use bottleneck::{Activation, BottleneckConfig, Placement};
 pub use c3a::{C3aConfig, C3aDistribution, C3aInit};
+pub use catalogue::{MethodInfo, catalogue, training_bytes};
+pub use combine::{CombinationType, CombineConfig, MajoritySign, combine};
 pub use config::AdapterConfig;
 pub use delora::DeloraConfig;
 pub use error::AdapterError;
@@ -74,12 +85,15 @@ pub use ia3::Ia3Config;
 pub use layer_norm::LayerNormConfig;
 pub use loha::LohaConfig;
 pub use lokr::LokrConfig;
-pub use lora::{BiasMode, LoraConfig};
+pub use lora::{BiasMode, LoraConfig, LoraInit};
 pub use miss::{MissConfig, MissForm, OtherMissForm};
+pub use multitask_prompt_tuning::MultitaskPromptTuningConfig;
 pub use oft::OftConfig;
 pub use p_tuning::{PTuningConfig, Reparameterization};
 pub use pattern_map::PatternMap;
-pub use peft_format::{load_peft, load_torch_tensors, peft_has, save_peft, torch_tensors};
+pub use peft_format::{
+    PeftSummary, inspect_peft, load_peft, load_torch_tensors, peft_has, save_peft, torch_tensors,
+};
 pub use prefix_tuning::{PrefixInit, PrefixTuningConfig};
 pub use prompt_tuning::{PromptTuningConfig, PromptTuningInit};
 pub use randlora::RandloraConfig;
@@ -88,6 +102,7 @@ pub use shira::{ShiraConfig, ShiraMask};
 pub use span_head::SpanHead;
 pub use targets::Targets;
 pub use trainable::Trainable;
+pub use trainable_tokens::TrainableTokensConfig;
 pub use unfreeze::UnfreezeConfig;
 pub use vblora::VbloraConfig;
 pub use vera::VeraConfig;

@@ -1,6 +1,6 @@
 //! Folding a stack into the base's weights.
 
-use hybrid_models::{Base, Layer, Linear};
+use hybrid_models::{Base, Embedding, Layer, Linear};
 
 use crate::{AdapterError, Adapters};
 
@@ -37,13 +37,20 @@ impl Adapters {
                 Some(Layer::Linear(linear)) => Some(Layer::Linear(eval.merged_linear(linear)?)),
                 Some(Layer::Norm(norm)) => eval.replaced_norm(norm).map(Layer::Norm),
                 Some(Layer::Embedding(embedding)) => {
-                    eval.replaced_embedding(embedding).map(Layer::Embedding)
+                    Some(Layer::Embedding(eval.merged_embedding(embedding)))
                 }
                 None => None,
             };
             layers.extend(layer);
         }
         Ok(layers)
+    }
+
+    fn merged_embedding(&self, base: &Embedding) -> Embedding {
+        let replaced = self.replaced_embedding(base);
+        let start = replaced.unwrap_or_else(|| base.clone());
+        let methods = self.stack().iter().map(|method| method.as_method());
+        methods.fold(start, |table, method| method.merge_embedding(table))
     }
 
     fn merged_linear(&self, base: &Linear) -> Result<Linear, AdapterError> {

@@ -6,15 +6,21 @@
 //! `prompt_embeddings`, without the network it may come from; beside it keys start with
 //! `base_model.`.
 
+use burn::tensor::TensorData;
+use hybrid_models::Layer;
+
 use crate::AdapterConfig;
 
 mod config_file;
 mod config_text;
+mod inspect;
+mod key_lists;
 mod keys;
 mod load;
 mod save;
 mod tensor_file;
 
+pub use inspect::{PeftSummary, inspect_peft};
 pub use keys::{load_torch_tensors, torch_tensors};
 pub use load::load_peft;
 pub use save::{peft_has, save_peft};
@@ -23,12 +29,25 @@ const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
 const PROMPT: &str = "prompt_embeddings";
 
-/// What every key of a file starts with, but that of [`PROMPT`].
+/// Keys without anything before them: [`PROMPT`] and what multitask prompts have beside it.
+const BARE: [&str; 3] = [PROMPT, "prefix_task_cols", "prefix_task_rows"];
+
+/// What every key of a file starts with, but those in [`BARE`].
 fn key_start(method: &AdapterConfig) -> &'static str {
     match method.is_in_front() {
         true => "base_model.",
         false => "base_model.model.",
     }
+}
+
+/// The weight of an embedding or an output layer as files have it, `[n, d_model]`.
+fn stored_table(layer: &Layer) -> Option<TensorData> {
+    let data = match layer {
+        Layer::Embedding(embedding) => embedding.weight.to_data(),
+        Layer::Linear(linear) => linear.weight.clone().transpose().to_data(),
+        Layer::Norm(_) => return None,
+    };
+    Some(data.convert::<f32>())
 }
 
 /// A whole key: `start`, what stands before the base's paths, and the key of a place, unless that is
@@ -40,8 +59,8 @@ fn full_key(start: &str, prefix: &str, key: &str) -> String {
     }
 }
 
-/// Whether a key is that of [`PROMPT`] or of a tensor that all sites share: below no module.
+/// Whether a key is one of [`BARE`] or of a tensor that all sites share: below no module.
 fn is_whole(key: &str) -> bool {
     let shared = key.strip_prefix("base_model.");
-    key == PROMPT || shared.is_some_and(|name| !name.contains('.'))
+    BARE.contains(&key) || shared.is_some_and(|name| !name.contains('.'))
 }

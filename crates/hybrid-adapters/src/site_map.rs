@@ -71,7 +71,8 @@ impl<M> SiteMap<M> {
             .map(|entry| (entry.path.as_str(), &mut entry.module))
     }
 
-    fn map_each(self, mut change: impl FnMut(&str, M) -> M) -> Self {
+    /// Changed modules at the same sites.
+    pub(crate) fn map_each(self, mut change: impl FnMut(&str, M) -> M) -> Self {
         let entries = self.0.into_iter().map(|entry| {
             let module = change(&entry.path, entry.module);
             Entry {

@@ -6,7 +6,7 @@ use burn::tensor::{Tensor, activation, module};
 
 use super::{LayerCache, Rotation};
 use crate::layers::LayerPlace;
-use crate::{Hooks, KeyValue, Linear, Norm};
+use crate::{Aside, Hooks, KeyValue, Linear, Norm};
 
 /// Projections of one layer and the shape of its heads.
 #[derive(Debug, Clone)]
@@ -88,6 +88,7 @@ impl Attention {
             }
             None => (query, own),
         };
+        let beside = self.aside(&query, hooks);
         let own = match inputs.prefix {
             Some(prefix) => after_prefix(prefix, own),
             None => own,
@@ -101,9 +102,32 @@ impl Attention {
             seen,
             inputs.bias,
             self.heads.scale,
+            beside,
             &self.output,
             hooks,
         )
+    }
+
+    /// What queries find among states that stand aside.
+    ///
+    /// # Shapes
+    /// - `query`: `[batch, n_heads, seq, d_head]` → the same
+    fn aside(&self, query: &Tensor<4>, hooks: &dyn Hooks) -> Option<Tensor<4>> {
+        let Projections::Separate { key, value, .. } = &self.projections else {
+            return None;
+        };
+        let Aside { states, gate } = hooks.aside(key)?;
+        let [batch, _, _, d_head] = query.dims();
+        let n_kv_heads = self.heads.n_kv_heads;
+        let [_, n, _] = states.dims();
+        let of_rows = |projected: Tensor<3>| {
+            split_heads(projected, n_kv_heads).expand([batch, n_kv_heads, n, d_head])
+        };
+        let seen = KeyValue {
+            key: of_rows(key.forward(states.clone())),
+            value: of_rows(value.forward(states)),
+        };
+        Some(attend(query.clone(), seen, None, self.heads.scale) * gate.unsqueeze())
     }
 
     /// Queries, keys and values of a sequence, normalised where the layer does so.
@@ -159,7 +183,7 @@ impl Attention {
     }
 }
 
-/// Mixes values by how queries fit keys, and projects the result.
+/// Mixes values by how queries fit keys, adds what stands beside, and projects the result.
 ///
 /// # Shapes
 /// - `query`: `[batch, n_heads, seq, d_head]`, `seen`: twice `[batch, n_kv_heads, keys, d_head]` →
@@ -169,12 +193,17 @@ pub(crate) fn mix(
     seen: KeyValue,
     bias: Option<&Tensor<4>>,
     scale: f64,
+    beside: Option<Tensor<4>>,
     output: &Linear,
     hooks: &dyn Hooks,
 ) -> Tensor<3> {
     let [_, _, n_keys, _] = seen.key.dims();
     let bias = bias.map(|bias| widened(bias.clone(), n_keys));
     let mixed = attend(query, seen, bias, scale);
+    let mixed = match beside {
+        Some(beside) => mixed + beside,
+        None => mixed,
+    };
     let [batch, n_heads, seq, d_head] = mixed.dims();
     hooks.linear(
         output,

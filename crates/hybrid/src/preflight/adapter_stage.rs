@@ -38,9 +38,11 @@ pub(super) fn check(
             "no method of this stage starts at a prompt; prompt_tuning and prefix_tuning do",
         );
     }
+    // Long passages and label words make more.
+    let least_steps = config.total_steps(data.fit.examples.len());
     // A search may find another prompt to start at, of which there are tokens all the same.
     let adapters = first_prompt(recipe, &data.task, model.is_language_model())
-        .and_then(|prompt| soft_start::methods(config, model, data, &prompt))
+        .and_then(|prompt| soft_start::methods(config, model, data, &prompt, least_steps))
         .and_then(|methods| {
             Ok(Adapters::init(
                 &methods,

@@ -175,6 +175,13 @@ pub struct AdapterStage {
     pub checkpoint_every: usize,
 }
 
+impl AdapterStage {
+    /// Updates of the whole stage on so many examples.
+    pub(crate) fn total_steps(&self, n_examples: usize) -> usize {
+        self.epochs * n_examples.div_ceil(self.batch_size)
+    }
+}
+
 fn default_adapter_name() -> String {
     "adapter".to_owned()
 }

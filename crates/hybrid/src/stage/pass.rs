@@ -96,13 +96,26 @@ impl Pass<'_> {
         // Leaves of their own: pieces that share one would share a graph, and wait for each other.
         let autodiff = model.device.clone().autodiff();
         let trainable = self.trainable.clone().fork(&autodiff);
-        let loss = self
+        let mut loss = self
             .loss(model, &trainable, piece)?
             .div_scalar(self.weight as f64);
+        if let Some(penalty) = trainable
+            .adapters
+            .penalty()
+            .filter(|_| self.trains_adapters())
+        {
+            let share = self.input.weight(&piece.rows) as f64 / self.weight as f64;
+            loss = loss + penalty.mul_scalar(share);
+        }
         let value = f64::from(loss.clone().into_scalar::<f32>());
         let mut gradients = loss.backward();
         let gradients = GradientsParams::from_module(&mut gradients, &trainable);
         Ok((value, gradients))
+    }
+
+    /// Whether the stage trains more than a head.
+    fn trains_adapters(&self) -> bool {
+        !self.config.methods.is_empty()
     }
 
     /// The summed loss of a piece.
