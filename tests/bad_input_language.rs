@@ -264,3 +264,13 @@ fn a_training_that_diverges_stops_and_names_step_and_layer() {
         assert!(!said.contains("panicked"), "{said}");
     }
 }
+
+#[test]
+fn choices_by_scaled_probabilities_are_for_labels() {
+    let task = TinyTask::texts();
+    let said = task.refusal(&["choose_by=scaled_log_loss"]);
+    assert!(
+        said.contains("choose_by: `scaled_log_loss` is for labels"),
+        "{said}"
+    );
+}

@@ -77,6 +77,25 @@ fn every_choice_of_demonstrations_is_reached_from_a_recipe() {
 }
 
 #[test]
+fn openings_of_the_answer_are_searched_from_a_recipe() {
+    let task = search();
+    let settings = [
+        "stages.0.answer_starts=[\"\", \"card :\"]",
+        "stages.0.strategy={ kind = \"exhaustive\" }",
+    ];
+    let trials = trials(&task, "a", &settings);
+    let opened = |start: &str| {
+        let start = (!start.is_empty()).then_some(start);
+        let of_start = trials
+            .iter()
+            .filter(|trial| trial.get("answer_start").and_then(Value::as_str) == start);
+        of_start.count()
+    };
+    assert_eq!(opened("card :"), opened(""));
+    assert_eq!(opened("card :") + opened(""), trials.len());
+}
+
+#[test]
 fn instructions_are_proposed_from_a_recipe() {
     let given = ["", "please help"];
     for (proposals, strategy) in [

@@ -118,7 +118,8 @@ fn budgets_end_a_run_at_once_or_within_a_stage() {
 
 #[test]
 fn candidates_are_adopted_by_the_figure_that_the_recipe_names() {
-    for choose_by in ["metric", "log_loss"] {
+    let mut losses = Vec::new();
+    for choose_by in ["metric", "log_loss", "scaled_log_loss"] {
         let task = TinyTask::new();
         let report = trained(&task, "a", &[&format!("choose_by={choose_by}")]);
         let standing = |candidate: &Value| {
@@ -137,7 +138,11 @@ fn candidates_are_adopted_by_the_figure_that_the_recipe_names() {
         }
         let winner = report["final"]["candidate"].as_str().unwrap();
         assert_eq!(candidate(&report, winner)["adopted"], true);
+        let baseline = &candidate(&report, "baseline")["select"]["log_loss"];
+        losses.push(baseline.as_f64().unwrap());
     }
+    assert_eq!(losses[0], losses[1]);
+    assert!(losses[2] < losses[1], "{losses:?}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Chat, MAX_TOKENS, decoded, decoder_with_words, generate, lines};
 use crate::fixtures;
-use crate::tiny_task::printed;
+use crate::tiny_task::{messages, printed};
 
 const PROMPT: &str = "Hello there";
 
@@ -121,4 +121,14 @@ fn more_beams_find_what_the_library_finds() {
     let generated = generated.unwrap().remove(0);
     let found = text(&chat, &["--beams", "6"]);
     assert_eq!(found, decoded(&chat.tokenizer, &generated));
+}
+
+#[test]
+fn a_prompt_that_fills_the_context_is_refused() {
+    let chat = Chat::new();
+    let prompt = "word ".repeat(chat.model.decoder.max_positions());
+    let said = messages(&generate(&chat.path).arg(prompt).assert().code(2));
+    let limit = chat.model.decoder.max_positions();
+    let expected = format!("positions are asked for; the model has {limit}");
+    assert!(said.contains(&expected), "{said}");
 }

@@ -47,6 +47,7 @@ pub use metrics::ranking::{average_precision, false_positive_rate_at, roc_auc};
 pub use metrics::regression::{mean_absolute_error, mean_squared_error, r_squared};
 pub use metrics::rouge::{Rouge, RougeScore, RougeScores};
 pub use metrics::squad::{Squad, SquadRow, normalize_answer};
+pub use metrics::temperature::TemperatureScaling;
 pub use metrics::ter::{Ter, TerCounts};
 pub use metrics::text::{TextFigures, TextTask};
 pub use report::card::{CardDetails, HeadDetails, SpanDetails};

@@ -16,6 +16,7 @@ pub(crate) mod ranking;
 pub(crate) mod regression;
 pub(crate) mod rouge;
 pub(crate) mod squad;
+pub(crate) mod temperature;
 pub(crate) mod ter;
 pub(crate) mod text;
 mod words;

@@ -166,6 +166,9 @@ pub struct PromptSummary {
     pub instruction: String,
     /// The template around the input.
     pub template: String,
+    /// How a language model's answer opens; empty where it opens as it likes.
+    #[serde(default)]
+    pub answer_start: String,
     /// Answered examples that are shown, or to choose from.
     #[serde(default)]
     pub demonstrations: usize,

@@ -47,6 +47,10 @@ pub struct Prompt {
     /// How the parts become one text.
     #[serde(default, skip_serializing_if = "PromptFormat::is_plain")]
     pub format: PromptFormat,
+    /// How every answer opens, e.g. `Sentiment:`; text, empty for nothing. In chat format the
+    /// model's own turn begins with it, in plain format a line after the input.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub answer_start: String,
     /// Label to the texts that stand for it. An encoder averages their vectors, a language model
     /// their probabilities; the first one is shown in demonstrations. Empty for tasks without
     /// classes.
@@ -93,6 +97,8 @@ impl Prompt {
             Some("demonstrations")
         } else if self.format != PromptFormat::Plain {
             Some("the chat format")
+        } else if !self.answer_start.is_empty() {
+            Some("an opening of the answer")
         } else {
             None
         }
@@ -128,6 +134,10 @@ impl Prompt {
                     add(&mut hash, field);
                     add(&mut hash, text);
                 }
+            }
+            // After all else, so that prompts without it keep the names that they always had.
+            if !self.answer_start.is_empty() {
+                add(&mut hash, &self.answer_start);
             }
         }
         let mut id = String::with_capacity(16);
@@ -204,6 +214,10 @@ mod tests {
                 format: PromptFormat::Chat,
                 ..first.clone()
             },
+            Prompt {
+                answer_start: "plain".to_owned(),
+                ..first.clone()
+            },
             shown(None, vec![demonstration("x", "a")]),
             shown(Some(1), vec![demonstration("x", "a")]),
             shown(None, vec![demonstration("a", "x")]),
@@ -228,6 +242,7 @@ mod tests {
             instruction in any::<String>(),
             template in any::<String>(),
             chat: bool,
+            answer_start in any::<String>(),
             words in btree_map(any::<String>(), vec(any::<String>(), 0..3), 0..3),
             nearest in option::of(1usize..9),
             shown in vec((any::<String>(), any::<String>()), 0..3),
@@ -238,6 +253,7 @@ mod tests {
                 instruction,
                 template,
                 format: if chat { PromptFormat::Chat } else { PromptFormat::Plain },
+                answer_start,
                 label_words: words,
                 // Without examples, nothing is written.
                 demonstrations: Demonstrations { nearest: nearest.filter(|_| !examples.is_empty()), examples },

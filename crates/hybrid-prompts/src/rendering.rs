@@ -211,13 +211,21 @@ impl<'p> Renderer<'p> {
             blocks.push(self.prompt.instruction.clone());
         }
         for demonstration in demonstrations {
-            let mut block = self.template.render(&demonstration.fields)?;
+            let mut block = self.opened(self.template.render(&demonstration.fields)?);
             let answer = continuation(&block, self.shown_answer(&demonstration.answer));
             block.push_str(&answer);
             blocks.push(block);
         }
-        blocks.push(input);
+        blocks.push(self.opened(input));
         Ok(blocks.join(SEPARATOR))
+    }
+
+    /// An input with the opening of its answer, where there is one.
+    fn opened(&self, input: String) -> String {
+        match self.prompt.answer_start.as_str() {
+            "" => input,
+            start => format!("{input}\n{start}"),
+        }
     }
 
     fn chat<'d>(
@@ -226,12 +234,13 @@ impl<'p> Renderer<'p> {
         input: String,
         demonstrations: impl Iterator<Item = &'d Demonstration>,
     ) -> Result<String, PromptError> {
+        let start = self.prompt.answer_start.as_str();
         let mut messages = Vec::new();
         for demonstration in demonstrations {
             let block = self.template.render(&demonstration.fields)?;
             messages.push(Message::user(block));
-            let answer = self.shown_answer(&demonstration.answer);
-            messages.push(Message::assistant(answer.trim_start()));
+            let answer = continuation(start, self.shown_answer(&demonstration.answer));
+            messages.push(Message::assistant(format!("{start}{answer}")));
         }
         messages.push(Message::user(input));
         let instruction = &self.prompt.instruction;
@@ -243,7 +252,7 @@ impl<'p> Renderer<'p> {
                 *first = format!("{instruction}{SEPARATOR}{first}");
             }
         }
-        chat.render(&messages, true)
+        Ok(chat.render(&messages, true)? + start)
     }
 }
 

@@ -137,12 +137,7 @@ fn baseline(context: &mut Context<'_>, criterion: Criterion) -> Result<Candidate
     )?;
     context.model.activate(None, None);
     context.progress.scoring(&context.data.select, "select");
-    let scored = evaluate::score(
-        context.model,
-        &prompt,
-        &context.data.task,
-        &context.data.select,
-    )?;
+    let scored = evaluate::score_on_select(context.model, &prompt, context.data, criterion)?;
     context
         .progress
         .cut(scored.n_cut, &context.data.select, "select");
@@ -249,7 +244,7 @@ fn stage(
                 None => {
                     context.model.activate(Some(trained.trainable), None);
                     let data = context.data;
-                    evaluate::score(context.model, &candidate.prompt, &data.task, &data.select)?
+                    evaluate::score_on_select(context.model, &candidate.prompt, data, criterion)?
                 }
             };
             (scored, Some(trained.tensors), trained.spent, part)

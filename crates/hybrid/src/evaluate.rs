@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use hybrid_data::{Example, LabelSet};
 use hybrid_eval::{
-    Classification, Resamples, TextFigures, TextTask, higher_is_better, log_softmax,
+    Classification, Resamples, TemperatureScaling, TextFigures, TextTask, higher_is_better,
+    log_softmax,
 };
 use hybrid_models::Pooling;
 use hybrid_prompts::{
@@ -132,6 +133,7 @@ impl Criterion {
         match self.choose_by {
             ChooseBy::Metric => figure,
             ChooseBy::LogLoss => format!("log-loss {log_loss:.4}, {figure}"),
+            ChooseBy::ScaledLogLoss => format!("scaled log-loss {log_loss:.4}, {figure}"),
         }
     }
 
@@ -142,7 +144,7 @@ impl Criterion {
         };
         match self.choose_by {
             ChooseBy::Metric => Standing(value, -log_loss),
-            ChooseBy::LogLoss => Standing(-log_loss, value),
+            ChooseBy::LogLoss | ChooseBy::ScaledLogLoss => Standing(-log_loss, value),
         }
     }
 }
@@ -225,6 +227,22 @@ pub(crate) fn label_scoring(model: &LocalModel, task: &TaskSettings) -> LabelSco
         None => scoring,
         Some(_) => scoring.without_calibration(),
     }
+}
+
+/// Scores a prompt, with the model's active adapter, on select: the losses are those that choose.
+pub(crate) fn score_on_select(
+    model: &mut LocalModel,
+    prompt: &Prompt,
+    data: &TaskData,
+    criterion: Criterion,
+) -> Result<Scored, HybridError> {
+    let mut scored = score(model, prompt, &data.task, &data.select)?;
+    if criterion.choose_by == ChooseBy::ScaledLogLoss {
+        let scaled = TemperatureScaling::fit(&scored.probabilities, &data.select.targets)?;
+        scored.log_loss = scaled.losses.iter().sum::<f64>() / scaled.losses.len() as f64;
+        scored.losses = scaled.losses;
+    }
+    Ok(scored)
 }
 
 /// Scores a prompt, with the model's active adapter, on a split.

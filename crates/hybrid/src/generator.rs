@@ -142,13 +142,21 @@ impl Generator {
 
     /// How many tokens the model is made to write after these prompts; none when there is no end
     /// to them.
-    pub(crate) fn room(&self, prompts: &[Encoding]) -> Option<usize> {
+    ///
+    /// # Errors
+    /// [`ModelError::TooManyPositions`] for a prompt that leaves no room in a decoder's context.
+    pub(crate) fn room(&self, prompts: &[Encoding]) -> Result<Option<usize>, HybridError> {
         match &self.writer {
             Writer::Decoder(model) => {
                 let longest = prompts.iter().map(Encoding::len).max().unwrap_or(0);
-                Some(model.decoder.max_positions().saturating_sub(longest))
+                let limit = model.decoder.max_positions();
+                if longest >= limit {
+                    let positions = longest + 1;
+                    return Err(ModelError::TooManyPositions { positions, limit }.into());
+                }
+                Ok(Some(limit - longest))
             }
-            Writer::EncoderDecoder(model) => model.max_positions(),
+            Writer::EncoderDecoder(model) => Ok(model.max_positions()),
         }
     }
 

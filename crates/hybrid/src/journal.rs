@@ -42,6 +42,9 @@ pub enum Event {
         instruction: String,
         /// The template.
         template: String,
+        /// How the answer opens, where it is given.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        answer_start: String,
         /// Number of demonstrations to choose from.
         demonstrations: usize,
         /// Number of examples.
@@ -301,6 +304,7 @@ mod tests {
             prompt: String::new(),
             instruction: String::new(),
             template: String::new(),
+            answer_start: String::new(),
             demonstrations: 0,
             sample: 1,
             accuracy: 0.5,

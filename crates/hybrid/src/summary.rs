@@ -342,6 +342,7 @@ fn candidate_report(candidate: &Candidate) -> CandidateReport {
             id: candidate.prompt.id(),
             instruction: candidate.prompt.instruction.clone(),
             template: candidate.prompt.template.clone(),
+            answer_start: candidate.prompt.answer_start.clone(),
             demonstrations: candidate.prompt.demonstrations.examples.len(),
             label_words: candidate.prompt.label_words.clone(),
         },

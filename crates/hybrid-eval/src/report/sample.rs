@@ -155,6 +155,7 @@ fn candidates(labels: &[String], rounds: usize) -> Vec<CandidateReport> {
         instruction: String::new(),
         demonstrations: 0,
         template: "{{ text }}".to_owned(),
+        answer_start: String::new(),
         label_words: words("about"),
     };
     let found = PromptSummary {
@@ -162,6 +163,7 @@ fn candidates(labels: &[String], rounds: usize) -> Vec<CandidateReport> {
         instruction: "Name what the customer asks for.".to_owned(),
         demonstrations: 4,
         template: "customer question: {{ text }}".to_owned(),
+        answer_start: "Intent:".to_owned(),
         label_words: words("my question is about"),
     };
     let adapter = AdapterSummary {

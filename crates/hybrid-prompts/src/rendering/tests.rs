@@ -100,6 +100,29 @@ fn chat_prompts_are_turns() {
 }
 
 #[test]
+fn answers_open_with_a_given_text() {
+    let opened = |prompt: Prompt| Prompt {
+        template: "Review: {{ text }}".to_owned(),
+        answer_start: "Sentiment:".to_owned(),
+        ..prompt
+    };
+    let (plain, chat_prompt) = (opened(prompt()), opened(chat_prompt()));
+    let whole = |prompt: &Prompt, chat| {
+        let mut renderer = Renderer::new(prompt, chat).unwrap();
+        renderer.render(&fields("cold"), &[0, 1]).unwrap().whole()
+    };
+    let spelt_out = prompt();
+    assert_eq!(whole(&plain, None), whole(&spelt_out, None));
+    let chat = ChatTemplate::parse(CHATML, "", "").unwrap();
+    assert_eq!(
+        whole(&chat_prompt, Some(&chat)),
+        "<|system|>Judge the film.\n<|user|>Review: warm\n<|assistant|>Sentiment: good\n\
+         <|user|>Review: dull\n<|assistant|>Sentiment: no idea\n\
+         <|user|>Review: cold\n<|assistant|>\nSentiment:"
+    );
+}
+
+#[test]
 fn a_text_that_shares_nothing_is_whole() {
     let prompt = Prompt {
         template: "{% if text == 'cold' %}chilly{% else %}Review: {{ text }}{% endif %}".to_owned(),

@@ -74,10 +74,10 @@ mod tests {
 
     #[test]
     fn densities_are_smoothed_counts() {
-        let points = [[0, 0, 1, 0, 0], [0, 0, 1, 0, 2], [0, 0, 0, 0, 2]];
-        let found = densities(&points, [1, 1, 2, 1, 4]);
+        let points = [[0, 0, 1, 0, 0, 0], [0, 0, 1, 0, 0, 2], [0, 0, 0, 0, 0, 2]];
+        let found = densities(&points, [1, 1, 2, 1, 1, 4]);
         assert_eq!(found[0], [1.0]);
         assert_eq!(found[2], [2.0 / 5.0, 3.0 / 5.0]);
-        assert_eq!(found[4], [2.0 / 7.0, 1.0 / 7.0, 3.0 / 7.0, 1.0 / 7.0]);
+        assert_eq!(found[5], [2.0 / 7.0, 1.0 / 7.0, 3.0 / 7.0, 1.0 / 7.0]);
     }
 }

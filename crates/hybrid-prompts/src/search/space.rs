@@ -1,4 +1,5 @@
-//! The prompts to choose from: instructions x formats x templates x demonstrations x label words.
+//! The prompts to choose from: instructions x formats x templates x openings of the answer x
+//! demonstrations x label words.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +13,7 @@ use crate::prompt::{Prompt, PromptFormat};
 use crate::template::Template;
 
 /// How many parts of a prompt are searched.
-pub(super) const DIMENSIONS: usize = 5;
+pub(super) const DIMENSIONS: usize = 6;
 
 /// One choice of each part: places in the lists of a space, in the order in which the prompts
 /// follow each other.
@@ -27,6 +28,7 @@ pub struct SearchSpace {
     instructions: Vec<String>,
     formats: Vec<PromptFormat>,
     templates: Vec<String>,
+    answer_starts: Vec<String>,
     demonstrations: Vec<Demonstrations>,
     label_words: Vec<BTreeMap<String, Vec<String>>>,
 }
@@ -74,6 +76,7 @@ impl SearchSpace {
             instructions: vec![String::new()],
             formats: vec![PromptFormat::default()],
             templates,
+            answer_starts: vec![String::new()],
             demonstrations: vec![Demonstrations::default()],
             label_words,
         })
@@ -96,6 +99,12 @@ impl SearchSpace {
     /// With these formats in place of the plain one.
     pub fn with_formats(mut self, formats: Vec<PromptFormat>) -> Self {
         self.formats = formats;
+        self
+    }
+
+    /// With these openings of the answer in place of none; an empty text is none.
+    pub fn with_answer_starts(mut self, answer_starts: Vec<String>) -> Self {
+        self.answer_starts = answer_starts;
         self
     }
 
@@ -124,8 +133,8 @@ impl SearchSpace {
         self.len() == 0
     }
 
-    /// The prompts: for each instruction, format, template and choice of demonstrations, each
-    /// choice of label words.
+    /// The prompts: for each instruction, format, template, opening of the answer and choice of
+    /// demonstrations, each choice of label words.
     pub fn prompts(&self) -> impl Iterator<Item = Prompt> + '_ {
         (0..self.len()).map(|index| self.at(self.point(index)))
     }
@@ -136,6 +145,7 @@ impl SearchSpace {
             self.instructions.len(),
             self.formats.len(),
             self.templates.len(),
+            self.answer_starts.len(),
             self.demonstrations.len(),
             self.label_words.len(),
         ]
@@ -143,11 +153,19 @@ impl SearchSpace {
 
     /// The prompt of a point that lies in the space.
     pub(super) fn at(&self, point: Point) -> Prompt {
-        let [instruction, format, template, demonstrations, label_words] = point;
+        let [
+            instruction,
+            format,
+            template,
+            answer_start,
+            demonstrations,
+            label_words,
+        ] = point;
         Prompt {
             instruction: self.instructions[instruction].clone(),
             template: self.templates[template].clone(),
             format: self.formats[format],
+            answer_start: self.answer_starts[answer_start].clone(),
             label_words: self.label_words[label_words].clone(),
             demonstrations: self.demonstrations[demonstrations].clone(),
         }
@@ -176,6 +194,7 @@ impl SearchSpace {
             place_of(&self.instructions, &prompt.instruction)?,
             place_of(&self.formats, &prompt.format)?,
             place_of(&self.templates, &prompt.template)?,
+            place_of(&self.answer_starts, &prompt.answer_start)?,
             place_of(&self.demonstrations, &prompt.demonstrations)?,
             place_of(&self.label_words, &prompt.label_words)?,
         ])
@@ -187,6 +206,7 @@ impl SearchSpace {
             place_or_add(&mut self.instructions, &prompt.instruction),
             place_or_add(&mut self.formats, &prompt.format),
             place_or_add(&mut self.templates, &prompt.template),
+            place_or_add(&mut self.answer_starts, &prompt.answer_start),
             place_or_add(&mut self.demonstrations, &prompt.demonstrations),
             place_or_add(&mut self.label_words, &prompt.label_words),
         ]
@@ -242,6 +262,7 @@ impl SearchSpace {
             instructions: distinct(&self.instructions),
             formats: distinct(&self.formats),
             templates: distinct(&self.templates),
+            answer_starts: distinct(&self.answer_starts),
             demonstrations: distinct(&self.demonstrations),
             label_words: distinct(&self.label_words),
         }
@@ -328,24 +349,26 @@ mod tests {
             .unwrap()
             .with_instructions(vec![String::new(), "Judge.".to_owned()])
             .with_formats(vec![PromptFormat::Plain, PromptFormat::Chat])
+            .with_answer_starts(vec![String::new(), "A:".to_owned(), "So:".to_owned()])
             .with_more_label_words([BTreeMap::new()]);
-        assert_eq!(space.len(), 2 * 2 * 3 * 9);
+        assert_eq!(space.len(), 2 * 2 * 3 * 3 * 9);
         for (index, prompt) in space.prompts().enumerate() {
             assert_eq!(space.index(space.point(index)), index);
             assert_eq!(space.at(space.find(&prompt).unwrap()), prompt);
         }
         let distinct = space.distinct();
-        assert_eq!(distinct.len(), 2 * 2 * 2 * 9);
+        assert_eq!(distinct.len(), 2 * 2 * 2 * 3 * 9);
         let ids: BTreeSet<String> = distinct.prompts().map(|prompt| prompt.id()).collect();
         assert_eq!(ids.len(), distinct.len());
         let other = Prompt {
             instruction: "Say.".to_owned(),
             template: "{{ text }}!".to_owned(),
+            answer_start: "Well:".to_owned(),
             ..Prompt::default()
         };
         assert_eq!(space.find(&other), None);
         let point = space.find_or_add(&other);
-        assert_eq!(point, [2, 0, 3, 0, 8]);
+        assert_eq!(point, [2, 0, 3, 3, 0, 8]);
         assert_eq!(space.at(point), other);
         assert_eq!(space.find_or_add(&other), point);
     }

@@ -139,7 +139,7 @@ impl Session<'_> {
         let system = self.arguments.system.as_deref();
         let encoded = self.generator.encode(prompts, system)?;
         let settings = &self.arguments.settings;
-        let room = self.generator.room(&encoded);
+        let room = self.generator.room(&encoded)?;
         let config = settings.config(room, self.n_batches, self.generator.eos_ids());
         self.n_batches += 1;
         self.answers.write(prompts, &encoded, &config)

@@ -58,7 +58,11 @@ impl<'c> PromptCheck<'c> {
         let (mut templates, mut instructions, mut words) = (Vec::new(), Vec::new(), Vec::new());
         let mut formats_that_fail: Vec<PromptFormat> = Vec::new();
         for prompt in space.prompts() {
-            let template = (prompt.template.clone(), prompt.format);
+            let template = (
+                prompt.template.clone(),
+                prompt.format,
+                prompt.answer_start.clone(),
+            );
             if formats_that_fail.contains(&prompt.format) {
                 continue;
             }

@@ -119,6 +119,7 @@ fn refuse_parts_for_language_models(faults: &mut Faults<'_>, key: &str, config: 
     let parts = [
         ("instructions", !config.instructions.is_empty()),
         ("formats", !config.formats.is_empty()),
+        ("answer_starts", !config.answer_starts.is_empty()),
         ("demonstrations", !config.demonstrations.is_empty()),
         (
             "proposals",

@@ -198,9 +198,14 @@ fn contradictions(recipe: &Recipe, places: &Places) -> Vec<Fault> {
             && config.margin > 0.0
             && recipe.choose_by == ChooseBy::Metric
         {
-            let message = "a margin of log-loss; it wants `choose_by = \"log_loss\"`";
+            let message =
+                "a margin of log-loss; it wants `choose_by` to be `log_loss` or `scaled_log_loss`";
             faults.push(places.fault(&format!("stages.{index}.margin"), message));
         }
+    }
+    if recipe.choose_by == ChooseBy::ScaledLogLoss && recipe.task.text_task().is_some() {
+        let message = "`scaled_log_loss` is for labels; where answers are texts, use `log_loss`";
+        faults.push(places.fault("choose_by", message));
     }
     faults
 }
@@ -306,7 +311,7 @@ methods = [{ method = "lora", rank_pattern = { query = 4, "layer.0" = 2, attenti
             (
                 "name = \"a\"",
                 "name = \"a\"\nchoose_by = \"f1\"",
-                "choose_by: expected one of \"metric\", \"log_loss\"; found \"f1\"",
+                "choose_by: expected one of \"metric\", \"log_loss\", \"scaled_log_loss\"; found \"f1\"",
             ),
         ];
         for (old, new, expected) in cases {

@@ -57,6 +57,10 @@ pub struct PromptStage {
     /// How the parts become one text. Left out: plain.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub formats: Vec<PromptFormat>,
+    /// How the answer may open, e.g. `Sentiment:`; an empty one for no opening. Left out: as the
+    /// prompt at the start has it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answer_starts: Vec<String>,
     /// How answered examples are chosen that the prompt shows. Left out: none are shown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub demonstrations: Vec<DemonstrationChoice>,
@@ -79,7 +83,7 @@ pub struct PromptStage {
     #[schemars(range(min = 1))]
     pub shortlist: usize,
     /// By how many standard errors the mean of the select examples' losses must be lower than with
-    /// the prompt that is there for another to take its place; for `choose_by = "log_loss"`. One is
+    /// the prompt that is there for another to take its place; where log-loss decides (`choose_by`). One is
     /// the rule of Breiman et al. (1984): on a few dozen examples, small differences are chance, and
     /// on a single one all are.
     #[serde(default, skip_serializing_if = "is_default")]

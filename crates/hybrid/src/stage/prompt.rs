@@ -114,7 +114,7 @@ pub(crate) fn run(
     }
     let mut candidates: Vec<(Prompt, Scored)> = Vec::with_capacity(shortlist.len());
     for prompt in shortlist {
-        let scored = evaluate::score(context.model, &prompt, &data.task, &data.select)?;
+        let scored = evaluate::score_on_select(context.model, &prompt, data, criterion)?;
         context.happened(Event::Shortlisted {
             stage: config.name.clone(),
             prompt: prompt.id(),
@@ -174,7 +174,7 @@ pub(crate) fn search_criterion(context: &Context<'_>, criterion: Criterion) -> S
     let by_log_loss = match context.data.task.kind.text_task() {
         // Not `choose_by` for an encoder: fit is larger than select, and by log-loss the default
         // recipe comes out lower on the report split (87.0 % against 87.4 %).
-        None => context.model.is_language_model() && criterion.choose_by == ChooseBy::LogLoss,
+        None => context.model.is_language_model() && criterion.choose_by != ChooseBy::Metric,
         // The probability of the wanted text is all that is asked.
         Some(_) => true,
     };
@@ -242,9 +242,14 @@ pub(crate) fn language_space(
     let space = SearchSpace::build(&fields, &data.task.labels, &templates, &patterns, given)?
         .with_instructions(instructions)
         .with_more_label_words(config.more_label_words.iter().cloned());
-    Ok(match &config.formats[..] {
+    let space = match &config.formats[..] {
         [] => space,
         formats => space.with_formats(formats.to_vec()),
+    };
+    Ok(match (&config.answer_starts[..], &recipe.prompt) {
+        ([], None) => space,
+        ([], Some(prompt)) => space.with_answer_starts(vec![prompt.answer_start.clone()]),
+        (given, _) => space.with_answer_starts(given.to_vec()),
     })
 }
 
@@ -330,6 +335,7 @@ impl Watch<'_> {
             prompt: trial.prompt.id(),
             instruction: trial.prompt.instruction.clone(),
             template: trial.prompt.template.clone(),
+            answer_start: trial.prompt.answer_start.clone(),
             demonstrations: trial.prompt.demonstrations.examples.len(),
             sample: trial.sample,
             accuracy: trial.accuracy,

@@ -298,14 +298,14 @@ impl<'c> Training<'c> {
     ) -> Result<(), HybridError> {
         if self.progressed.best.is_none() {
             let first = self.trainable.eval().load_named_tensors(&self.first)?;
-            let scored = score_on_select(context, prompt, first)?;
+            let scored = score_on_select(context, prompt, first, criterion)?;
             let value = scored.metric(criterion.metric);
             self.evaluated(context, 0, value, scored.log_loss)?;
             self.started(scored.standing(criterion));
             self.best_scored = Some(scored);
         }
         let epoch = self.progressed.epoch;
-        let scored = score_on_select(context, prompt, self.trainable.eval())?;
+        let scored = score_on_select(context, prompt, self.trainable.eval(), criterion)?;
         let (standing, value) = (scored.standing(criterion), scored.metric(criterion.metric));
         let log_loss = scored.log_loss;
         self.evaluated(context, epoch, value, log_loss)?;
@@ -364,7 +364,7 @@ impl<'c> Training<'c> {
         for &share in &self.config.interpolate {
             let tensors = tensors::interpolated(&self.first, &far, share);
             let state = self.trainable.eval().load_named_tensors(&tensors)?;
-            let scored = score_on_select(context, prompt, state)?;
+            let scored = score_on_select(context, prompt, state, criterion)?;
             context.happened(Event::Interpolated {
                 stage: self.config.name.clone(),
                 share,
@@ -439,8 +439,8 @@ fn score_on_select(
     context: &mut Context<'_>,
     prompt: &Prompt,
     state: Trainable,
+    criterion: Criterion,
 ) -> Result<Scored, HybridError> {
     context.model.activate(Some(state), None);
-    let data = context.data;
-    evaluate::score(context.model, prompt, &data.task, &data.select)
+    evaluate::score_on_select(context.model, prompt, context.data, criterion)
 }
