@@ -445,7 +445,10 @@ fn parity_of_frozen_tensors_made_anew() {
             let [made, expected] =
                 [&made[&key], &expected].map(|data| data.iter::<f32>().collect::<Vec<f32>>());
             for (a, b) in made.iter().zip(&expected) {
-                assert!((a - b).abs() <= 1e-6 * b.abs().max(0.1), "{name}: {key}: {a} {b}");
+                assert!(
+                    (a - b).abs() <= 1e-6 * b.abs().max(0.1),
+                    "{name}: {key}: {a} {b}"
+                );
             }
         }
     }

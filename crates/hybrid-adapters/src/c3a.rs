@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 use crate::AdapterError;
 use crate::method::Pass;
 use crate::pattern_map::PatternMap;
-use crate::site_method::{Act, NO_BIAS, PeftForm, Place, SiteMethod, site_settings};
+use crate::site_method::{Act, NO_BIAS, PeftForm, SiteMethod, site_settings};
+use crate::site_place::Place;
 
 pub(crate) const FORM: PeftForm = PeftForm {
     method: "c3a",
