@@ -3,6 +3,9 @@
 //! `y_m[i] = f(x)_m[i] + (1 / d_in) sum_n sum_s w_mn[s] x_n[(i + s) mod b]` for parts of size `b` of input and
 //! output. Each block multiplies in the frequency domain, where it is diagonal. Parts are small, so the
 //! transform is a product with its cosines and sines, and no matrix of the layer's size is formed.
+//!
+//! The gradient is that of this function. PEFT's own backward (0.21) turns the gradient of the input
+//! around within each part, so what lies below an adapted layer learns something else there.
 
 use std::f64::consts::TAU;
 
@@ -15,7 +18,8 @@ use serde::{Deserialize, Serialize};
 use crate::AdapterError;
 use crate::method::Pass;
 use crate::pattern_map::PatternMap;
-use crate::site_method::{Act, NO_BIAS, PeftForm, Place, SiteMethod, site_settings};
+use crate::site_method::{Act, NO_BIAS, PeftForm, SiteMethod, site_settings};
+use crate::site_place::Place;
 
 pub(crate) const FORM: PeftForm = PeftForm {
     method: "c3a",

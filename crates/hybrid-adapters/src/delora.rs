@@ -14,9 +14,9 @@ use crate::method::Pass;
 use crate::named_tensors;
 use crate::pattern_map::PatternMap;
 use crate::site_method::{
-    ANY_START, Act, KeptTensor, NO_BIAS, Owner, PeftForm, Place, SiteMethod, dropped,
-    site_settings, whole,
+    ANY_START, Act, KeptTensor, NO_BIAS, Owner, PeftForm, SiteMethod, dropped, site_settings, whole,
 };
+use crate::site_place::Place;
 
 pub(crate) const FORM: PeftForm = PeftForm {
     method: "delora",

@@ -16,7 +16,8 @@ use hybrid_models::Linear;
 use crate::AdapterError;
 use crate::method::Pass;
 use crate::pattern_map::PatternMap;
-use crate::site_method::{Act, NO_BIAS, PeftForm, Place, SiteMethod, site_settings};
+use crate::site_method::{Act, NO_BIAS, PeftForm, SiteMethod, site_settings};
+use crate::site_place::Place;
 use crate::torch_random::TorchRandom;
 
 pub(crate) const FORM: PeftForm = PeftForm {

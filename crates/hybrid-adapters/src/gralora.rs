@@ -13,8 +13,9 @@ use hybrid_models::Linear;
 use crate::AdapterError;
 use crate::method::Pass;
 use crate::site_method::{
-    ANY_START, Act, NO_BIAS, PeftForm, Place, SiteMethod, dropped, site_settings, whole,
+    ANY_START, Act, NO_BIAS, PeftForm, SiteMethod, dropped, site_settings, whole,
 };
+use crate::site_place::Place;
 
 pub(crate) const FORM: PeftForm = PeftForm {
     method: "gralora",

@@ -11,7 +11,8 @@ use hybrid_models::Linear;
 use crate::AdapterError;
 use crate::method::Pass;
 use crate::pattern_map::PatternMap;
-use crate::site_method::{ANY_START, Act, PeftForm, Place, SiteMethod, dropped, site_settings};
+use crate::site_method::{ANY_START, Act, PeftForm, SiteMethod, dropped, site_settings};
+use crate::site_place::Place;
 
 pub(crate) const FORM: PeftForm = PeftForm {
     method: "hira",

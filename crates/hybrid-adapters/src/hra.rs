@@ -10,7 +10,8 @@ use hybrid_models::Linear;
 
 use crate::AdapterError;
 use crate::method::Pass;
-use crate::site_method::{ANY_START, Act, NO_BIAS, PeftForm, Place, SiteMethod, site_settings};
+use crate::site_method::{ANY_START, Act, NO_BIAS, PeftForm, SiteMethod, site_settings};
+use crate::site_place::Place;
 
 pub(crate) const FORM: PeftForm = PeftForm {
     method: "hra",

@@ -54,6 +54,7 @@ mod road;
 mod shira;
 mod site_map;
 mod site_method;
+mod site_place;
 mod span_head;
 mod targets;
 mod torch_random;

@@ -13,9 +13,8 @@ use crate::AdapterError;
 use crate::method::Pass;
 use crate::pattern_map::PatternMap;
 use crate::random::HostRandom;
-use crate::site_method::{
-    ANY_START, Act, PeftForm, Place, SiteMethod, Written, site_settings, whole,
-};
+use crate::site_method::{ANY_START, Act, PeftForm, SiteMethod, Written, site_settings, whole};
+use crate::site_place::Place;
 
 pub(crate) const FORM: PeftForm = PeftForm {
     method: "loha",

@@ -13,7 +13,8 @@ use crate::AdapterError;
 use crate::loha::{OF_CONVOLUTIONS, UpdateDropout};
 use crate::method::Pass;
 use crate::pattern_map::PatternMap;
-use crate::site_method::{ANY_START, Act, PeftForm, Place, SiteMethod, site_settings, whole};
+use crate::site_method::{ANY_START, Act, PeftForm, SiteMethod, site_settings, whole};
+use crate::site_place::Place;
 
 pub(crate) const FORM: PeftForm = PeftForm {
     method: "lokr",

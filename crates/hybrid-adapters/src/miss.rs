@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::AdapterError;
 use crate::method::Pass;
-use crate::site_method::{Act, NO_BIAS, PeftForm, Place, SiteMethod, dropped, site_settings};
+use crate::site_method::{Act, NO_BIAS, PeftForm, SiteMethod, dropped, site_settings};
+use crate::site_place::Place;
 
 pub(crate) const FORM: PeftForm = PeftForm {
     method: "miss",

@@ -13,9 +13,8 @@ use hybrid_models::Linear;
 use crate::AdapterError;
 use crate::cayley::cayley;
 use crate::method::Pass;
-use crate::site_method::{
-    ANY_START, Act, NO_BIAS, PeftForm, Place, SiteMethod, Written, site_settings,
-};
+use crate::site_method::{ANY_START, Act, NO_BIAS, PeftForm, SiteMethod, Written, site_settings};
+use crate::site_place::Place;
 
 pub(crate) const FORM: PeftForm = PeftForm {
     method: "oft",

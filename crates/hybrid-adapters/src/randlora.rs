@@ -15,9 +15,9 @@ use crate::AdapterError;
 use crate::method::Pass;
 use crate::named_tensors;
 use crate::site_method::{
-    ANY_START, Act, KeptTensor, NO_BIAS, Owner, PeftForm, Place, SiteMethod, dropped,
-    site_settings, whole,
+    ANY_START, Act, KeptTensor, NO_BIAS, Owner, PeftForm, SiteMethod, dropped, site_settings, whole,
 };
+use crate::site_place::Place;
 use crate::torch_random::{TorchRandom, bfloat16};
 
 pub(crate) const FORM: PeftForm = PeftForm {

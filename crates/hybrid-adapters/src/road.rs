@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::AdapterError;
 use crate::method::Pass;
-use crate::site_method::{ANY_START, Act, PeftForm, Place, SiteMethod, site_settings};
+use crate::site_method::{ANY_START, Act, PeftForm, SiteMethod, site_settings};
+use crate::site_place::Place;
 
 pub(crate) const FORM: PeftForm = PeftForm {
     method: "road",

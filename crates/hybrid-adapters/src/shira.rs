@@ -12,9 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::AdapterError;
 use crate::method::Pass;
-use crate::site_method::{
-    ANY_START, Act, KeptTensor, Owner, PeftForm, Place, SiteMethod, site_settings,
-};
+use crate::site_method::{ANY_START, Act, KeptTensor, Owner, PeftForm, SiteMethod, site_settings};
+use crate::site_place::Place;
 use crate::torch_random::TorchRandom;
 
 pub(crate) const FORM: PeftForm = PeftForm {

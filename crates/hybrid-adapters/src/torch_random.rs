@@ -55,11 +55,13 @@ impl TorchRandom {
         bits as f32 / (1u32 << mantissa) as f32
     }
 
-    /// `tensor.uniform_(-limit, limit)`.
+    /// `tensor.uniform_(-limit, limit)`, whose product and sum are rounded together.
     pub(crate) fn uniform<const D: usize>(&mut self, shape: [usize; D], limit: f64) -> TensorData {
         let (from, to) = (-limit as f32, limit as f32);
         let n = shape.iter().product();
-        let values: Vec<f32> = (0..n).map(|_| self.unit(24) * (to - from) + from).collect();
+        let values: Vec<f32> = (0..n)
+            .map(|_| self.unit(24).mul_add(to - from, from))
+            .collect();
         TensorData::new(values, shape)
     }
 

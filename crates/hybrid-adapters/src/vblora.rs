@@ -18,9 +18,8 @@ use hybrid_models::{Linear, SiteId};
 use crate::AdapterError;
 use crate::method::{Building, Inner, Kept, Method, Pass, PeftName};
 use crate::site_map::SiteMap;
-use crate::site_method::{
-    self, NO_BIAS, PeftForm, Place, SiteConfig, dropped, in_rows, site_settings,
-};
+use crate::site_method::{NO_BIAS, PeftForm, SiteConfig, dropped, in_rows, site_settings};
+use crate::site_place::{Place, at_places};
 
 pub(crate) const FORM: PeftForm = PeftForm {
     method: "vblora",
@@ -106,7 +105,7 @@ impl Vblora {
         config: &VbloraConfig,
         building: &Building<'_>,
     ) -> Result<Self, AdapterError> {
-        let sites = site_method::at_places(config.selection(), building, |place, _| {
+        let sites = at_places(config.selection(), building, |place, _| {
             Logits::init(config, place)
         })?;
         let shape = [config.num_vectors, config.vector_length];

@@ -12,8 +12,9 @@ use crate::AdapterError;
 use crate::method::Pass;
 use crate::named_tensors;
 use crate::site_method::{
-    ANY_START, Act, KeptTensor, NO_BIAS, Owner, PeftForm, Place, SiteMethod, dropped, site_settings,
+    ANY_START, Act, KeptTensor, NO_BIAS, Owner, PeftForm, SiteMethod, dropped, site_settings,
 };
+use crate::site_place::Place;
 use crate::torch_random::TorchRandom;
 
 pub(crate) const FORM: PeftForm = PeftForm {

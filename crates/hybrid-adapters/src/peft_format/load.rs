@@ -124,7 +124,9 @@ fn take_kept(
             match tensors.remove(&name) {
                 Some(found) => {
                     let found = checked(&name, &found, data.shape().as_slice())?;
-                    method.keep(&stored, &found)?;
+                    if !again {
+                        method.keep(&stored, &found)?;
+                    }
                 }
                 None if again => {}
                 None => return Err(AdapterError::Missing { name }),
