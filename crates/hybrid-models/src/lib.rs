@@ -22,6 +22,8 @@ mod quantized;
 mod vectorized;
 mod weight;
 
+mod kernels;
+
 mod blocks;
 mod encoder;
 mod head;
