@@ -31,6 +31,7 @@ mod peft_format;
 mod prefix_tuning;
 mod prompt_tuning;
 mod random;
+mod recomputed;
 mod site_map;
 mod span_head;
 mod targets;

@@ -8,11 +8,13 @@ mod activation;
 mod attention;
 mod norm;
 mod operation;
+mod recomputation;
 mod rotation;
 
 pub(crate) use activation::Activation;
 pub(crate) use attention::attend;
 pub(crate) use norm::normalize;
+pub use recomputation::{Copies, Recomputation};
 pub(crate) use rotation::rotate;
 
 #[cfg(test)]
