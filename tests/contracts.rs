@@ -12,7 +12,7 @@ use hybrid_models::{Base, NoHooks};
 use hybrid_optim::{GroupConfig, OptimizerConfig, ScheduleConfig, Updater};
 use serde_json::json;
 
-use bench::{benches, close, differ, moved};
+use bench::{benches, close, differ, gradient_values, moved};
 use stacks::stacks;
 
 pub(crate) mod bench;
@@ -93,6 +93,22 @@ fn parity_bases_stay_bit_unchanged_while_only_adapters_learn() {
             assert!(last < first, "{text}: the loss went from {first} to {last}");
         }
         assert_eq!(bench.model.named_tensors(), before, "{}", bench.name);
+    }
+}
+
+#[test]
+fn parity_layers_that_are_run_again_learn_the_same() {
+    for bench in benches() {
+        for (adapters, text) in bench.each() {
+            let adapters = moved(adapters).train_on(&bench.device.clone().autodiff());
+            let kept = bench.loss(&adapters.training(3));
+            let again = bench.loss(&adapters.training_recomputed(3));
+            let losses = [&kept, &again].map(|loss| loss.to_data().iter::<f32>().collect());
+            let [kept_loss, again_loss]: [Vec<f32>; 2] = losses;
+            close(&text, &again_loss, &kept_loss, 1e-6);
+            let [kept, again] = [kept, again].map(|loss| gradient_values(loss, &adapters));
+            close(&text, &again, &kept, 1e-5);
+        }
     }
 }
 

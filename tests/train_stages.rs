@@ -156,6 +156,24 @@ fn token_dropout_changes_updates_and_repeats() {
 }
 
 #[test]
+fn layers_that_are_run_again_change_no_loss() {
+    for task in [by_log_loss(), TinyTask::language()] {
+        let kept = losses(&trained(&task, "kept", &[]));
+        let again = losses(&trained(
+            &task,
+            "again",
+            &["stages.1.recompute_layers=true"],
+        ));
+        assert_eq!(kept.len(), again.len());
+        for (kept, again) in kept.iter().zip(&again) {
+            assert!((kept - again).abs() < 1e-5 * (1.0 + kept), "{kept} {again}");
+        }
+    }
+    let said = TinyTask::translation().refusal(&["stages.1.recompute_layers=true"]);
+    assert!(said.contains("stages.1.recompute_layers"), "{said}");
+}
+
+#[test]
 fn a_head_alone_is_trained_over_frozen_adapters() {
     let task = by_log_loss();
     task.edit_recipe(

@@ -1,10 +1,13 @@
 //! A stack of methods over one base.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use hybrid_models::{Aside, Base, Embedding, Hooks, KeyValue, Linear, Norm, SiteId, Stack};
+use hybrid_models::{
+    Aside, Base, Embedding, Hooks, KeyValue, Linear, Norm, Recomputation, SiteId, Stack,
+};
 
 use crate::adalora::Adalora;
 use crate::adaption_prompt::AdaptionPrompt;
@@ -38,7 +41,7 @@ use crate::trainable_tokens::TrainableTokens;
 use crate::unfreeze::{Unfreeze, unfrozen_sites};
 use crate::vblora::Vblora;
 use crate::vera::Vera;
-use crate::{AdapterError, compose, named_tensors, site_method};
+use crate::{AdapterError, compose, named_tensors, recomputed, site_method};
 
 /// Methods in declared order, acting on a base through its hooks.
 ///
@@ -436,73 +439,97 @@ fn through(stack: &[AnyMethod], base: &Linear, x: Tensor<3>, pass: Pass) -> Tens
 }
 
 /// A stack in one forward.
-struct Acting<'a> {
-    adapters: &'a Adapters,
+pub(crate) struct Acting<A> {
+    adapters: A,
     pass: Pass,
+    recomputation: Option<Recomputation>,
+}
+
+impl<A: Borrow<Adapters>> Acting<A> {
+    pub(crate) fn new(adapters: A, pass: Pass) -> Self {
+        Self {
+            adapters,
+            pass,
+            recomputation: None,
+        }
+    }
+
+    pub(crate) fn adapters(&self) -> &Adapters {
+        self.adapters.borrow()
+    }
 }
 
 impl Adapters {
     /// The hooks of one forward that trains: dropout draws from `seed`. The stack itself, as hooks,
     /// drops nothing.
     pub fn training(&self, seed: u64) -> impl Hooks {
+        Acting::new(self, Pass::Training { seed })
+    }
+
+    /// The same, but that the layers of an encoder or a decoder keep their input alone and are run
+    /// again in backward. Where keys and values are put in front of the tokens, they are not. The
+    /// hooks serve one forward and one backward.
+    pub fn training_recomputed(&self, seed: u64) -> impl Hooks {
+        let pass = Pass::Training { seed };
         Acting {
-            adapters: self,
-            pass: Pass::Training { seed },
+            recomputation: recomputed::recomputation(self, pass),
+            ..Acting::new(self, pass)
         }
     }
 
-    fn inference(&self) -> Acting<'_> {
-        Acting {
-            adapters: self,
-            pass: Pass::Inference,
-        }
+    fn inference(&self) -> Acting<&Self> {
+        Acting::new(self, Pass::Inference)
     }
 }
 
-impl Hooks for Acting<'_> {
+impl<A: Borrow<Adapters>> Hooks for Acting<A> {
     fn linear(&self, base: &Linear, x: Tensor<3>) -> Tensor<3> {
-        let stack = &self.adapters.stack;
-        match self.adapters.replaced_linear(base) {
+        let stack = &self.adapters().stack;
+        match self.adapters().replaced_linear(base) {
             Some(replaced) => through(stack, &replaced, x, self.pass),
             None => through(stack, base, x, self.pass),
         }
     }
 
+    fn recomputation(&self) -> Option<&Recomputation> {
+        self.recomputation.as_ref()
+    }
+
     fn norm(&self, base: &Norm, x: Tensor<3>) -> Tensor<3> {
-        match self.adapters.replaced_norm(base) {
+        match self.adapters().replaced_norm(base) {
             Some(replaced) => replaced.forward(x),
             None => base.forward(x),
         }
     }
 
     fn embedding(&self, base: &Embedding, ids: Tensor<2, Int>) -> Tensor<3> {
-        let replaced = self.adapters.replaced_embedding(base);
+        let replaced = self.adapters().replaced_embedding(base);
         let base = replaced.as_ref().unwrap_or(base);
-        let methods = self.adapters.stack.iter().map(AnyMethod::as_method);
+        let methods = self.adapters().stack.iter().map(AnyMethod::as_method);
         methods.fold(base.forward(ids.clone()), |y, method| {
             method.embedding(base, &ids, y)
         })
     }
 
     fn block(&self, site: SiteId, x: Tensor<3>) -> Tensor<3> {
-        let stack = self.adapters.stack.iter();
+        let stack = self.adapters().stack.iter();
         stack.fold(x, |x, method| method.as_method().block(site, x))
     }
 
     fn embedded(&self, stack: Stack, words: Tensor<3>) -> Tensor<3> {
-        let methods = self.adapters.stack.iter();
+        let methods = self.adapters().stack.iter();
         methods.fold(words, |words, method| {
             method.as_method().embedded(stack, words, self.pass)
         })
     }
 
     fn aside(&self, key: &Linear) -> Option<Aside> {
-        let mut methods = self.adapters.stack.iter();
+        let mut methods = self.adapters().stack.iter();
         methods.find_map(|method| method.as_method().aside(key))
     }
 
     fn key_values(&self, stack: Stack) -> Option<Vec<KeyValue>> {
-        let methods = self.adapters.stack.iter();
+        let methods = self.adapters().stack.iter();
         methods
             .filter_map(|method| method.as_method().key_values(stack))
             .reduce(side_by_side)

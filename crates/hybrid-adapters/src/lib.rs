@@ -50,6 +50,7 @@ mod prefix_tuning;
 mod prompt_tuning;
 mod randlora;
 mod random;
+mod recomputed;
 mod road;
 mod shira;
 mod site_map;

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Int, Tensor};
 
-use crate::{Embedding, Linear, Norm, SiteId};
+use crate::{Embedding, Linear, Norm, Recomputation, SiteId};
 
 /// A stack of transformer layers within a base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +63,12 @@ pub trait Hooks {
     /// A linear site: LoRA, IA3, BitFit, unfrozen weights, heads.
     fn linear(&self, base: &Linear, x: Tensor<3>) -> Tensor<3> {
         base.forward(x)
+    }
+
+    /// What the layers of an encoder or a decoder are run again with in backward; without it they
+    /// keep their activations.
+    fn recomputation(&self) -> Option<&Recomputation> {
+        None
     }
 
     /// A norm site: LayerNorm tuning, BitFit.

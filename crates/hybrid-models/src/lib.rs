@@ -22,6 +22,8 @@ mod quantized;
 mod vectorized;
 mod weight;
 
+mod kernels;
+
 mod blocks;
 mod encoder;
 mod head;
@@ -68,6 +70,7 @@ pub use generate::{
     Reader, SampleConfig, generate,
 };
 pub use hooks::{Aside, Hooks, KeyValue, NoHooks, Stack, StackShape};
+pub use kernels::{Copies, Recomputation};
 pub use layer_table::{Base, BaseKind, LayerTable};
 pub use layers::{Embedding, Layer, Linear, Norm, NormKind, linear};
 pub use losses::{IGNORED, binary_cross_entropy, cross_entropy, mean_squared_error};

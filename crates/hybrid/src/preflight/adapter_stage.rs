@@ -6,7 +6,7 @@ use hybrid_optim::{OptimError, OptimizerConfig, ScheduleConfig, Updater};
 use super::{Faults, span_task};
 use crate::alternate::first_prompt;
 use crate::error::describe;
-use crate::local_model::LocalModel;
+use crate::local_model::{LoadedBase, LocalModel};
 use crate::recipe::{AdapterStage, HeadStage, Recipe};
 use crate::spans;
 use crate::stage::soft_start;
@@ -25,6 +25,12 @@ pub(super) fn check(
         true => refuse_parts_for_encoders(faults, key, config),
         false if asks_spans => span_task::check_stage(faults, key, config),
         false => faults.check_pooling(&format!("{key}.head.pooling"), model, config.head.pooling),
+    }
+    if config.recompute_layers && matches!(model.base, LoadedBase::EncoderDecoder(_)) {
+        faults.add(
+            &format!("{key}.recompute_layers"),
+            "the layers of an encoder-decoder keep their activations",
+        );
     }
     let starts = config.methods.iter().any(|method| {
         matches!(

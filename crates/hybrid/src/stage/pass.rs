@@ -125,20 +125,22 @@ impl Pass<'_> {
         trainable: &Trainable,
         piece: &Piece,
     ) -> Result<Tensor<1>, HybridError> {
-        let hooks = trainable.adapters.training(piece.seed);
+        let adapters = &trainable.adapters;
+        let hooks: &dyn Hooks = match self.config.recompute_layers {
+            true => &adapters.training_recomputed(piece.seed),
+            false => &adapters.training(piece.seed),
+        };
         let (logits, targets) = match &self.input.targets {
             Targets::Head(classes) => {
-                let logits = self.head_logits(model, trainable, piece, &hooks)?;
+                let logits = self.head_logits(model, trainable, piece, hooks)?;
                 (logits, of_rows(classes, &piece.rows))
             }
-            Targets::Spans(spans) => self.span_logits(model, trainable, piece, spans, &hooks)?,
+            Targets::Spans(spans) => self.span_logits(model, trainable, piece, spans, hooks)?,
             Targets::LabelWords { classes, tokens } => {
-                let logits = self.label_logits(model, trainable, piece, tokens, &hooks)?;
+                let logits = self.label_logits(model, trainable, piece, tokens, hooks)?;
                 (logits, of_rows(classes, &piece.rows))
             }
-            Targets::Tokens(begins) => {
-                self.token_logits(model, trainable, piece, begins, &hooks)?
-            }
+            Targets::Tokens(begins) => self.token_logits(model, trainable, piece, begins, hooks)?,
         };
         let n_targets = targets.len();
         let targets: Tensor<1, Int> =
