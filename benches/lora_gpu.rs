@@ -1,4 +1,5 @@
-//! Training steps of LoRA on a decoder, on any device: tokens a second and model FLOPs utilisation.
+//! Training steps of LoRA on a decoder or an encoder, on any device: tokens a second, model FLOPs
+//! utilisation, processor time and peak memory.
 //! `benches/peers/lora_gpu.py` makes a base with random weights and takes the same steps with PEFT.
 //!
 //! `cargo bench --bench lora_gpu -- --help`; `cargo xtask bench-gpu` lays it out for another machine.
@@ -11,8 +12,10 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use clap::{Parser, ValueEnum};
 use hybrid_adapters::{AdapterConfig, Adapters, LoraConfig, Targets};
+use hybrid_eval::peak_rss_mb;
 use hybrid_models::{
-    Base, DecoderBatch, DecoderModel, Resolver, SiteKind, WeightFormat, open_device,
+    Base, DecoderBatch, DecoderModel, EncoderBatch, Hooks, Model, Resolver, SiteKind, WeightFormat,
+    open_device,
 };
 use hybrid_optim::{OptimizerConfig, ScheduleConfig, Updater, cross_entropy_sum};
 use serde_json::json;
@@ -23,6 +26,9 @@ struct Arguments {
     /// A folder, or a name that the resolver knows.
     #[arg(long, default_value = "HuggingFaceTB/SmolLM2-135M-Instruct")]
     model: String,
+    /// What the model is.
+    #[arg(long, value_enum, default_value_t = Kind::Decoder)]
+    kind: Kind,
     #[arg(long, default_value = "flex")]
     device: String,
     #[arg(long, value_enum, default_value_t = Dtype::Float32)]
@@ -38,6 +44,9 @@ struct Arguments {
     /// Tokens of a row.
     #[arg(long, default_value_t = 128)]
     seq: usize,
+    /// Run layers again in backward instead of keeping their activations.
+    #[arg(long)]
+    recompute: bool,
     /// Steps before those that are timed.
     #[arg(long, default_value_t = 2)]
     warmups: usize,
@@ -53,6 +62,15 @@ struct Arguments {
     /// `cargo bench` says this to every bench.
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+/// What is adapted, and to what.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Kind {
+    /// A language model that learns each next token.
+    Decoder,
+    /// An encoder whose vectors are to become short.
+    Encoder,
 }
 
 /// How the base's weights are held.
@@ -75,9 +93,10 @@ fn main() {
     let arguments = Arguments::parse();
     let begin = Instant::now();
     let device = open_device(&arguments.device).unwrap_or_else(|error| panic!("{error}"));
-    let base = base(&arguments, &device);
+    let work = Work::new(&arguments, &device);
     eprintln!("loaded after {:.1} s", begin.elapsed().as_secs_f64());
-    let mut training = Training::new(&arguments, base, device);
+    let mut training = Training::new(&arguments, work, device);
+    let cpu_before = cpu_seconds();
     let (mut losses, mut warmups, mut timed) = (Vec::new(), Vec::new(), Vec::new());
     for index in 0..arguments.warmups + arguments.steps {
         let late = index > 0 && begin.elapsed() > Duration::from_secs(arguments.limit);
@@ -93,6 +112,7 @@ fn main() {
         }
         eprintln!("step {index}: loss {:.4}, {seconds:.3} s", losses[index]);
     }
+    let cpu_s = cpu_seconds() - cpu_before;
     let tokens = (arguments.rows * arguments.seq) as f64;
     let tokens_per_s = tokens / median(&timed);
     let flops = training.flops_per_token(arguments.seq);
@@ -104,11 +124,14 @@ fn main() {
         "rank": arguments.rank,
         "rows": arguments.rows,
         "seq": arguments.seq,
+        "recompute": arguments.recompute,
         "trained": training.adapters.n_parameters(),
-        "parameters": training.base.n_parameters(),
+        "parameters": training.work.base().n_parameters(),
         "warmup_s": warmups,
         "step_s": timed,
         "losses": losses,
+        "cpu_s_a_step": cpu_s / losses.len() as f64,
+        "peak_rss_mb": peak_rss_mb(),
         "tokens_per_s": tokens_per_s,
         "flops_per_token": flops,
         "utilisation": tokens_per_s * flops / (arguments.peak * 1e12),
@@ -116,17 +139,26 @@ fn main() {
     println!("{figures}");
 }
 
-fn base(arguments: &Arguments, device: &Device) -> DecoderModel {
-    let folder = match Path::new(&arguments.model).is_dir() {
-        true => PathBuf::from(&arguments.model),
+fn folder(model: &str) -> PathBuf {
+    match Path::new(model).is_dir() {
+        true => PathBuf::from(model),
         false => {
             let resolver = Resolver::from_environment();
-            let resolved = resolver.resolve(&arguments.model, &|line| eprintln!("{line}"));
+            let resolved = resolver.resolve(model, &|line| eprintln!("{line}"));
             resolved.unwrap_or_else(|error| panic!("{error}")).folder
         }
-    };
-    DecoderModel::load_with(&folder, arguments.dtype.format(), device)
-        .unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+/// User and system time of this process so far; zero where the system does not tell.
+fn cpu_seconds() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = text.rsplit(')').next().unwrap_or_default();
+    let ticks = after_name.split_whitespace().skip(11).take(2);
+    ticks
+        .filter_map(|ticks| ticks.parse::<f64>().ok())
+        .sum::<f64>()
+        / 100.0
 }
 
 fn median(values: &[f64]) -> f64 {
@@ -139,20 +171,103 @@ fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// A training over all tokens of rows without padding, as an adapter stage takes its steps.
+/// A base and what it reads in each step: rows without padding.
+enum Work {
+    Decoder {
+        base: DecoderModel,
+        batch: DecoderBatch,
+        /// Of the logits that are read: all but each row's last.
+        places: Vec<usize>,
+        targets: Tensor<1, Int>,
+    },
+    Encoder {
+        base: Model,
+        batch: EncoderBatch,
+    },
+}
+
+impl Work {
+    fn new(arguments: &Arguments, device: &Device) -> Self {
+        let folder = folder(&arguments.model);
+        let (rows, seq) = (arguments.rows, arguments.seq);
+        let input =
+            |ids: &[i64]| Tensor::from_data(TensorData::new(ids.to_vec(), [rows, seq]), device);
+        match arguments.kind {
+            Kind::Decoder => {
+                let base = DecoderModel::load_with(&folder, arguments.dtype.format(), device)
+                    .unwrap_or_else(|error| panic!("{error}"));
+                let ids = tokens(rows * seq, base.decoder.vocab_size());
+                let read = (0..rows * seq).filter(|place| place % seq != seq - 1);
+                let places: Vec<usize> = read.collect();
+                let targets: Vec<i64> = places.iter().map(|place| ids[place + 1]).collect();
+                let targets = TensorData::new(targets, [places.len()]);
+                Self::Decoder {
+                    batch: DecoderBatch {
+                        input_ids: input(&ids),
+                        attention_mask: None,
+                        position_ids: None,
+                    },
+                    targets: Tensor::from_data(targets, device),
+                    places,
+                    base,
+                }
+            }
+            Kind::Encoder => {
+                let base =
+                    Model::load_encoder(&folder, device).unwrap_or_else(|error| panic!("{error}"));
+                let vocab = base.sites().iter().find_map(|site| match site.kind {
+                    SiteKind::Embedding { n, .. } => Some(n),
+                    _ => None,
+                });
+                let ids = tokens(rows * seq, vocab.unwrap_or(1));
+                let input_ids: Tensor<2, Int> = input(&ids);
+                let batch = EncoderBatch {
+                    attention_mask: input_ids.ones_like(),
+                    input_ids,
+                    token_type_ids: None,
+                };
+                Self::Encoder { base, batch }
+            }
+        }
+    }
+
+    fn base(&self) -> &dyn Base {
+        match self {
+            Self::Decoder { base, .. } => base,
+            Self::Encoder { base, .. } => base,
+        }
+    }
+
+    fn loss(&self, hooks: &dyn Hooks) -> Tensor<1> {
+        match self {
+            Self::Decoder {
+                base,
+                batch,
+                places,
+                targets,
+            } => {
+                let hidden = base.decoder.forward(batch, None, hooks);
+                let hidden = hidden.unwrap_or_else(|error| panic!("{error}"));
+                let logits = base.logits_at(hidden, places, hooks);
+                let logits = logits.unwrap_or_else(|error| panic!("{error}"));
+                cross_entropy_sum(logits, targets.clone(), 0.0).div_scalar(places.len() as f64)
+            }
+            Self::Encoder { base, batch } => base.encoder.forward(batch, hooks).square().mean(),
+        }
+    }
+}
+
+/// A training, as an adapter stage takes its steps.
 struct Training {
-    base: DecoderModel,
+    work: Work,
     device: Device,
     adapters: Adapters,
     updater: Updater<Adapters>,
-    batch: DecoderBatch,
-    /// Of the logits that are read: all but each row's last.
-    places: Vec<usize>,
-    targets: Tensor<1, Int>,
+    recompute: bool,
 }
 
 impl Training {
-    fn new(arguments: &Arguments, base: DecoderModel, device: Device) -> Self {
+    fn new(arguments: &Arguments, work: Work, device: Device) -> Self {
         let targets = match arguments.targets.as_slice() {
             [name] if name == Targets::ALL_LINEAR => Targets::Pattern(name.clone()),
             names => Targets::names(&names.iter().map(String::as_str).collect::<Vec<_>>()),
@@ -163,7 +278,7 @@ impl Training {
             target_modules: targets,
             ..LoraConfig::default()
         });
-        let adapters = Adapters::init(&[config], &base, 0, &device)
+        let adapters = Adapters::init(&[config], work.base(), 0, &device)
             .unwrap_or_else(|error| panic!("{error}"))
             .train_on(&device.clone().autodiff());
         let optimizer = OptimizerConfig::Adamw {
@@ -176,36 +291,21 @@ impl Training {
         let steps = arguments.warmups + arguments.steps;
         let updater = Updater::new(optimizer, &[], schedule, Some(1.0), steps, &adapters)
             .unwrap_or_else(|error| panic!("{error}"));
-        let (rows, seq) = (arguments.rows, arguments.seq);
-        let ids = tokens(rows * seq, base.decoder.vocab_size());
-        let read = (0..rows * seq).filter(|place| place % seq != seq - 1);
-        let places: Vec<usize> = read.collect();
-        let targets: Vec<i64> = places.iter().map(|place| ids[place + 1]).collect();
-        let targets = TensorData::new(targets, [places.len()]);
         Self {
-            batch: DecoderBatch {
-                input_ids: Tensor::from_data(TensorData::new(ids, [rows, seq]), &device),
-                attention_mask: None,
-                position_ids: None,
-            },
-            targets: Tensor::from_data(targets, &device),
-            places,
-            base,
+            work,
             adapters,
             updater,
+            recompute: arguments.recompute,
             device,
         }
     }
 
     /// One update; returns the loss before it.
     fn step(&mut self) -> f32 {
-        let decoder = &self.base.decoder;
-        let hidden = decoder.forward(&self.batch, None, &self.adapters);
-        let hidden = hidden.unwrap_or_else(|error| panic!("{error}"));
-        let logits = self.base.logits_at(hidden, &self.places, &self.adapters);
-        let logits = logits.unwrap_or_else(|error| panic!("{error}"));
-        let loss = cross_entropy_sum(logits, self.targets.clone(), 0.0)
-            .div_scalar(self.places.len() as f64);
+        let loss = match self.recompute {
+            true => self.work.loss(&self.adapters.training_recomputed(0)),
+            false => self.work.loss(&self.adapters),
+        };
         let value = loss.clone().into_scalar::<f32>();
         let mut gradients = loss.backward();
         let gradients = GradientsParams::from_module(&mut gradients, &self.adapters);
@@ -225,10 +325,13 @@ impl Training {
             SiteKind::Linear { d_in, d_out, .. } => d_in * d_out,
             SiteKind::Norm { .. } | SiteKind::Embedding { .. } | SiteKind::Block { .. } => 0,
         };
-        let sites = self.base.sites().iter();
+        let sites = self.work.base().sites().iter();
         let frozen: usize = sites.map(|site| weights(site.kind)).sum();
-        let decoder = &self.base.decoder;
-        let features = decoder.n_layers() * decoder.n_heads() * decoder.d_head();
+        let shapes = self.work.base().stacks();
+        let features: usize = shapes
+            .iter()
+            .map(|of| of.n_layers * of.n_heads * of.d_head)
+            .sum();
         let seen = seq as f64 / 2.0;
         4.0 * frozen as f64
             + 6.0 * self.adapters.n_parameters() as f64

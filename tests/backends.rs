@@ -3,6 +3,8 @@
 //! `HYBRID_DEVICE=tch` or `wgpu` with the same name in `--features` runs them there; a backend's
 //! own traps (masks outside of the autodiff context, clipping, updates) show here.
 
+use hybrid_adapters::RankAllocator;
+
 use crate::fixtures::{self, Tensors, Tolerance};
 use crate::training_run::{self, TrainingRun, values};
 
@@ -14,10 +16,10 @@ const ACROSS_DEVICES: Tolerance = Tolerance {
 
 fn step_losses(run: &TrainingRun) -> Vec<f32> {
     let mut adapters = run.adapters();
-    let mut updater = run.updater(&adapters);
+    let mut trainer = run.trainer(&adapters);
     let steps = 0..run.steps;
     let losses = steps.map(|step| {
-        let (moved, loss, _) = run.step(adapters.clone(), &mut updater, step);
+        let (moved, loss, _) = run.step(adapters.clone(), &mut trainer, step);
         adapters = moved;
         loss
     });
@@ -79,30 +81,34 @@ fn parity_of_losses_with_and_without_gradients() {
 fn parity_of_a_resumed_training() {
     for run in training_run::all(&fixtures::device()) {
         let name = &run.fixture.name;
-        let train = |mut adapters, updater: &mut _, steps: std::ops::Range<usize>| {
+        let train = |mut adapters, trainer: &mut _, steps: std::ops::Range<usize>| {
             for step in steps {
-                adapters = run.step(adapters, updater, step).0;
+                adapters = run.step(adapters, trainer, step).0;
             }
             adapters
         };
         let adapters = run.adapters();
-        let mut updater = run.updater(&adapters);
-        let half = train(adapters, &mut updater, 0..run.steps / 2);
+        let mut trainer = run.trainer(&adapters);
+        let half = train(adapters, &mut trainer, 0..run.steps / 2);
         let stored = (
             half.named_tensors().into_iter().collect(),
-            updater.state_tensors(),
+            trainer.updater.state_tensors(),
+            trainer.ranks.as_ref().map(RankAllocator::state_tensors),
         );
-        let straight = train(half, &mut updater, run.steps / 2..run.steps);
+        let straight = train(half, &mut trainer, run.steps / 2..run.steps);
 
         let adapters = run
             .adapters()
             .load_named_tensors(&stored.0)
             .unwrap_or_else(|error| panic!("{name}: {error}"));
-        let mut updater = run.updater(&adapters);
-        updater
-            .load_state_tensors(&adapters, &stored.1)
-            .unwrap_or_else(|error| panic!("{name}: {error}"));
-        let resumed = train(adapters, &mut updater, run.steps / 2..run.steps);
+        let mut trainer = run.trainer(&adapters);
+        let loaded = trainer.updater.load_state_tensors(&adapters, &stored.1);
+        loaded.unwrap_or_else(|error| panic!("{name}: {error}"));
+        if let (Some(ranks), Some(stored)) = (&mut trainer.ranks, &stored.2) {
+            let loaded = ranks.load_state_tensors(stored);
+            loaded.unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+        let resumed = train(adapters, &mut trainer, run.steps / 2..run.steps);
         let (resumed, straight) = (values(&resumed), values(&straight));
         if measures_kernels() {
             // As near as two ways of computing the same training are asked to be.

@@ -5,11 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Tensor, TensorData};
-use hybrid_adapters::{AdapterConfig, AdapterError, Adapters, load_peft, peft_has, save_peft};
+use hybrid_adapters::{
+    AdapterConfig, AdapterError, Adapters, catalogue, load_peft, peft_has, save_peft,
+};
 use hybrid_models::{Base, NoHooks};
+use hybrid_optim::{GroupConfig, OptimizerConfig, ScheduleConfig, Updater};
 use serde_json::json;
 
-use bench::{benches, close, differ, moved};
+use bench::{benches, close, differ, gradient_values, moved};
 use stacks::stacks;
 
 pub(crate) mod bench;
@@ -40,20 +43,15 @@ fn every_method_is_under_test() {
     assert_eq!(methods, tested);
 }
 
-/// Whether a stack puts something in front of the tokens.
-fn is_in_front(adapters: &Adapters) -> bool {
-    adapters.configs().iter().any(AdapterConfig::is_in_front)
-}
-
 #[test]
 fn parity_bases_start_as_they_are() {
     for bench in benches() {
         let base = bench.logits(&bench.model, &NoHooks);
         for (adapters, text) in bench.each() {
             let starts = bench.logits(&bench.model, &adapters);
-            match is_in_front(&adapters) {
-                true => differ(&text, &starts, &base),
-                false => close(&text, &starts, &base, 1e-6),
+            match adapters.configs().iter().all(AdapterConfig::starts_as_base) {
+                true => close(&text, &starts, &base, 1e-6),
+                false => differ(&text, &starts, &base),
             }
             differ(&text, &bench.logits(&bench.model, &moved(adapters)), &base);
         }
@@ -98,6 +96,22 @@ fn parity_bases_stay_bit_unchanged_while_only_adapters_learn() {
     }
 }
 
+#[test]
+fn parity_layers_that_are_run_again_learn_the_same() {
+    for bench in benches() {
+        for (adapters, text) in bench.each() {
+            let adapters = moved(adapters).train_on(&bench.device.clone().autodiff());
+            let kept = bench.loss(&adapters.training(3));
+            let again = bench.loss(&adapters.training_recomputed(3));
+            let losses = [&kept, &again].map(|loss| loss.to_data().iter::<f32>().collect());
+            let [kept_loss, again_loss]: [Vec<f32>; 2] = losses;
+            close(&text, &again_loss, &kept_loss, 1e-6);
+            let [kept, again] = [kept, again].map(|loss| gradient_values(loss, &adapters));
+            close(&text, &again, &kept, 1e-5);
+        }
+    }
+}
+
 #[derive(Default)]
 struct Ids(BTreeSet<ParamId>);
 
@@ -115,8 +129,9 @@ fn parity_bases_merge_to_the_same_function() {
         for (adapters, text) in bench.each() {
             let adapters = moved(adapters);
             let merged = adapters.merge(&bench.model);
-            let beside =
-                |config: &&AdapterConfig| config.name() == "bottleneck" || config.is_in_front();
+            let beside = |config: &&AdapterConfig| {
+                matches!(config.name(), "bottleneck" | "adaption_prompt") || config.is_in_front()
+            };
             if let Some(config) = adapters.configs().iter().find(beside) {
                 assert!(
                     matches!(merged, Err(AdapterError::NotMergeable { method, .. }) if method == config.name()),
@@ -205,6 +220,20 @@ fn parity_bases_have_the_expected_parameters() {
     }
 }
 
+/// Methods whose first values depend on the seed whatever their settings.
+const RANDOM: [&str; 10] = [
+    "adalora",
+    "adaption_prompt",
+    "bottleneck",
+    "loha",
+    "lokr",
+    "hra",
+    "vblora",
+    "hira",
+    "delora",
+    "gralora",
+];
+
 #[test]
 fn parity_bases_see_the_same_first_values_for_the_same_seed() {
     for bench in benches() {
@@ -213,12 +242,17 @@ fn parity_bases_see_the_same_first_values_for_the_same_seed() {
             let again = Adapters::init(&stack, &bench.model, 7, &device).unwrap();
             assert_eq!(again.named_tensors(), adapters.named_tensors(), "{text}");
             let other = Adapters::init(&stack, &bench.model, 9, &device).unwrap();
-            let random = stack.iter().any(|config| {
-                let name = config.name();
-                let config = serde_json::to_value(config).unwrap();
-                let in_front = ["prompt_tuning", "prefix_tuning", "p_tuning"].contains(&name);
+            let random = stack.iter().any(|method| {
+                let name = method.name();
+                let config = serde_json::to_value(method).unwrap();
+                let in_front = AdapterConfig::is_in_front(method);
                 in_front && config["init_token_ids"].is_null()
-                    || matches!(name, "lora" | "bottleneck")
+                    || ["fourierft", "c3a"].contains(&name) && config["init_weights"] != true
+                    || RANDOM.contains(&name)
+                    || name == "lora"
+                        && !["pissa", "olora"]
+                            .map(serde_json::Value::from)
+                            .contains(&config["init_lora_weights"])
             });
             assert_eq!(
                 other.named_tensors() != adapters.named_tensors(),
@@ -280,6 +314,9 @@ fn parity_bases_refuse_illegal_stacks() {
             json!([{"method": "ia3"}, {"method": "lora", "r": 1, "use_dora": true}]),
             json!([{"method": "lora", "r": 1}, {"method": "lora", "r": 1, "use_dora": true}]),
             json!([{"method": "bitfit"}, {"method": "lora", "r": 1, "bias": "lora_only"}]),
+            json!([{"method": "lora", "r": 1}, {"method": "hira", "r": 1}]),
+            json!([{"method": "road", "group_size": 2}, {"method": "boft"}]),
+            json!([{"method": "vera"}, {"method": "miss", "r": 4, "init_weights": "bat"}]),
             json!([{"method": "unfreeze", "modules": ["layer.0"]}, {"method": "unfreeze", "modules": ["layer.0"]}]),
         ] {
             let error = error(stack);
@@ -288,8 +325,20 @@ fn parity_bases_refuse_illegal_stacks() {
                 "{error}"
             );
         }
+        let norm =
+            error(json!([{"method": "lora", "r": 1, "target_modules": ["embeddings.LayerNorm"]}]));
+        assert!(
+            matches!(
+                norm,
+                AdapterError::UnsupportedTarget {
+                    found: "a norm",
+                    ..
+                }
+            ),
+            "{norm}"
+        );
         let embedding =
-            error(json!([{"method": "lora", "r": 1, "target_modules": ["word_embeddings"]}]));
+            error(json!([{"method": "adalora", "target_modules": ["word_embeddings"]}]));
         assert!(
             matches!(embedding, AdapterError::UnsupportedTarget { .. }),
             "{embedding}"
@@ -304,6 +353,33 @@ fn parity_bases_refuse_illegal_stacks() {
     }
 }
 
+/// Indices of a file that point out of the weight are an error, not a crash.
+#[test]
+fn parity_bases_refuse_indices_out_of_the_weight() {
+    let bench = benches().remove(0);
+    let stack = json!([{"method": "shira", "r": 1}]);
+    let stack: Vec<AdapterConfig> = serde_json::from_value(stack).unwrap();
+    let adapters = Adapters::init(&stack, &bench.model, 0, &bench.device).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    save_peft(&adapters, &bench.model, "base", None, folder.path()).unwrap();
+    let path = folder.path().join("adapter_model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let (_, view) = file
+        .iter()
+        .find(|(name, _)| name.ends_with("indices"))
+        .unwrap();
+    let start = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
+    bytes[start..start + 4].copy_from_slice(&1_000_000i32.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+    let error = load_peft(folder.path(), &bench.model, &bench.device).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("shira_indices") && text.contains("1000000"),
+        "{text}"
+    );
+}
+
 #[test]
 fn parity_bases_feel_dropout_in_training_only() {
     for bench in benches() {
@@ -312,6 +388,15 @@ fn parity_bases_feel_dropout_in_training_only() {
             json!([{"method": "lora", "r": 2, "lora_dropout": 0.5, "use_dora": true}]),
             json!([{"method": "p_tuning", "num_virtual_tokens": 2, "encoder_dropout": 0.5,
                     "encoder_reparameterization_type": "LSTM"}]),
+            json!([{"method": "vera", "r": 4, "vera_dropout": 0.5}]),
+            json!([{"method": "loha", "r": 2, "rank_dropout": 0.5}]),
+            json!([{"method": "lokr", "r": 2, "rank_dropout": 0.5, "rank_dropout_scale": true}]),
+            json!([{"method": "miss", "r": 4, "miss_dropout": 0.5}]),
+            json!([{"method": "randlora", "r": 4, "randlora_alpha": 4, "randlora_dropout": 0.5}]),
+            json!([{"method": "vblora", "r": 2, "vector_length": 4, "vblora_dropout": 0.5}]),
+            json!([{"method": "hira", "r": 2, "hira_dropout": 0.5}]),
+            json!([{"method": "delora", "r": 2, "module_dropout": 0.5}]),
+            json!([{"method": "gralora", "r": 2, "gralora_dropout": 0.5}]),
         ] {
             let stack: Vec<AdapterConfig> = serde_json::from_value(stack).unwrap();
             let adapters = moved(Adapters::init(&stack, &bench.model, 0, &bench.device).unwrap());
@@ -322,6 +407,81 @@ fn parity_bases_feel_dropout_in_training_only() {
             differ(&bench.name, &run(1), &run(2));
             let evaluated = bench.logits(&bench.model, &training);
             close(&bench.name, &evaluated, &expected, 1e-6);
+        }
+    }
+}
+
+/// LoRA+ and LoRA-FA: groups of the optimizer give each factor a rate of its own.
+#[test]
+fn parity_bases_train_factors_at_rates_of_their_own() {
+    let bench = &benches()[0];
+    let stack: Vec<AdapterConfig> =
+        serde_json::from_value(json!([{"method": "lora", "r": 2}])).unwrap();
+    let adapters = moved(Adapters::init(&stack, &bench.model, 0, &bench.device).unwrap());
+    let adapters = adapters.train_on(&bench.device.clone().autodiff());
+    let changes = |groups: serde_json::Value| {
+        let groups: Vec<GroupConfig> = serde_json::from_value(groups).unwrap();
+        let rule = OptimizerConfig::Sgd {
+            lr: 0.1,
+            momentum: 0.0,
+            weight_decay: 0.0,
+        };
+        let schedule = ScheduleConfig::default();
+        let mut updater = Updater::new(rule, &groups, schedule, None, 4, &adapters).unwrap();
+        let gradients = bench.loss(&adapters).backward();
+        updater.accumulate(GradientsParams::from_grads(gradients, &adapters));
+        let (after, _) = updater.step(adapters.clone()).unwrap();
+        let before = adapters.named_tensors().into_iter();
+        before
+            .zip(after.named_tensors())
+            .map(|((name, before), (_, after))| {
+                let pairs = after.iter::<f32>().zip(before.iter::<f32>());
+                (
+                    name,
+                    pairs
+                        .map(|(after, before)| after - before)
+                        .collect::<Vec<f32>>(),
+                )
+            })
+            .collect::<Vec<_>>()
+    };
+    let plain = changes(json!([]));
+    let plus = changes(
+        json!([{"pattern": "lora_b$", "lr_scale": 4.0}, {"pattern": "lora_a$", "lr_scale": 0.0}]),
+    );
+    for ((name, plain), (_, plus)) in plain.iter().zip(&plus) {
+        let factor = if name.ends_with("lora_b") { 4.0 } else { 0.0 };
+        let expected: Vec<f32> = plain.iter().map(|change| change * factor).collect();
+        close(name, plus, &expected, 1e-5);
+        assert!(plain.iter().any(|change| change.abs() > 1e-5), "{name}");
+    }
+}
+
+/// What the catalogue says of a method is what it does.
+#[test]
+fn parity_bases_bear_the_catalogue_out() {
+    for bench in benches() {
+        for info in catalogue() {
+            let config = info.default_config();
+            let adapters = match Adapters::init(&[config], &bench.model, 0, &bench.device) {
+                Ok(adapters) => adapters,
+                // Defaults are for larger bases than these.
+                Err(AdapterError::Rank { .. } | AdapterError::Setting { .. }) => continue,
+                Err(error) => panic!("{}: {error}", info.name),
+            };
+            assert_eq!(
+                adapters.merge(&bench.model).is_ok(),
+                info.merges,
+                "{}",
+                info.name
+            );
+            let is_in_peft = info.peft_type.is_some();
+            // Unfrozen layers stand beside another method there.
+            assert_eq!(peft_has(&adapters), is_in_peft, "{}", info.name);
+            assert_eq!(
+                info.n_parameters(&bench.model, &bench.device).unwrap(),
+                adapters.n_parameters()
+            );
         }
     }
 }

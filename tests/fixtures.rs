@@ -176,7 +176,11 @@ impl Tensors {
     }
 
     pub(crate) fn data(&self, name: &str) -> TensorData {
-        TensorData::new(self.floats(name).to_vec(), self.shape(name).to_vec())
+        let shape = self.shape(name).to_vec();
+        match &self.0[name].1 {
+            Values::Bytes(values) => TensorData::new(values.clone(), shape),
+            _ => TensorData::new(self.floats(name).to_vec(), shape),
+        }
     }
 
     pub(crate) fn float<const D: usize>(&self, name: &str, device: &Device) -> Tensor<D> {

@@ -6,6 +6,7 @@
 
 #![recursion_limit = "256"]
 
+mod adapter_commands;
 mod any_base;
 mod backends;
 mod bad_input;
@@ -24,6 +25,7 @@ mod parity_chat;
 mod parity_generate;
 mod parity_gguf;
 mod parity_kept;
+mod parity_merging;
 mod parity_metrics;
 mod parity_models;
 mod parity_objectives;

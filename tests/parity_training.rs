@@ -22,10 +22,10 @@ fn check(run: &TrainingRun) {
         "{name}: trainable parameters"
     );
 
-    let mut updater = run.updater(&adapters);
+    let mut trainer = run.trainer(&adapters);
     let [mut losses, mut norms, mut clipped, mut rates] = [const { Vec::<f32>::new() }; 4];
     for step in 0..run.steps {
-        let (moved, loss, report) = run.step(adapters, &mut updater, step);
+        let (moved, loss, report) = run.step(adapters, &mut trainer, step);
         adapters = moved;
         losses.push(loss);
         norms.push(report.grad_norm as f32);
@@ -68,4 +68,12 @@ fn check(run: &TrainingRun) {
         &losses,
         expected.floats("final_eval_loss"),
     );
+    if let Some(stored) = run.stored_adapters() {
+        let [ours, stored] = [&adapters, &stored].map(|adapters| {
+            let batches = 0..run.n_batches();
+            let losses = batches.map(|batch| run.loss_of_targets(adapters, batch).into_scalar());
+            losses.collect::<Vec<f32>>()
+        });
+        tolerance("loss").check(&format!("{name}: loss of PEFT's file"), &ours, &stored);
+    }
 }

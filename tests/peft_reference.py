@@ -4,7 +4,8 @@
 
 CASES.json is a list of objects: `name`; `base` and `adapter` (folders); `input_ids` and
 `attention_mask`; `logits` or `hidden` (what `hybrid` computed; hidden states count where the mask
-is 1, those of virtual tokens do not). Needs torch, transformers and peft 0.21. Exits with 1 if a
+is 1, those of virtual tokens do not). What PEFT has loaded it writes again, next to `adapter` with
+`-again` at the end of its name. Needs torch, transformers and peft 0.21. Exits with 1 if a
 value differs by more than 1e-4.
 
 The Rust test `parity_of_files_in_peft_itself` writes the cases and runs this script with the
@@ -44,6 +45,7 @@ def outputs(case):
     unused = set(stored) - set(get_peft_model_state_dict(model))
     if unused:
         raise SystemExit(f"{case['name']}: PEFT does not use {sorted(unused)}")
+    model.save_pretrained(case["adapter"] + "-again")
     inputs = {key: torch.tensor(case[key]) for key in ("input_ids", "attention_mask")}
     with torch.no_grad():
         out = model(**inputs)

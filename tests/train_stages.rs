@@ -156,6 +156,24 @@ fn token_dropout_changes_updates_and_repeats() {
 }
 
 #[test]
+fn layers_that_are_run_again_change_no_loss() {
+    for task in [by_log_loss(), TinyTask::language()] {
+        let kept = losses(&trained(&task, "kept", &[]));
+        let again = losses(&trained(
+            &task,
+            "again",
+            &["stages.1.recompute_layers=true"],
+        ));
+        assert_eq!(kept.len(), again.len());
+        for (kept, again) in kept.iter().zip(&again) {
+            assert!((kept - again).abs() < 1e-5 * (1.0 + kept), "{kept} {again}");
+        }
+    }
+    let said = TinyTask::translation().refusal(&["stages.1.recompute_layers=true"]);
+    assert!(said.contains("stages.1.recompute_layers"), "{said}");
+}
+
+#[test]
 fn a_head_alone_is_trained_over_frozen_adapters() {
     let task = by_log_loss();
     task.edit_recipe(
@@ -203,6 +221,26 @@ fn artifacts_of_every_method_reload_to_equal_figures() {
     for (method, peft) in [
         (
             r#"{ method = "ia3", target_modules = ["key", "output.dense"], feedforward_modules = ["output.dense"] }"#,
+            true,
+        ),
+        (
+            r#"{ method = "adalora", init_r = 4, target_r = 2, tinit = 1, tfinal = 1 }"#,
+            true,
+        ),
+        (
+            r#"{ method = "lora", r = 2, init_lora_weights = "pissa" }"#,
+            true,
+        ),
+        (
+            r#"{ method = "trainable_tokens", token_indices = [3, 5, 7] }, { method = "lora", r = 2 }"#,
+            true,
+        ),
+        (
+            r#"{ method = "multitask_prompt_tuning", num_virtual_tokens = 2, num_tasks = 2 }"#,
+            true,
+        ),
+        (
+            r#"{ method = "adaption_prompt", adapter_len = 2, adapter_layers = 1 }"#,
             true,
         ),
         (r#"{ method = "layer_norm" }"#, true),

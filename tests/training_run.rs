@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use hybrid_adapters::{
-    AdapterConfig, AdapterError, Adapters, BitfitConfig, Targets, UnfreezeConfig, load_peft,
-    load_torch_tensors, torch_tensors,
+    AdapterConfig, AdapterError, Adapters, BitfitConfig, RankAllocator, Targets, UnfreezeConfig,
+    load_peft, load_torch_tensors, torch_tensors,
 };
 use hybrid_optim::{
     OptimizerConfig, ScheduleConfig, ScheduleKind, StepReport, Updater, cross_entropy_sum,
@@ -16,9 +16,6 @@ use serde_json::Value;
 
 use crate::any_base::{AnyBase, AnyBatch};
 use crate::fixtures::{self, Fixture, Tensors};
-
-/// Methods that later work on this project brings.
-const LATER_METHODS: [&str; 1] = ["training/bert_adalora"];
 
 /// A training that can be done again on one device.
 pub(crate) struct TrainingRun {
@@ -29,14 +26,19 @@ pub(crate) struct TrainingRun {
     device: Device,
 }
 
-/// All trainings that this version can do.
+/// What moves the adapters of a training.
+pub(crate) struct Trainer {
+    pub(crate) updater: Updater<Adapters>,
+    /// Where there are ranks to choose.
+    pub(crate) ranks: Option<RankAllocator>,
+}
+
+/// All trainings.
 pub(crate) fn all(device: &Device) -> Vec<TrainingRun> {
-    let mut runs = Vec::new();
-    for fixture in fixtures::of_kind("training") {
-        if !LATER_METHODS.contains(&fixture.name.as_str()) {
-            runs.push(TrainingRun::new(fixture, device));
-        }
-    }
+    let fixtures = fixtures::of_kind("training").into_iter();
+    let runs: Vec<TrainingRun> = fixtures
+        .map(|fixture| TrainingRun::new(fixture, device))
+        .collect();
     assert!(!runs.is_empty(), "no fixture of a training");
     runs
 }
@@ -178,7 +180,7 @@ impl TrainingRun {
             .collect()
     }
 
-    pub(crate) fn updater(&self, adapters: &Adapters) -> Updater<Adapters> {
+    pub(crate) fn trainer(&self, adapters: &Adapters) -> Trainer {
         let betas = &self.fixture.meta["hyper_parameters"]["betas"];
         let beta = |index: usize| Value::as_f64(&betas[index]).expect("two betas");
         let optimizer = OptimizerConfig::Adamw {
@@ -193,16 +195,37 @@ impl TrainingRun {
             warmup_ratio: None,
         };
         let bound = Some(self.setting("max_grad_norm"));
-        Updater::new(optimizer, &[], schedule, bound, self.steps, adapters)
-            .unwrap_or_else(|error| panic!("{}: {error}", self.fixture.name))
+        let name = &self.fixture.name;
+        Trainer {
+            updater: Updater::new(optimizer, &[], schedule, bound, self.steps, adapters)
+                .unwrap_or_else(|error| panic!("{name}: {error}")),
+            ranks: RankAllocator::new(adapters).unwrap_or_else(|error| panic!("{name}: {error}")),
+        }
     }
 
     pub(crate) fn n_batches(&self) -> usize {
         self.batches.len()
     }
 
-    /// Mean loss of a batch.
+    /// The adapters as PEFT stored them after the training, where it made them.
+    pub(crate) fn stored_adapters(&self) -> Option<Adapters> {
+        let folder = self.fixture.folder.join("adapter_final");
+        let load = || load_peft(&folder, self.base.as_base(), &self.device);
+        let load = || load().unwrap_or_else(|error| panic!("{}: {error}", self.fixture.name));
+        folder.exists().then(load)
+    }
+
+    /// Mean loss of a batch, with what the adapters add to it.
     pub(crate) fn loss(&self, adapters: &Adapters, batch: usize) -> Tensor<1> {
+        let loss = self.loss_of_targets(adapters, batch);
+        match adapters.penalty() {
+            Some(penalty) => loss + penalty,
+            None => loss,
+        }
+    }
+
+    /// Mean loss of a batch.
+    pub(crate) fn loss_of_targets(&self, adapters: &Adapters, batch: usize) -> Tensor<1> {
         let batch = &self.batches[batch % self.batches.len()];
         let (logits, targets) = self.base.targets(batch, adapters);
         let n_targets = targets.dims()[0] as f64;
@@ -213,15 +236,22 @@ impl TrainingRun {
     pub(crate) fn step(
         &self,
         adapters: Adapters,
-        updater: &mut Updater<Adapters>,
+        trainer: &mut Trainer,
         step: usize,
     ) -> (Adapters, f32, StepReport) {
         let loss = self.loss(&adapters, step);
         let value = loss.clone().into_scalar::<f32>();
+        let Trainer { updater, ranks } = trainer;
         updater.accumulate(GradientsParams::from_grads(loss.backward(), &adapters));
-        let (adapters, report) = updater
+        if let Some(ranks) = ranks {
+            ranks.observe(&adapters, updater.accumulated());
+        }
+        let (mut adapters, report) = updater
             .step(adapters)
             .unwrap_or_else(|error| panic!("{}: {error}", self.fixture.name));
+        if let Some(ranks) = ranks {
+            adapters = ranks.allocate(adapters, report.grad_norm_clipped / report.grad_norm);
+        }
         (adapters, value, report)
     }
 }

@@ -9,7 +9,7 @@ use hybrid_models::{
 };
 use serde_json::{Value, json};
 
-use super::bench::{close, differ, moved};
+use super::bench::{close, differ, gradient_values, moved};
 use crate::fixtures;
 
 /// A decoder with a batch, part of it padding at the left.
@@ -206,5 +206,23 @@ fn parity_decoders_stay_as_they_are_while_every_parameter_learns() {
             );
         }
         assert_eq!(bench.model.named_tensors(), before, "{}", bench.name);
+    }
+}
+
+#[test]
+fn parity_decoder_layers_that_are_run_again_learn_the_same() {
+    for bench in benches() {
+        for (adapters, text, _) in bench.each() {
+            let adapters = moved(adapters).train_on(&fixtures::device().autodiff());
+            let loss = |hooks: &dyn Hooks| {
+                let of_model = &bench.model;
+                let found = of_model.target_logits(&bench.batch, &bench.labels, hooks);
+                let (logits, targets) = found.unwrap_or_else(|error| panic!("{text}: {error}"));
+                cross_entropy(logits, targets)
+            };
+            let kept = gradient_values(loss(&adapters.training(3)), &adapters);
+            let again = gradient_values(loss(&adapters.training_recomputed(3)), &adapters);
+            close(&text, &again, &kept, 1e-5);
+        }
     }
 }

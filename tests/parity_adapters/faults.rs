@@ -119,12 +119,12 @@ fn parity_base_refuses_faulty_adapters() {
         |_| (),
     ));
     assert!(unknown.contains("brand_new"), "{unknown}");
-    let bias = message(changed(
+    let option = message(changed(
         &case,
-        |config| config["lora_bias"] = true.into(),
+        |config| config["use_qalora"] = true.into(),
         |_| (),
     ));
-    assert!(bias.contains("lora_bias"), "{bias}");
+    assert!(option.contains("use_qalora"), "{option}");
 
     let empty = tempfile::tempdir().unwrap();
     assert!(
@@ -139,5 +139,57 @@ fn parity_base_refuses_faulty_adapters() {
     assert!(
         message(load_peft(empty.path(), case.base.as_base(), &case.device))
             .contains("adapter_model.safetensors")
+    );
+}
+
+#[test]
+fn parity_base_refuses_frozen_tensors_and_options_it_cannot_take() {
+    let of_type = |peft_type: &str| {
+        let mut cases = cases().into_iter();
+        cases.find(|case| case.fixture.meta["peft_type"] == peft_type)
+    };
+    let message = |result: Result<Adapters, AdapterError>| {
+        result.expect_err("a faulty adapter was loaded").to_string()
+    };
+    let case = of_type("VERA").unwrap();
+    let key = "base_model.vera_A";
+    let missing = message(changed(&case, |_| (), |tensors| drop(tensors.remove(key))));
+    assert!(
+        missing.contains(key) && missing.contains("missing"),
+        "{missing}"
+    );
+    let shorter = |tensors: &mut BTreeMap<String, TensorData>| {
+        tensors.insert(key.to_owned(), TensorData::new(vec![0.0f32; 6], [6, 1]));
+    };
+    assert!(message(changed(&case, |_| (), shorter)).contains(key));
+    let surprise = |tensors: &mut BTreeMap<String, TensorData>| {
+        tensors.insert(
+            "base_model.vera_C".to_owned(),
+            TensorData::new(vec![0.0f32], [1]),
+        );
+    };
+    assert!(message(changed(&case, |_| (), surprise)).contains("vera_C"));
+    let bias = message(changed(
+        &case,
+        |config| config["bias"] = json!("all"),
+        |_| (),
+    ));
+    assert!(bias.contains("bias") && bias.contains("all"), "{bias}");
+    let unknown = message(changed(
+        &case,
+        |config| config["vera_gamma"] = json!(1),
+        |_| (),
+    ));
+    assert!(unknown.contains("vera_gamma"), "{unknown}");
+
+    let case = of_type("C3A").unwrap();
+    let size = message(changed(
+        &case,
+        |config| config["block_size"] = json!(7),
+        |_| (),
+    ));
+    assert!(
+        size.contains("block_size") && size.contains("divisor"),
+        "{size}"
     );
 }

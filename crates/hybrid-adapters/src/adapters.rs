@@ -1,23 +1,47 @@
 //! A stack of methods over one base.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use hybrid_models::{Base, Embedding, Hooks, KeyValue, Linear, Norm, SiteId, Stack};
+use hybrid_models::{
+    Aside, Base, Embedding, Hooks, KeyValue, Linear, Norm, Recomputation, SiteId, Stack,
+};
 
+use crate::adalora::Adalora;
+use crate::adaption_prompt::AdaptionPrompt;
 use crate::bitfit::Bitfit;
+use crate::boft::Boft;
 use crate::bottleneck::Bottleneck;
+use crate::c3a::C3a;
 use crate::config::AdapterConfig;
+use crate::delora::Delora;
+use crate::fourierft::Fourierft;
+use crate::gralora::Gralora;
+use crate::hira::Hira;
+use crate::hra::Hra;
 use crate::ia3::Ia3;
 use crate::layer_norm::LayerNormTuning;
+use crate::loha::Loha;
+use crate::lokr::Lokr;
 use crate::lora::Lora;
 use crate::method::{Building, Method, Pass};
+use crate::miss::Miss;
+use crate::multitask_prompt_tuning::MultitaskPromptTuning;
+use crate::oft::Oft;
 use crate::p_tuning::PTuning;
 use crate::prefix_tuning::PrefixTuning;
 use crate::prompt_tuning::PromptTuning;
+use crate::randlora::Randlora;
+use crate::road::Road;
+use crate::shira::Shira;
+use crate::site_map::SiteMap;
+use crate::trainable_tokens::TrainableTokens;
 use crate::unfreeze::{Unfreeze, unfrozen_sites};
-use crate::{AdapterError, compose, named_tensors};
+use crate::vblora::Vblora;
+use crate::vera::Vera;
+use crate::{AdapterError, compose, named_tensors, recomputed, site_method};
 
 /// Methods in declared order, acting on a base through its hooks.
 ///
@@ -37,20 +61,78 @@ pub struct Adapters {
 #[derive(Module, Debug)]
 pub(crate) enum AnyMethod {
     Lora(Lora),
+    Adalora(Adalora),
     Ia3(Ia3),
     Bitfit(Bitfit),
     LayerNorm(LayerNormTuning),
     Bottleneck(Bottleneck),
     Unfreeze(Unfreeze),
+    TrainableTokens(TrainableTokens),
     PromptTuning(PromptTuning),
     PrefixTuning(PrefixTuning),
     PTuning(PTuning),
+    MultitaskPromptTuning(MultitaskPromptTuning),
+    AdaptionPrompt(AdaptionPrompt),
+    Vera(SiteMap<Vera>),
+    Loha(SiteMap<Loha>),
+    Lokr(SiteMap<Lokr>),
+    Fourierft(SiteMap<Fourierft>),
+    Oft(SiteMap<Oft>),
+    Boft(SiteMap<Boft>),
+    Hra(SiteMap<Hra>),
+    Miss(SiteMap<Miss>),
+    Randlora(SiteMap<Randlora>),
+    Vblora(Vblora),
+    Hira(SiteMap<Hira>),
+    Delora(SiteMap<Delora>),
+    Gralora(SiteMap<Gralora>),
+    C3a(SiteMap<C3a>),
+    Road(SiteMap<Road>),
+    Shira(SiteMap<Shira>),
+}
+
+/// What is in a method, whichever it is.
+macro_rules! each {
+    ($any:expr, $method:ident => $result:expr) => {
+        match $any {
+            AnyMethod::Lora($method) => $result,
+            AnyMethod::Adalora($method) => $result,
+            AnyMethod::TrainableTokens($method) => $result,
+            AnyMethod::MultitaskPromptTuning($method) => $result,
+            AnyMethod::AdaptionPrompt($method) => $result,
+            AnyMethod::Ia3($method) => $result,
+            AnyMethod::Bitfit($method) => $result,
+            AnyMethod::LayerNorm($method) => $result,
+            AnyMethod::Bottleneck($method) => $result,
+            AnyMethod::Unfreeze($method) => $result,
+            AnyMethod::PromptTuning($method) => $result,
+            AnyMethod::PrefixTuning($method) => $result,
+            AnyMethod::PTuning($method) => $result,
+            AnyMethod::Vera($method) => $result,
+            AnyMethod::Loha($method) => $result,
+            AnyMethod::Lokr($method) => $result,
+            AnyMethod::Fourierft($method) => $result,
+            AnyMethod::Oft($method) => $result,
+            AnyMethod::Boft($method) => $result,
+            AnyMethod::Hra($method) => $result,
+            AnyMethod::Miss($method) => $result,
+            AnyMethod::Randlora($method) => $result,
+            AnyMethod::Vblora($method) => $result,
+            AnyMethod::Hira($method) => $result,
+            AnyMethod::Delora($method) => $result,
+            AnyMethod::Gralora($method) => $result,
+            AnyMethod::C3a($method) => $result,
+            AnyMethod::Road($method) => $result,
+            AnyMethod::Shira($method) => $result,
+        }
+    };
 }
 
 impl AnyMethod {
     fn init(config: &AdapterConfig, building: &Building<'_>) -> Result<Self, AdapterError> {
         Ok(match config {
             AdapterConfig::Lora(config) => Self::Lora(Lora::init(config, building)?),
+            AdapterConfig::Adalora(config) => Self::Adalora(Adalora::init(config, building)?),
             AdapterConfig::Ia3(config) => Self::Ia3(Ia3::init(config, building)?),
             AdapterConfig::Bitfit(config) => Self::Bitfit(Bitfit::init(config, building)?),
             AdapterConfig::LayerNorm(config) => {
@@ -60,6 +142,9 @@ impl AnyMethod {
                 Self::Bottleneck(Bottleneck::init(config, building)?)
             }
             AdapterConfig::Unfreeze(config) => Self::Unfreeze(Unfreeze::init(config, building)?),
+            AdapterConfig::TrainableTokens(config) => {
+                Self::TrainableTokens(TrainableTokens::init(config, building)?)
+            }
             AdapterConfig::PromptTuning(config) => {
                 Self::PromptTuning(PromptTuning::init(config, building)?)
             }
@@ -67,21 +152,39 @@ impl AnyMethod {
                 Self::PrefixTuning(PrefixTuning::init(config, building)?)
             }
             AdapterConfig::PTuning(config) => Self::PTuning(PTuning::init(config, building)?),
+            AdapterConfig::MultitaskPromptTuning(config) => {
+                Self::MultitaskPromptTuning(MultitaskPromptTuning::init(config, building)?)
+            }
+            AdapterConfig::AdaptionPrompt(config) => {
+                Self::AdaptionPrompt(AdaptionPrompt::init(config, building)?)
+            }
+            AdapterConfig::Vera(config) => Self::Vera(site_method::init(config, building)?),
+            AdapterConfig::Loha(config) => Self::Loha(site_method::init(config, building)?),
+            AdapterConfig::Lokr(config) => Self::Lokr(site_method::init(config, building)?),
+            AdapterConfig::Fourierft(config) => {
+                Self::Fourierft(site_method::init(config, building)?)
+            }
+            AdapterConfig::Oft(config) => Self::Oft(site_method::init(config, building)?),
+            AdapterConfig::Boft(config) => Self::Boft(site_method::init(config, building)?),
+            AdapterConfig::Hra(config) => Self::Hra(site_method::init(config, building)?),
+            AdapterConfig::Miss(config) => Self::Miss(site_method::init(config, building)?),
+            AdapterConfig::Randlora(config) => Self::Randlora(site_method::init(config, building)?),
+            AdapterConfig::Vblora(config) => Self::Vblora(Vblora::init(config, building)?),
+            AdapterConfig::Hira(config) => Self::Hira(site_method::init(config, building)?),
+            AdapterConfig::Delora(config) => Self::Delora(site_method::init(config, building)?),
+            AdapterConfig::Gralora(config) => Self::Gralora(site_method::init(config, building)?),
+            AdapterConfig::C3a(config) => Self::C3a(site_method::init(config, building)?),
+            AdapterConfig::Road(config) => Self::Road(site_method::init(config, building)?),
+            AdapterConfig::Shira(config) => Self::Shira(site_method::init(config, building)?),
         })
     }
 
     pub(crate) fn as_method(&self) -> &dyn Method {
-        match self {
-            Self::Lora(method) => method,
-            Self::Ia3(method) => method,
-            Self::Bitfit(method) => method,
-            Self::LayerNorm(method) => method,
-            Self::Bottleneck(method) => method,
-            Self::Unfreeze(method) => method,
-            Self::PromptTuning(method) => method,
-            Self::PrefixTuning(method) => method,
-            Self::PTuning(method) => method,
-        }
+        each!(self, method => method)
+    }
+
+    pub(crate) fn as_method_mut(&mut self) -> &mut dyn Method {
+        each!(self, method => method)
     }
 
     fn encoded(self) -> Self {
@@ -124,6 +227,18 @@ impl Adapters {
         seed: u64,
         device: &Device,
     ) -> Result<Self, AdapterError> {
+        Self::build_for(configs, base, prefix, seed, device, None)
+    }
+
+    /// The same for tensors that a file holds.
+    pub(crate) fn build_for(
+        configs: &[AdapterConfig],
+        base: &dyn Base,
+        prefix: &str,
+        seed: u64,
+        device: &Device,
+        stored: Option<&BTreeMap<String, TensorData>>,
+    ) -> Result<Self, AdapterError> {
         let mut replaced = BTreeSet::new();
         for config in configs {
             if let AdapterConfig::Unfreeze(config) = config {
@@ -143,6 +258,7 @@ impl Adapters {
                 device,
                 seed,
                 position,
+                stored,
             };
             stack.push(AnyMethod::init(config, &building)?);
         }
@@ -165,6 +281,59 @@ impl Adapters {
             stack: self.stack.into_iter().map(AnyMethod::encoded).collect(),
             ..self
         }
+    }
+
+    /// The stack with the task of every row of a batch, for multitask prompts: each row has its own.
+    ///
+    /// # Errors
+    /// [`AdapterError::Setting`] for a task that there is not.
+    pub fn for_tasks(mut self, tasks: &[usize]) -> Result<Self, AdapterError> {
+        let given = |method| match method {
+            AnyMethod::MultitaskPromptTuning(method) => {
+                Ok(AnyMethod::MultitaskPromptTuning(method.for_tasks(tasks)?))
+            }
+            other => Ok(other),
+        };
+        self.stack = self
+            .stack
+            .into_iter()
+            .map(given)
+            .collect::<Result<_, AdapterError>>()?;
+        Ok(self)
+    }
+
+    /// This stack with the methods of another over the same base after its own.
+    ///
+    /// # Errors
+    /// [`AdapterError::Stacking`].
+    pub fn then(mut self, other: Self, base: &dyn Base) -> Result<Self, AdapterError> {
+        self.stack.extend(other.stack);
+        self.configs.extend(other.configs);
+        let methods: Vec<&dyn Method> = self.stack.iter().map(AnyMethod::as_method).collect();
+        compose::check(&methods, base.sites())?;
+        self.lowest_layer = lowest_layer(&methods, base);
+        Ok(self)
+    }
+
+    /// The stack with one of its methods changed.
+    pub(crate) fn change(
+        mut self,
+        position: usize,
+        change: impl FnOnce(AnyMethod) -> AnyMethod,
+    ) -> Self {
+        let method = self.stack.remove(position);
+        self.stack.insert(position, change(method));
+        self
+    }
+
+    /// What the methods add to the loss while training: AdaLoRA's orthogonality. None when no
+    /// method adds anything.
+    pub fn penalty(&self) -> Option<Tensor<1>> {
+        let penalties = self
+            .stack
+            .iter()
+            .filter_map(|method| method.as_method().penalty());
+        penalties.reduce(|sum, penalty| sum + penalty)
     }
 
     /// The configurations in stacking order.
@@ -217,6 +386,10 @@ impl Adapters {
         &self.stack
     }
 
+    pub(crate) fn stack_mut(&mut self) -> &mut [AnyMethod] {
+        &mut self.stack
+    }
+
     pub(crate) fn replaced_linear(&self, base: &Linear) -> Option<Linear> {
         self.stack
             .iter()
@@ -266,66 +439,97 @@ fn through(stack: &[AnyMethod], base: &Linear, x: Tensor<3>, pass: Pass) -> Tens
 }
 
 /// A stack in one forward.
-struct Acting<'a> {
-    adapters: &'a Adapters,
+pub(crate) struct Acting<A> {
+    adapters: A,
     pass: Pass,
+    recomputation: Option<Recomputation>,
+}
+
+impl<A: Borrow<Adapters>> Acting<A> {
+    pub(crate) fn new(adapters: A, pass: Pass) -> Self {
+        Self {
+            adapters,
+            pass,
+            recomputation: None,
+        }
+    }
+
+    pub(crate) fn adapters(&self) -> &Adapters {
+        self.adapters.borrow()
+    }
 }
 
 impl Adapters {
     /// The hooks of one forward that trains: dropout draws from `seed`. The stack itself, as hooks,
     /// drops nothing.
     pub fn training(&self, seed: u64) -> impl Hooks {
+        Acting::new(self, Pass::Training { seed })
+    }
+
+    /// The same, but that the layers of an encoder or a decoder keep their input alone and are run
+    /// again in backward. Where keys and values are put in front of the tokens, they are not. The
+    /// hooks serve one forward and one backward.
+    pub fn training_recomputed(&self, seed: u64) -> impl Hooks {
+        let pass = Pass::Training { seed };
         Acting {
-            adapters: self,
-            pass: Pass::Training { seed },
+            recomputation: recomputed::recomputation(self, pass),
+            ..Acting::new(self, pass)
         }
     }
 
-    fn inference(&self) -> Acting<'_> {
-        Acting {
-            adapters: self,
-            pass: Pass::Inference,
-        }
+    fn inference(&self) -> Acting<&Self> {
+        Acting::new(self, Pass::Inference)
     }
 }
 
-impl Hooks for Acting<'_> {
+impl<A: Borrow<Adapters>> Hooks for Acting<A> {
     fn linear(&self, base: &Linear, x: Tensor<3>) -> Tensor<3> {
-        let stack = &self.adapters.stack;
-        match self.adapters.replaced_linear(base) {
+        let stack = &self.adapters().stack;
+        match self.adapters().replaced_linear(base) {
             Some(replaced) => through(stack, &replaced, x, self.pass),
             None => through(stack, base, x, self.pass),
         }
     }
 
+    fn recomputation(&self) -> Option<&Recomputation> {
+        self.recomputation.as_ref()
+    }
+
     fn norm(&self, base: &Norm, x: Tensor<3>) -> Tensor<3> {
-        match self.adapters.replaced_norm(base) {
+        match self.adapters().replaced_norm(base) {
             Some(replaced) => replaced.forward(x),
             None => base.forward(x),
         }
     }
 
     fn embedding(&self, base: &Embedding, ids: Tensor<2, Int>) -> Tensor<3> {
-        match self.adapters.replaced_embedding(base) {
-            Some(replaced) => replaced.forward(ids),
-            None => base.forward(ids),
-        }
+        let replaced = self.adapters().replaced_embedding(base);
+        let base = replaced.as_ref().unwrap_or(base);
+        let methods = self.adapters().stack.iter().map(AnyMethod::as_method);
+        methods.fold(base.forward(ids.clone()), |y, method| {
+            method.embedding(base, &ids, y)
+        })
     }
 
     fn block(&self, site: SiteId, x: Tensor<3>) -> Tensor<3> {
-        let stack = self.adapters.stack.iter();
+        let stack = self.adapters().stack.iter();
         stack.fold(x, |x, method| method.as_method().block(site, x))
     }
 
     fn embedded(&self, stack: Stack, words: Tensor<3>) -> Tensor<3> {
-        let methods = self.adapters.stack.iter();
+        let methods = self.adapters().stack.iter();
         methods.fold(words, |words, method| {
             method.as_method().embedded(stack, words, self.pass)
         })
     }
 
+    fn aside(&self, key: &Linear) -> Option<Aside> {
+        let mut methods = self.adapters().stack.iter();
+        methods.find_map(|method| method.as_method().aside(key))
+    }
+
     fn key_values(&self, stack: Stack) -> Option<Vec<KeyValue>> {
-        let methods = self.adapters.stack.iter();
+        let methods = self.adapters().stack.iter();
         methods
             .filter_map(|method| method.as_method().key_values(stack))
             .reduce(side_by_side)
@@ -361,6 +565,10 @@ impl Hooks for Adapters {
 
     fn embedded(&self, stack: Stack, words: Tensor<3>) -> Tensor<3> {
         self.inference().embedded(stack, words)
+    }
+
+    fn aside(&self, key: &Linear) -> Option<Aside> {
+        self.inference().aside(key)
     }
 
     fn key_values(&self, stack: Stack) -> Option<Vec<KeyValue>> {

@@ -2,7 +2,8 @@
 //!
 //! Methods act in declared order: each wraps the function of the site so far. Values that a method
 //! replaces (biases, norms, whole layers) belong to the base under all wrapping, so they can be
-//! replaced once only. An unfrozen layer is left alone by every other method, as PEFT leaves
+//! replaced once only. What needs the base's own weight (DoRA, HiRA, BOFT, MiSS `bat`) is declared before
+//! all that wraps the site. An unfrozen layer is left alone by every other method, as PEFT leaves
 //! `modules_to_save` alone.
 
 use hybrid_models::SiteTable;
@@ -20,6 +21,7 @@ enum Rule {
 }
 
 const TWO_SCALES: Rule = Rule::Apart("two scales of one activation are one scale");
+const ONE_ASIDE: Rule = Rule::Apart("a layer attends to one adaption prompt");
 const TWO_OWNERS: Rule = Rule::Apart("both replace values of the base there");
 
 /// The rule of an ordered pair of methods.
@@ -27,6 +29,7 @@ fn rule(first: &str, second: &str) -> Rule {
     const REPLACING: [&str; 3] = ["bitfit", "layer_norm", "unfreeze"];
     match (first, second) {
         ("ia3", "ia3") => TWO_SCALES,
+        ("adaption_prompt", "adaption_prompt") => ONE_ASIDE,
         (first, second) if REPLACING.contains(&first) && REPLACING.contains(&second) => TWO_OWNERS,
         _ => Rule::Together,
     }
@@ -52,7 +55,7 @@ pub(crate) fn check(stack: &[&dyn Method], sites: &SiteTable) -> Result<(), Adap
                 between.map(|site| {
                     (
                         site,
-                        "use_dora needs the base's own weight: declare it first",
+                        "the second needs the base's own weight: declare it first",
                     )
                 })
             });
@@ -77,6 +80,7 @@ fn shared<T: PartialEq + Copy>(first: &[T], second: &[T]) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::{Rule, rule};
+    use crate::config::FORMS;
 
     #[test]
     fn the_table_of_stackings() {
@@ -96,6 +100,13 @@ mod tests {
             [true, true, true, true, true, true],
             [true, true, false, false, true, false],
         ];
+        // What wraps a linear site's function alone stands beside everything.
+        for wrapping in ["adalora", "trainable_tokens", "adaption_prompt"] {
+            for other in methods {
+                assert_eq!(rule(wrapping, other), Rule::Together, "{other}");
+                assert_eq!(rule(other, wrapping), Rule::Together, "{other}");
+            }
+        }
         for (first, row) in methods.iter().zip(together) {
             for (second, together) in methods.iter().zip(row) {
                 assert_eq!(
@@ -104,10 +115,17 @@ mod tests {
                     "{first} then {second}"
                 );
             }
-            for in_front in ["prompt_tuning", "prefix_tuning", "p_tuning"] {
-                assert_eq!(rule(first, in_front), Rule::Together, "{first}");
-                assert_eq!(rule(in_front, first), Rule::Together, "{first}");
-                assert_eq!(rule(in_front, in_front), Rule::Together, "{in_front}");
+            let in_front = [
+                "prompt_tuning",
+                "prefix_tuning",
+                "p_tuning",
+                "multitask_prompt_tuning",
+            ];
+            let at_sites = FORMS.iter().map(|form| form.method);
+            for other in in_front.into_iter().chain(at_sites) {
+                assert_eq!(rule(first, other), Rule::Together, "{first}");
+                assert_eq!(rule(other, first), Rule::Together, "{first}");
+                assert_eq!(rule(other, other), Rule::Together, "{other}");
             }
         }
     }

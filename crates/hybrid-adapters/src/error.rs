@@ -37,7 +37,7 @@ pub enum AdapterError {
         near: Vec<String>,
     },
     /// A target at a site that the method cannot act on.
-    #[error("{method}: the target {site} is {found}; this method acts on linear layers only")]
+    #[error("{method}: the target {site} is {found}; this method cannot act there")]
     UnsupportedTarget {
         /// The method.
         method: &'static str,
@@ -87,6 +87,18 @@ pub enum AdapterError {
     Missing {
         /// Name of the tensor.
         name: String,
+    },
+    /// A value of the base that an adapter brings along and that this base does not have.
+    #[error("{name}: the adapter was trained over other values than this base has there")]
+    OtherBase {
+        /// Name of the tensor.
+        name: String,
+    },
+    /// Adapters that cannot become one.
+    #[error("these adapters cannot be combined: {reason}")]
+    NotCombinable {
+        /// Why not.
+        reason: &'static str,
     },
     /// Tensors that no parameter takes.
     #[error("tensors that belong to no parameter: {}", names.join(", "))]

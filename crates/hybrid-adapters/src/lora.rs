@@ -3,94 +3,38 @@
 //! `y = x W + b + s (x A) B` with `A: [d_in, rank]`, `B: [rank, d_out]` and `s = alpha / rank`, or
 //! `alpha / sqrt(rank)` with rank stabilisation (Kalajdzievski 2023). The dense sum `W + s A B` is
 //! never formed while training, so backward forms no gradient of the size of `W` either. With
-//! `use_dora` the columns of the sum have lengths of their own (see `dora`).
+//! `use_dora` the columns of the sum have lengths of their own (see `dora`), with `lora_bias` the side
+//! path has a bias, `s (x A B + c)`. At an embedding the side path looks up rows of `A` (see `table`).
+//!
+//! Factors that start as a part of the weight (PiSSA, OLoRA; see `start`) take that part off it:
+//! `W - s A₀ B₀ + s A B`. It is computed again from the weight wherever the adapter is built, as PEFT
+//! does, and the base stays as it is: `A₀` and `B₀` are constants of the side path.
+//!
+//! LoRA+ (Hayou et al. 2024) and LoRA-FA (Zhang et al. 2023) are groups of the optimizer: a
+//! larger rate for `lora_b$`, and none for `lora_a$`.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Bool, Tensor, TensorData};
-use hybrid_models::{Layer, Linear, Norm, Site, SiteId, SiteKind};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use burn::tensor::{Bool, Int, Tensor, TensorData};
+use hybrid_models::{Embedding, Layer, Linear, Norm, Site, SiteId, SiteKind};
 
 use crate::bias::{self, Biases};
+use crate::decomposition::Matrix;
 use crate::dora::Magnitude;
 use crate::method::{Building, Inner, Method, Pass};
-use crate::pattern_map::PatternMap;
 use crate::random::HostRandom;
 use crate::site_map::SiteMap;
-use crate::targets::{Selection, Selector, Targets};
+use crate::targets::{Selection, Selector};
 use crate::{AdapterError, frozen};
 
-/// LoRA's settings, with PEFT's names and meanings.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct LoraConfig {
-    /// Rank of the update.
-    #[schemars(range(min = 1))]
-    pub r: usize,
-    /// Numerator of the scale.
-    pub lora_alpha: f64,
-    /// Share of the input's values that are dropped before `A` while training.
-    #[schemars(range(min = 0.0, max = 0.99))]
-    pub lora_dropout: f64,
-    /// Which biases are trained too.
-    pub bias: BiasMode,
-    /// Linear layers to adapt.
-    pub target_modules: Targets,
-    /// Layers that are left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub exclude_modules: Option<Targets>,
-    /// Transformer layers to act on; all when left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub layers_to_transform: Option<Vec<usize>>,
-    /// Names before the layer index in a path; found by themselves when left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub layers_pattern: Option<Vec<String>>,
-    /// Divide by `sqrt(rank)` instead of by the rank.
-    pub use_rslora: bool,
-    /// Train the lengths of the weight's columns apart from their directions.
-    pub use_dora: bool,
-    /// Ranks of their own, by pattern.
-    #[serde(skip_serializing_if = "PatternMap::is_empty")]
-    pub rank_pattern: PatternMap<usize>,
-    /// Alphas of their own, by pattern.
-    #[serde(skip_serializing_if = "PatternMap::is_empty")]
-    pub alpha_pattern: PatternMap<f64>,
-}
+mod config;
+mod start;
+mod table;
 
-impl Default for LoraConfig {
-    /// PEFT's defaults; queries and values, whatever the architecture calls them.
-    fn default() -> Self {
-        Self {
-            r: 8,
-            lora_alpha: 8.0,
-            lora_dropout: 0.0,
-            bias: BiasMode::None,
-            target_modules: Targets::names(&[
-                "query", "value", "q_lin", "v_lin", "q_proj", "v_proj", "c_attn", "q", "v",
-            ]),
-            exclude_modules: None,
-            layers_to_transform: None,
-            layers_pattern: None,
-            use_rslora: false,
-            use_dora: false,
-            rank_pattern: PatternMap::default(),
-            alpha_pattern: PatternMap::default(),
-        }
-    }
-}
-
-/// Which biases of the base are trained beside the factors.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum BiasMode {
-    /// None.
-    #[default]
-    None,
-    /// Those of the adapted layers.
-    LoraOnly,
-    /// All of the base, norms included.
-    All,
-}
+pub(crate) use config::queries_and_values;
+use config::wrong;
+pub use config::{BiasMode, LoraConfig};
+pub use start::LoraInit;
+pub(crate) use table::TableFactors;
 
 /// The factors of one site.
 #[derive(Module, Debug)]
@@ -99,26 +43,66 @@ pub(crate) struct Factors {
     pub(crate) lora_a: Param<Tensor<2>>,
     /// `[rank, d_out]`.
     pub(crate) lora_b: Param<Tensor<2>>,
+    /// With `lora_bias`, `[d_out]`.
+    pub(crate) bias: Option<Param<Tensor<1>>>,
     /// With `use_dora`.
     pub(crate) dora: Option<Magnitude>,
+    /// What is taken off the weight.
+    #[module(skip)]
+    start: Option<StartFactors>,
     #[module(skip)]
     scale: f64,
     #[module(skip)]
     dropout: f64,
 }
 
+/// The factors of one site on the host: what is added is `scale a b`.
+#[derive(Debug, Clone)]
+pub(crate) struct Pair {
+    /// The part of the module that holds them, and their names there.
+    pub(crate) part: &'static str,
+    pub(crate) names: [&'static str; 2],
+    /// `[d_in, rank]`.
+    pub(crate) a: Matrix,
+    /// `[rank, d_out]`.
+    pub(crate) b: Matrix,
+    pub(crate) scale: f64,
+}
+
+impl Pair {
+    /// What is added to the weight, `[d_in, d_out]`.
+    pub(crate) fn product(&self) -> Matrix {
+        let mut product = self.a.times_transposed(&self.b.transposed());
+        product
+            .values
+            .iter_mut()
+            .for_each(|value| *value *= self.scale);
+        product
+    }
+}
+
+/// The factors of the part of a weight that the trained ones stand for: `[d_in, rank]` and
+/// `[rank, d_out]`.
+#[derive(Debug, Clone)]
+struct StartFactors {
+    a: Tensor<2>,
+    b: Tensor<2>,
+}
+
 /// Factors by site, and biases in place of the base's.
 #[derive(Module, Debug)]
 pub(crate) struct Lora {
     factors: SiteMap<Factors>,
+    tables: SiteMap<TableFactors>,
     biases: Biases,
 }
 
 const METHOD: &str = "lora";
 
 impl Lora {
-    /// Factors at the selected sites: `A` uniform in `±1/sqrt(d_in)` (PEFT's Kaiming initialisation
-    /// with `a = sqrt(5)`), `B` zero, so the adapted base starts as the base.
+    /// Factors at the selected sites, as `init_lora_weights` says. By default `A` is uniform in
+    /// `±1/sqrt(d_in)` (PEFT's Kaiming initialisation with `a = sqrt(5)`) and `B` zero, so the adapted
+    /// base starts as the base.
     ///
     /// # Errors
     /// [`AdapterError::Rank`] if a rank exceeds `min(d_in, d_out)`; [`AdapterError::Setting`],
@@ -132,22 +116,51 @@ impl Lora {
             layers: config.layers_to_transform.as_deref(),
             layers_pattern: config.layers_pattern.as_deref(),
         })?;
-        let sites = building.linear_sites(METHOD, &selector)?;
-        let factors = SiteMap::build(sites.iter().copied(), |site| {
-            Factors::init(config, building, site)
-        })?;
-        let has_bias = |site: &Site| bias::of(building, site).is_some();
-        let biases = match config.bias {
-            BiasMode::None => SiteMap::empty(),
-            BiasMode::LoraOnly => {
-                bias::copy(building, sites.into_iter().filter(|site| has_bias(site)))?
-            }
-            BiasMode::All => {
-                let free = |site: &&Site| has_bias(site) && !building.replaced.contains(&site.id);
-                bias::copy(building, building.base.sites().iter().filter(free))?
-            }
-        };
-        Ok(Self { factors, biases })
+        let sites = building.weight_sites(METHOD, &selector)?;
+        let (linears, tables): (Vec<&Site>, Vec<&Site>) = sites
+            .into_iter()
+            .partition(|site| matches!(site.kind, SiteKind::Linear { .. }));
+        if !tables.is_empty() && (config.use_dora || config.lora_bias) {
+            let key = if config.use_dora {
+                "use_dora"
+            } else {
+                "lora_bias"
+            };
+            let found = format!("true with the embedding {} as a target", tables[0].path);
+            return wrong(key, "linear layers as the only targets", found);
+        }
+        Ok(Self {
+            factors: SiteMap::build(linears.iter().copied(), |site| {
+                Factors::init(config, building, site)
+            })?,
+            tables: SiteMap::build(tables, |site| TableFactors::init(config, building, site))?,
+            biases: biases(config.bias, building, &linears)?,
+        })
+    }
+
+    /// The factors by path; none when more than those is trained.
+    pub(crate) fn pairs(&self) -> Option<Vec<(String, Pair)>> {
+        let plain = |factors: &Factors| factors.dora.is_none() && factors.bias.is_none();
+        let all_plain = self.factors.iter().all(|(_, factors)| plain(factors));
+        if !all_plain || self.biases.iter().next().is_some() {
+            return None;
+        }
+        let linears = self
+            .factors
+            .iter()
+            .map(|(path, factors)| (path, factors.as_pair()));
+        let tables = self
+            .tables
+            .iter()
+            .map(|(path, table)| (path, table.as_pair()));
+        let named = linears
+            .chain(tables)
+            .map(|(path, pair)| (path.to_owned(), pair));
+        Some(named.collect())
+    }
+
+    pub(crate) fn tables(&self) -> &SiteMap<TableFactors> {
+        &self.tables
     }
 
     pub(crate) fn factors(&self) -> &SiteMap<Factors> {
@@ -159,35 +172,23 @@ impl Lora {
     }
 }
 
-impl LoraConfig {
-    fn validate(&self) -> Result<(), AdapterError> {
-        let wrong = |key, expected, found: String| {
-            Err(AdapterError::Setting {
-                method: METHOD,
-                key,
-                expected,
-                found,
-            })
-        };
-        if self.r == 0 || self.rank_pattern.iter().any(|(_, rank)| *rank == 0) {
-            return wrong("r", "a rank of 1 or more", "0".to_owned());
+/// The biases of a mode beside adapted sites.
+pub(crate) fn biases(
+    mode: BiasMode,
+    building: &Building<'_>,
+    adapted: &[&Site],
+) -> Result<Biases, AdapterError> {
+    let has_bias = |site: &Site| bias::of(building, site).is_some();
+    match mode {
+        BiasMode::None => Ok(SiteMap::empty()),
+        BiasMode::LoraOnly => {
+            let adapted = adapted.iter().copied();
+            bias::copy(building, adapted.filter(|site| has_bias(site)))
         }
-        if !(0.0..1.0).contains(&self.lora_dropout) {
-            return wrong(
-                "lora_dropout",
-                "a share from 0 to below 1",
-                self.lora_dropout.to_string(),
-            );
+        BiasMode::All => {
+            let free = |site: &&Site| has_bias(site) && !building.replaced.contains(&site.id);
+            bias::copy(building, building.base.sites().iter().filter(free))
         }
-        if !self.lora_alpha.is_finite()
-            || self
-                .alpha_pattern
-                .iter()
-                .any(|(_, alpha)| !alpha.is_finite())
-        {
-            return wrong("lora_alpha", "a finite number", self.lora_alpha.to_string());
-        }
-        Ok(())
     }
 }
 
@@ -200,47 +201,37 @@ impl Factors {
         let SiteKind::Linear { d_in, d_out, .. } = site.kind else {
             unreachable!("only linear sites are selected")
         };
-        let path = format!("{}{}", building.prefix, site.path);
-        let rank = config
-            .rank_pattern
-            .first(METHOD, "rank_pattern", &path)?
-            .copied()
-            .unwrap_or(config.r);
-        let alpha = config
-            .alpha_pattern
-            .first(METHOD, "alpha_pattern", &path)?
-            .copied()
-            .unwrap_or(config.lora_alpha);
-        let limit = d_in.min(d_out);
-        if rank > limit {
-            return Err(AdapterError::Rank {
-                site: site.path.clone(),
-                rank,
-                limit,
-                d_in,
-                d_out,
+        let (rank, scale) = config.rank_and_scale(building, site, [d_in, d_out])?;
+        let Some(Layer::Linear(linear)) = building.base.layer_at(site.id) else {
+            return Err(AdapterError::Missing {
+                name: format!("{}.weight", site.path),
             });
-        }
-        let a = building
-            .random(site.id)
-            .uniform([d_in, rank], 1.0 / (d_in as f64).sqrt());
-        let b = TensorData::new(vec![0.0f32; rank * d_out], [rank, d_out]);
-        let dora = match building.base.layer_at(site.id) {
-            Some(Layer::Linear(linear)) if config.use_dora => {
-                Some(Magnitude::init(&linear.weight.dense(), building.device))
-            }
-            _ => None,
         };
+        let weight = || linear.weight.dense();
+        let first = config.init_lora_weights.factors(
+            weight,
+            [d_in, d_out],
+            rank,
+            scale,
+            building.random(site.id),
+        );
+        let device = building.device;
+        let plain = device.clone().without_autodiff();
+        let start = config
+            .init_lora_weights
+            .is_of_weight()
+            .then(|| StartFactors {
+                a: Tensor::from_data(first.a.clone(), &plain),
+                b: Tensor::from_data(first.b.clone(), &plain),
+            });
+        let zeros = || TensorData::new(vec![0.0f32; d_out], [d_out]);
         Ok(Self {
-            lora_a: Param::from_data(a, building.device),
-            lora_b: Param::from_data(b, building.device),
-            dora,
-            scale: alpha
-                / if config.use_rslora {
-                    (rank as f64).sqrt()
-                } else {
-                    rank as f64
-                },
+            lora_a: Param::from_data(first.a, device),
+            lora_b: Param::from_data(first.b, device),
+            bias: config.lora_bias.then(|| Param::from_data(zeros(), device)),
+            dora: config.use_dora.then(|| Magnitude::init(&weight(), device)),
+            start,
+            scale,
             dropout: config.lora_dropout,
         })
     }
@@ -252,25 +243,15 @@ impl Factors {
     fn forward(&self, base: &Linear, x: Tensor<3>, y: Tensor<3>, pass: Pass) -> Tensor<3> {
         let [batch, seq, d_in] = x.dims();
         let rows = x.reshape([batch * seq, d_in]);
-        let (rows, dropped) = match pass {
-            Pass::Training { seed } if self.dropout > 0.0 => {
-                let random = HostRandom::new(seed, base.site.index() as u64);
-                (drop_out(rows, self.dropout, random), true)
-            }
-            _ => (rows, false),
-        };
-        let up = if dropped {
-            1.0 / (1.0 - self.dropout)
-        } else {
-            1.0
-        };
+        let (rows, up) = dropped_rows(rows, self.dropout, base.site, pass);
+        let dropped = up > 1.0;
         let [_, _, d_out] = y.dims();
         let whole = |rows: Tensor<2>| rows.reshape([batch, seq, d_out]);
         let side = whole(self.side(rows.clone(), up));
         let Some(dora) = &self.dora else {
             return y + side;
         };
-        let [a, b] = [&self.lora_a, &self.lora_b].map(frozen::plain);
+        let (a, b) = self.plain_pair();
         let gain = dora
             .gain(&base.weight.dense(), a, b, self.scale)
             .unsqueeze::<3>();
@@ -287,8 +268,58 @@ impl Factors {
     /// # Shapes
     /// - `rows`: `[rows, d_in]` → `[rows, d_out]`
     fn side(&self, rows: Tensor<2>, up: f64) -> Tensor<2> {
-        let narrow = rows.matmul(self.lora_a.val());
-        narrow.mul_scalar(self.scale * up).matmul(self.lora_b.val())
+        let (a, b) = self.pair(self.lora_a.val(), self.lora_b.val());
+        let side = rows.matmul(a).mul_scalar(self.scale * up).matmul(b);
+        match &self.bias {
+            Some(bias) => side + bias.val().mul_scalar(self.scale).unsqueeze(),
+            None => side,
+        }
+    }
+
+    /// The factors of all that is added to the weight: the trained ones beside those of the start.
+    ///
+    /// # Shapes
+    /// - `[d_in, rank]`, `[rank, d_out]` → the same, or with twice the rank
+    fn pair(&self, a: Tensor<2>, b: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+        match &self.start {
+            None => (a, b),
+            Some(start) => (
+                Tensor::cat(vec![a, start.a.clone()], 1),
+                Tensor::cat(vec![b, start.b.clone().neg()], 0),
+            ),
+        }
+    }
+
+    fn as_pair(&self) -> Pair {
+        let (a, b) = self.plain_pair();
+        Pair {
+            part: "factors",
+            names: ["lora_a", "lora_b"],
+            a: Matrix::of(a),
+            b: Matrix::of(b),
+            scale: self.scale,
+        }
+    }
+
+    fn plain_pair(&self) -> (Tensor<2>, Tensor<2>) {
+        self.pair(frozen::plain(&self.lora_a), frozen::plain(&self.lora_b))
+    }
+}
+
+/// The input of a site while training, with a share of its values dropped, and what makes up for
+/// those.
+pub(crate) fn dropped_rows(
+    rows: Tensor<2>,
+    share: f64,
+    site: SiteId,
+    pass: Pass,
+) -> (Tensor<2>, f64) {
+    match pass {
+        Pass::Training { seed } if share > 0.0 => {
+            let random = HostRandom::new(seed, site.index() as u64);
+            (drop_out(rows, share, random), 1.0 / (1.0 - share))
+        }
+        _ => (rows, 1.0),
     }
 }
 
@@ -307,7 +338,8 @@ impl Method for Lora {
     }
 
     fn sites(&self) -> Vec<SiteId> {
-        self.factors.sites().chain(self.biases.sites()).collect()
+        let weights = self.factors.sites().chain(self.tables.sites());
+        weights.chain(self.biases.sites()).collect()
     }
 
     fn replaces(&self) -> Vec<SiteId> {
@@ -345,18 +377,42 @@ impl Method for Lora {
         let Some(factors) = self.factors.get(inner.site) else {
             return Ok(inner);
         };
-        let delta = frozen::plain(&factors.lora_a)
-            .matmul(frozen::plain(&factors.lora_b))
-            .mul_scalar(factors.scale);
+        let (a, b) = factors.plain_pair();
+        let delta = a.matmul(b).mul_scalar(factors.scale);
+        let bias = match (&factors.bias, inner.bias) {
+            (None, bias) => bias,
+            (Some(own), Some(bias)) => Some(bias + frozen::plain(own).mul_scalar(factors.scale)),
+            (Some(_), None) => {
+                return Err(AdapterError::NotMergeable {
+                    method: METHOD,
+                    reason: "lora_bias has no place in a layer without a bias",
+                });
+            }
+        };
         let sum = inner.weight.dense() + delta;
         Ok(Linear {
+            site: inner.site,
             weight: match &factors.dora {
                 Some(dora) => dora.merged(sum),
                 None => sum,
             }
             .into(),
-            ..inner
+            bias,
         })
+    }
+
+    fn embedding(&self, base: &Embedding, ids: &Tensor<2, Int>, y: Tensor<3>) -> Tensor<3> {
+        match self.tables.get(base.site) {
+            Some(table) => table.forward(ids.clone(), y),
+            None => y,
+        }
+    }
+
+    fn merge_embedding(&self, inner: Embedding) -> Embedding {
+        match self.tables.get(inner.site) {
+            Some(table) => table.merge(inner),
+            None => inner,
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! The seam between a stack and its methods: what a method is given, and where it may act.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use burn::tensor::{Device, Tensor};
-use hybrid_models::{Base, Embedding, KeyValue, Linear, Norm, Site, SiteId, SiteKind, Stack};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use hybrid_models::{
+    Aside, Base, Embedding, KeyValue, Linear, Norm, Site, SiteId, SiteKind, Stack,
+};
 
 use crate::AdapterError;
 use crate::random::HostRandom;
@@ -20,6 +22,8 @@ pub(crate) struct Building<'a> {
     pub(crate) seed: u64,
     /// Place in the stack.
     pub(crate) position: usize,
+    /// The file that is being read: where settings leave something open, its shapes decide.
+    pub(crate) stored: Option<&'a BTreeMap<String, TensorData>>,
 }
 
 impl Building<'_> {
@@ -47,21 +51,61 @@ impl Building<'_> {
         method: &'static str,
         selector: &Selector<'_>,
     ) -> Result<Vec<&Site>, AdapterError> {
+        self.sites_of(method, selector, |kind| {
+            matches!(kind, SiteKind::Linear { .. })
+        })
+    }
+
+    /// The linear sites and embeddings of a selection.
+    ///
+    /// # Errors
+    /// [`AdapterError::NoTarget`], or [`AdapterError::UnsupportedTarget`] when the selection also
+    /// takes a norm.
+    pub(crate) fn weight_sites(
+        &self,
+        method: &'static str,
+        selector: &Selector<'_>,
+    ) -> Result<Vec<&Site>, AdapterError> {
+        self.sites_of(method, selector, |kind| {
+            matches!(kind, SiteKind::Linear { .. } | SiteKind::Embedding { .. })
+        })
+    }
+
+    /// The embeddings of a selection.
+    ///
+    /// # Errors
+    /// [`AdapterError::NoTarget`], or [`AdapterError::UnsupportedTarget`] when the selection also
+    /// takes anything else.
+    pub(crate) fn embedding_sites(
+        &self,
+        method: &'static str,
+        selector: &Selector<'_>,
+    ) -> Result<Vec<&Site>, AdapterError> {
+        self.sites_of(method, selector, |kind| {
+            matches!(kind, SiteKind::Embedding { .. })
+        })
+    }
+
+    fn sites_of(
+        &self,
+        method: &'static str,
+        selector: &Selector<'_>,
+        wanted: impl Fn(&SiteKind) -> bool,
+    ) -> Result<Vec<&Site>, AdapterError> {
         let sites = self.select(selector, |kind| !matches!(kind, SiteKind::Block { .. }))?;
-        for site in &sites {
-            let found = match site.kind {
-                SiteKind::Linear { .. } => continue,
-                SiteKind::Norm { .. } => "a norm",
-                SiteKind::Embedding { .. } => "an embedding",
-                SiteKind::Block { .. } => "a block",
-            };
-            return Err(AdapterError::UnsupportedTarget {
+        match sites.iter().find(|site| !wanted(&site.kind)) {
+            Some(site) => Err(AdapterError::UnsupportedTarget {
                 method,
                 site: site.path.clone(),
-                found,
-            });
+                found: match site.kind {
+                    SiteKind::Linear { .. } => "a linear layer",
+                    SiteKind::Norm { .. } => "a norm",
+                    SiteKind::Embedding { .. } => "an embedding",
+                    SiteKind::Block { .. } => "a block",
+                },
+            }),
+            None => Ok(sites),
         }
-        Ok(sites)
     }
 
     /// The selected sites of some kinds.
@@ -91,6 +135,41 @@ pub(crate) enum Pass {
         /// The seed of all masks of this forward.
         seed: u64,
     },
+}
+
+/// What PEFT calls a parameter.
+#[derive(Debug, Clone)]
+pub(crate) struct PeftName {
+    /// Module path and tensor in the model.
+    pub(crate) key: String,
+    /// The same in files, or a whole key.
+    pub(crate) stored: String,
+}
+
+/// A tensor that is not trained and that PEFT's files hold.
+#[derive(Debug, Clone)]
+pub(crate) struct Kept {
+    /// Its key as [`Method::peft_name`] gives names, or whole.
+    pub(crate) stored: String,
+    pub(crate) data: TensorData,
+    /// Whether a file holds it under another key too, so that it can do without this one.
+    pub(crate) again: bool,
+}
+
+impl Kept {
+    /// A tensor that no file can do without.
+    pub(crate) fn needed(stored: String, data: TensorData) -> Self {
+        Self {
+            stored,
+            data,
+            again: false,
+        }
+    }
+
+    /// The whole key of what all sites share.
+    pub(crate) fn of_all_sites(key: &str) -> String {
+        format!("base_model.{key}")
+    }
 }
 
 /// A method in place: which sites it touches and what it does there.
@@ -141,6 +220,11 @@ pub(crate) trait Method {
         inner(x)
     }
 
+    /// Changes what an embedding gives; `base` is the table there after replacing.
+    fn embedding(&self, _base: &Embedding, _ids: &Tensor<2, Int>, y: Tensor<3>) -> Tensor<3> {
+        y
+    }
+
     /// Whether it puts something in front of the tokens, which all layers see.
     fn in_front(&self) -> bool {
         false
@@ -149,6 +233,11 @@ pub(crate) trait Method {
     /// Puts vectors in front of the words that enter a stack of layers.
     fn embedded(&self, _stack: Stack, words: Tensor<3>, _pass: Pass) -> Tensor<3> {
         words
+    }
+
+    /// States that a layer's self-attention attends to aside, by the layer's key projection.
+    fn aside(&self, _key: &Linear) -> Option<Aside> {
+        None
     }
 
     /// Keys and values in front of each layer's own.
@@ -161,12 +250,41 @@ pub(crate) trait Method {
         x
     }
 
+    /// What it adds to the loss while training.
+    fn penalty(&self) -> Option<Tensor<1>> {
+        None
+    }
+
     /// The linear layer that alone computes what [`Method::linear`] around `inner` computes.
     ///
     /// # Errors
     /// [`AdapterError::NotMergeable`].
     fn merge_linear(&self, inner: Linear) -> Result<Linear, AdapterError> {
         Ok(inner)
+    }
+
+    /// The table that alone gives what [`Method::embedding`] over `inner` gives.
+    fn merge_embedding(&self, inner: Embedding) -> Embedding {
+        inner
+    }
+
+    /// Path and tensor in PEFT's files of a parameter, whose name is without the method's own; for
+    /// methods that files have in one way only.
+    fn peft_name(&self, _name: &str) -> Option<PeftName> {
+        None
+    }
+
+    /// Frozen tensors that PEFT's files hold.
+    fn kept(&self) -> Vec<Kept> {
+        Vec::new()
+    }
+
+    /// Takes a frozen tensor, with the key and shape that [`Method::kept`] gives it.
+    ///
+    /// # Errors
+    /// [`AdapterError::Setting`] for values that make no sense.
+    fn keep(&mut self, _stored: &str, _data: &TensorData) -> Result<(), AdapterError> {
+        Ok(())
     }
 
     /// Whether the base's weights can hold its effect.

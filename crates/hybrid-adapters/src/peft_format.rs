@@ -1,20 +1,26 @@
 //! PEFT's file format: `adapter_config.json` and `adapter_model.safetensors`, both ways.
 //!
-//! LoRA, IA3, LayerNorm tuning, prompt tuning, prefix tuning and P-tuning have a place in it, each
-//! with unfrozen layers beside it (`modules_to_save`). Keys are `base_model.model.` + module path +
+//! LoRA, IA3, LayerNorm tuning, all methods of `site_method`, prompt tuning, prefix tuning and P-tuning
+//! have a place in it, each with unfrozen layers beside it (`modules_to_save`). Keys are `base_model.model.` + module path +
 //! tensor, linear weights `[d_out, d_in]`. What stands in front of the tokens is one tensor,
 //! `prompt_embeddings`, without the network it may come from; beside it keys start with
 //! `base_model.`.
+
+use burn::tensor::TensorData;
+use hybrid_models::Layer;
 
 use crate::AdapterConfig;
 
 mod config_file;
 mod config_text;
+mod inspect;
+mod key_lists;
 mod keys;
 mod load;
 mod save;
 mod tensor_file;
 
+pub use inspect::{PeftSummary, inspect_peft};
 pub use keys::{load_torch_tensors, torch_tensors};
 pub use load::load_peft;
 pub use save::{peft_has, save_peft};
@@ -23,7 +29,10 @@ const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
 const PROMPT: &str = "prompt_embeddings";
 
-/// What every key of a file starts with, but that of [`PROMPT`].
+/// Keys without anything before them: [`PROMPT`] and what multitask prompts have beside it.
+const BARE: [&str; 3] = [PROMPT, "prefix_task_cols", "prefix_task_rows"];
+
+/// What every key of a file starts with, but those in [`BARE`].
 fn key_start(method: &AdapterConfig) -> &'static str {
     match method.is_in_front() {
         true => "base_model.",
@@ -31,10 +40,27 @@ fn key_start(method: &AdapterConfig) -> &'static str {
     }
 }
 
-/// A whole key: `start`, what stands before the base's paths, and the key of a place.
+/// The weight of an embedding or an output layer as files have it, `[n, d_model]`.
+fn stored_table(layer: &Layer) -> Option<TensorData> {
+    let data = match layer {
+        Layer::Embedding(embedding) => embedding.weight.to_data(),
+        Layer::Linear(linear) => linear.weight.clone().transpose().to_data(),
+        Layer::Norm(_) => return None,
+    };
+    Some(data.convert::<f32>())
+}
+
+/// A whole key: `start`, what stands before the base's paths, and the key of a place, unless that is
+/// whole.
 fn full_key(start: &str, prefix: &str, key: &str) -> String {
-    match key {
-        PROMPT => PROMPT.to_owned(),
-        key => format!("{start}{prefix}{key}"),
+    match is_whole(key) {
+        true => key.to_owned(),
+        false => format!("{start}{prefix}{key}"),
     }
+}
+
+/// Whether a key is one of [`BARE`] or of a tensor that all sites share: below no module.
+fn is_whole(key: &str) -> bool {
+    let shared = key.strip_prefix("base_model.");
+    BARE.contains(&key) || shared.is_some_and(|name| !name.contains('.'))
 }

@@ -23,6 +23,12 @@ impl HostRandom {
         self.fill(shape, |random| ((2.0 * random.unit() - 1.0) * limit) as f32)
     }
 
+    /// A matrix with values of the uniform distribution over plus or minus one over the root of its
+    /// number of columns: PyTorch's Kaiming initialisation with `a = sqrt(5)`.
+    pub(crate) fn kaiming(&mut self, shape: [usize; 2]) -> TensorData {
+        self.uniform(shape, 1.0 / (shape[1] as f64).sqrt())
+    }
+
     /// A tensor with values of the normal distribution around 0 (Box and Muller 1958).
     pub(crate) fn normal<const D: usize>(
         &mut self,

@@ -64,7 +64,15 @@ impl<M> SiteMap<M> {
             .map(|entry| (entry.path.as_str(), &entry.module))
     }
 
-    fn map_each(self, mut change: impl FnMut(&str, M) -> M) -> Self {
+    /// The same, to change the modules.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&str, &mut M)> {
+        self.0
+            .iter_mut()
+            .map(|entry| (entry.path.as_str(), &mut entry.module))
+    }
+
+    /// Changed modules at the same sites.
+    pub(crate) fn map_each(self, mut change: impl FnMut(&str, M) -> M) -> Self {
         let entries = self.0.into_iter().map(|entry| {
             let module = change(&entry.path, entry.module);
             Entry {

@@ -1,8 +1,9 @@
 //! What tells BERT, RoBERTa and DistilBERT apart: names, sizes, positions and heads.
 
-use crate::blocks::{Activation, Attention, EncoderLayer, FeedForward, Heads, Projections};
+use crate::blocks::{Attention, EncoderLayer, FeedForward, Heads, Projections};
 use crate::config_file::ConfigFile;
 use crate::encoder::PositionRule;
+use crate::kernels::Activation;
 use crate::loader::{LinearShape, Loader, Part};
 use crate::{Encoder, ModelError, NormKind, bert, distilbert, roberta};
 

@@ -8,12 +8,12 @@ use burn::tensor::Device;
 use serde_json::json;
 
 use crate::blocks::{
-    Activation, Attention, CrossAttention, FeedForward, Heads, Projections, SubLayer,
-    TransformerLayer,
+    Attention, CrossAttention, FeedForward, Heads, Projections, SubLayer, TransformerLayer,
 };
 use crate::checkpoint::Checkpoint;
 use crate::config_file::ConfigFile;
 use crate::encoder_decoder::{DefaultTokens, LayerStack, Parts, Positions};
+use crate::kernels::Activation;
 use crate::loader::{LinearShape, Loader, Part};
 use crate::{Embedding, LayerTable, Linear, ModelError, Norm, NormKind, Stack};
 

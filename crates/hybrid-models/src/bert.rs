@@ -6,9 +6,9 @@ use serde_json::json;
 
 use crate::ModelError;
 use crate::architecture::{EncoderPlan, LayerNames, Task};
-use crate::blocks::Activation;
 use crate::config_file::ConfigFile;
 use crate::encoder::PositionRule;
+use crate::kernels::Activation;
 
 /// Classes of Transformers with the task of each.
 pub(crate) const CLASSES: [(&str, Task); 6] = [

@@ -1,6 +1,5 @@
 //! Parts that architectures share.
 
-mod activation;
 mod attention;
 mod cross_attention;
 mod decoder_layer;
@@ -12,7 +11,6 @@ mod relative_bias;
 mod rotary;
 mod transformer_layer;
 
-pub(crate) use activation::Activation;
 pub(crate) use attention::{Attention, Heads, Projections, SelfInputs};
 pub(crate) use cross_attention::{CrossAttention, Memory};
 pub(crate) use decoder_layer::DecoderLayer;

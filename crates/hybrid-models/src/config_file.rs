@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::GgufFile;
 use crate::ModelError;
-use crate::blocks::Activation;
+use crate::kernels::Activation;
 
 /// Sizes above this are taken for damage.
 const MAX_SIZE: u64 = 1 << 24;
@@ -418,7 +418,7 @@ mod tests {
     fn unknown_activations_list_the_known_ones() {
         let config = config(json!({"hidden_act": "swishy"}));
         let error = config
-            .activation_or("hidden_act", crate::blocks::Activation::Gelu)
+            .activation_or("hidden_act", crate::kernels::Activation::Gelu)
             .unwrap_err()
             .to_string();
         assert!(

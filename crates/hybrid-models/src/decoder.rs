@@ -60,6 +60,20 @@ pub struct DecoderAttention {
     prefix: Option<Vec<KeyValue>>,
 }
 
+impl DecoderAttention {
+    /// What all layers of this kind are given.
+    fn inputs(&self, layer: &DecoderLayer) -> SelfInputs<'_> {
+        SelfInputs {
+            bias: match layer.sliding {
+                true => self.sliding.as_ref(),
+                false => self.full.as_ref(),
+            },
+            rotation: self.rotation.as_ref(),
+            ..SelfInputs::default()
+        }
+    }
+}
+
 /// A frozen decoder.
 #[derive(Debug, Clone)]
 pub struct Decoder {
@@ -312,14 +326,18 @@ impl Decoder {
         hooks: &dyn Hooks,
     ) -> Tensor<3> {
         let layer = &self.layers[index];
+        if let (None, None, Some(recomputation)) =
+            (&attention.prefix, &cache, hooks.recomputation())
+        {
+            let (layer, attention) = (layer.clone(), attention.clone());
+            return recomputation.layer(&hidden, move |hidden, hooks| {
+                layer.forward(hidden, attention.inputs(&layer), hooks)
+            });
+        }
         let inputs = SelfInputs {
-            bias: match layer.sliding {
-                true => attention.sliding.as_ref(),
-                false => attention.full.as_ref(),
-            },
-            rotation: attention.rotation.as_ref(),
             prefix: attention.prefix.as_ref().map(|layers| &layers[index]),
             cache: cache.map(|cache| &mut cache.layers[index]),
+            ..attention.inputs(layer)
         };
         layer.forward(hidden, inputs, hooks)
     }

@@ -5,9 +5,9 @@
 
 use crate::ModelError;
 use crate::architecture::{EncoderPlan, LayerNames, Task};
-use crate::blocks::Activation;
 use crate::config_file::ConfigFile;
 use crate::encoder::PositionRule;
+use crate::kernels::Activation;
 
 /// Transformers fixes this value for every norm of DistilBERT.
 pub(crate) const EPSILON: f64 = 1e-12;

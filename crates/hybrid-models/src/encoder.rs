@@ -180,8 +180,19 @@ impl Encoder {
         attention: &EncoderAttention,
         hooks: &dyn Hooks,
     ) -> Tensor<3> {
-        let prefix = attention.prefix.as_ref().map(|layers| &layers[index]);
-        self.layers[index].forward(hidden, &attention.bias, prefix, hooks)
+        let layer = &self.layers[index];
+        match (&attention.prefix, hooks.recomputation()) {
+            (None, Some(recomputation)) => {
+                let (layer, bias) = (layer.clone(), attention.bias.clone());
+                recomputation.layer(&hidden, move |hidden, hooks| {
+                    layer.forward(hidden, &bias, None, hooks)
+                })
+            }
+            (prefix, _) => {
+                let prefix = prefix.as_ref().map(|layers| &layers[index]);
+                layer.forward(hidden, &attention.bias, prefix, hooks)
+            }
+        }
     }
 
     /// The last hidden states.

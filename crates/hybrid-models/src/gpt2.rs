@@ -4,10 +4,11 @@
 
 use serde_json::json;
 
-use crate::blocks::{Activation, Attention, DecoderLayer, FeedForward, Heads, Projections};
+use crate::blocks::{Attention, DecoderLayer, FeedForward, Heads, Projections};
 use crate::config_file::ConfigFile;
 use crate::decoder::{Decoder, Positions};
 use crate::decoder_model::DecoderTask;
+use crate::kernels::Activation;
 use crate::loader::{Loader, Part};
 use crate::{ModelError, NormKind};
 

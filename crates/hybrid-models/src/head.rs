@@ -3,8 +3,8 @@
 use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::architecture::{Architecture, EncoderPlan, Task};
-use crate::blocks::Activation;
 use crate::config_file::ConfigFile;
+use crate::kernels::Activation;
 use crate::layers::LayerPlace;
 use crate::loader::{LinearShape, Loader, Part};
 use crate::{Embedding, Hooks, Linear, ModelError, Norm, NormKind, distilbert};

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Int, Tensor};
 
-use crate::{Embedding, Linear, Norm, SiteId};
+use crate::{Embedding, Linear, Norm, Recomputation, SiteId};
 
 /// A stack of transformer layers within a base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +46,15 @@ pub struct KeyValue {
     pub value: Tensor<4>,
 }
 
+/// States that the queries of a layer's self-attention also attend to, apart from all others.
+#[derive(Debug, Clone)]
+pub struct Aside {
+    /// What keys and values are made of, without position encoding, `[1, n, d_model]`.
+    pub states: Tensor<3>,
+    /// What the result is multiplied with before it is added, `[1]`.
+    pub gate: Tensor<1>,
+}
+
 /// What may act on a base while it runs. Every method defaults to "nothing happens".
 ///
 /// A layer passes itself, so an implementation sees the site (`base.site`), the frozen weight and
@@ -54,6 +63,12 @@ pub trait Hooks {
     /// A linear site: LoRA, IA3, BitFit, unfrozen weights, heads.
     fn linear(&self, base: &Linear, x: Tensor<3>) -> Tensor<3> {
         base.forward(x)
+    }
+
+    /// What the layers of an encoder or a decoder are run again with in backward; without it they
+    /// keep their activations.
+    fn recomputation(&self) -> Option<&Recomputation> {
+        None
     }
 
     /// A norm site: LayerNorm tuning, BitFit.
@@ -79,6 +94,12 @@ pub trait Hooks {
     /// - `words`: `[batch, seq, d_model]` → `[batch, n_virtual + seq, d_model]`
     fn embedded(&self, _stack: Stack, words: Tensor<3>) -> Tensor<3> {
         words
+    }
+
+    /// States that a layer's self-attention attends to aside, by the layer's key projection:
+    /// LLaMA-adapters. Layers whose projections are one are not asked.
+    fn aside(&self, _key: &Linear) -> Option<Aside> {
+        None
     }
 
     /// Keys and values in front of those of a stack's self-attention, one for each layer: prefix

@@ -184,6 +184,16 @@ impl LayerTable {
             .is_some_and(|keyed| keyed.input_first)
     }
 
+    /// Whether the weight at a site is another layer's: an output layer that shares the word vectors.
+    ///
+    /// # Panics
+    /// If `site` comes from another base with more sites.
+    pub fn is_tied(&self, site: SiteId) -> bool {
+        self.layers[site.index()]
+            .as_ref()
+            .is_some_and(|keyed| keyed.tied)
+    }
+
     /// Number of weights, tied ones counted once.
     pub fn n_parameters(&self) -> usize {
         let size = |keyed: &KeyedLayer| {

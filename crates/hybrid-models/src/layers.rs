@@ -3,8 +3,9 @@
 //! They hold no `Param`: a base cannot be trained by accident, and backward computes no weight
 //! gradient for it.
 
-use burn::tensor::{Int, Tensor, module};
+use burn::tensor::{Int, Tensor};
 
+use crate::kernels::normalize;
 use crate::{SiteId, Weight};
 
 /// A frozen linear layer, `y = x W + b`.
@@ -72,18 +73,7 @@ impl Norm {
     /// - `x`: `[batch, seq, d_model]` → the same
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let (weight, bias) = (self.weight.clone(), self.bias.clone());
-        match self.kind {
-            NormKind::Layer => module::layer_norm(x, weight, bias, self.epsilon),
-            NormKind::Rms => {
-                let mean_square = x.clone().square().mean_dim(2);
-                let scaled = x / mean_square.add_scalar(self.epsilon).sqrt();
-                let y = scaled * weight.unsqueeze();
-                match bias {
-                    Some(bias) => y + bias.unsqueeze(),
-                    None => y,
-                }
-            }
-        }
+        normalize(self.kind, x, weight, bias, self.epsilon)
     }
 }
 

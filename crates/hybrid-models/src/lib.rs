@@ -22,6 +22,8 @@ mod quantized;
 mod vectorized;
 mod weight;
 
+mod kernels;
+
 mod blocks;
 mod encoder;
 mod head;
@@ -67,7 +69,8 @@ pub use generate::{
     BeamConfig, Decoding, EarlyStopping, Finish, Generated, GenerationConfig, LogitsProcessor,
     Reader, SampleConfig, generate,
 };
-pub use hooks::{Hooks, KeyValue, NoHooks, Stack, StackShape};
+pub use hooks::{Aside, Hooks, KeyValue, NoHooks, Stack, StackShape};
+pub use kernels::{Copies, Recomputation};
 pub use layer_table::{Base, BaseKind, LayerTable};
 pub use layers::{Embedding, Layer, Linear, Norm, NormKind, linear};
 pub use losses::{IGNORED, binary_cross_entropy, cross_entropy, mean_squared_error};

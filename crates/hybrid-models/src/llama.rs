@@ -4,10 +4,11 @@
 //!
 //! Deviations: the base's own dropout is off.
 
-use crate::blocks::{Activation, Attention, DecoderLayer, FeedForward, Heads, Projections};
+use crate::blocks::{Attention, DecoderLayer, FeedForward, Heads, Projections};
 use crate::config_file::ConfigFile;
 use crate::decoder::{Decoder, Positions};
 use crate::decoder_model::DecoderTask;
+use crate::kernels::Activation;
 use crate::loader::{LinearShape, Loader, Part};
 use crate::rope::Rope;
 use crate::{ModelError, NormKind};

@@ -5,10 +5,10 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor};
 
 use crate::architecture::{self, Architecture, Task};
-use crate::blocks::Activation;
 use crate::checkpoint::Checkpoint;
 use crate::config_file::ConfigFile;
 use crate::head::{Head, linear_rows};
+use crate::kernels::Activation;
 use crate::layers::LayerPlace;
 use crate::loader::{LinearShape, Loader, Part};
 use crate::{

@@ -8,12 +8,13 @@ use burn::tensor::Device;
 use serde_json::json;
 
 use crate::blocks::{
-    Activation, Attention, Buckets, CrossAttention, FeedForward, Heads, Projections, RelativeBias,
-    SubLayer, TransformerLayer,
+    Attention, Buckets, CrossAttention, FeedForward, Heads, Projections, RelativeBias, SubLayer,
+    TransformerLayer,
 };
 use crate::checkpoint::{Checkpoint, Start, Starts};
 use crate::config_file::ConfigFile;
 use crate::encoder_decoder::{DefaultTokens, LayerStack, Parts, Positions};
+use crate::kernels::Activation;
 use crate::loader::{LinearShape, Loader, Part};
 use crate::{Embedding, LayerTable, Linear, ModelError, Norm, NormKind, Stack};
 

@@ -98,6 +98,11 @@ impl<M: Module> Updater<M> {
         self.foreign += gradients.len();
     }
 
+    /// The gradients that the next [`Self::step`] will use.
+    pub fn accumulated(&self) -> &GradientsParams {
+        &self.accumulated
+    }
+
     /// Moves the parameters by the accumulated gradients, which are used up, also by an error.
     /// Parameters without a gradient stay as they are.
     ///

@@ -96,6 +96,43 @@ impl ArtifactDescription {
             seed: recipe.seed,
         }
     }
+
+    /// What the artifact in a folder, or that of a run, says; none where there is no artifact.
+    ///
+    /// # Errors
+    /// [`HybridError::Read`] or [`HybridError::Format`].
+    pub(crate) fn find(folder: &Path) -> Result<Option<Self>, HybridError> {
+        let folder = artifact_folder(folder);
+        match folder.join(DESCRIPTION).exists() {
+            true => Self::read(&folder).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    fn read(folder: &Path) -> Result<Self, HybridError> {
+        let path = folder.join(DESCRIPTION);
+        let description: Self =
+            serde_json::from_str(&read(&path)?).map_err(|error| HybridError::Format {
+                path: path.clone(),
+                reason: error.to_string(),
+            })?;
+        match description.format {
+            FORMAT => Ok(description),
+            found => Err(HybridError::Format {
+                path,
+                reason: format!("expected format {FORMAT}, found {found}"),
+            }),
+        }
+    }
+}
+
+/// The folder of an artifact, or of that of a run.
+fn artifact_folder(folder: &Path) -> PathBuf {
+    let inside = folder.join("artifact");
+    match !folder.join(DESCRIPTION).exists() && inside.join(DESCRIPTION).exists() {
+        true => inside,
+        false => folder.to_owned(),
+    }
 }
 
 /// Fills `folder` with an artifact.
@@ -153,19 +190,8 @@ impl Artifact {
     /// # Errors
     /// [`HybridError`] naming the file that is missing or faulty.
     pub fn load(folder: &Path, device: &str, say: &dyn Fn(&str)) -> Result<Self, HybridError> {
-        let inside = folder.join("artifact");
-        let is_run = !folder.join(DESCRIPTION).exists() && inside.join(DESCRIPTION).exists();
-        let folder = if is_run { &inside } else { folder };
-        let path = folder.join(DESCRIPTION);
-        let description: ArtifactDescription =
-            serde_json::from_str(&read(&path)?).map_err(|error| HybridError::Format {
-                path: path.clone(),
-                reason: error.to_string(),
-            })?;
-        if description.format != FORMAT {
-            let reason = format!("expected format {FORMAT}, found {}", description.format);
-            return Err(HybridError::Format { path, reason });
-        }
+        let folder = &artifact_folder(folder);
+        let description = ArtifactDescription::read(folder)?;
         let path = folder.join(PROMPT);
         let format = |reason: String| HybridError::Format {
             path: path.clone(),

@@ -9,6 +9,7 @@ use crate::error::describe;
 use crate::progress::Show;
 use crate::{HybridError, TrainOptions, interrupt};
 
+mod adapter_commands;
 mod artifact_commands;
 mod generate;
 mod lines;
@@ -58,6 +59,24 @@ The same command on an unfinished run folder goes on where it stopped.")]
   hybrid merge runs/banking77/artifact --out merged
   hybrid predict merged questions.txt")]
     Merge(artifact_commands::MergeArguments),
+    /// Make one LoRA of several over the same base, each with its weight, in PEFT's format.
+    #[command(after_help = "Examples:
+  hybrid combine runs/a/artifact runs/b/artifact --out both
+  hybrid combine french=1 formal=0.5 slang=-0.3 --rule ties --density 0.5 --out mixed")]
+    Combine(adapter_commands::CombineArguments),
+    /// List the adapter methods: what each does, where it acts, whether it merges, its paper.
+    #[command(after_help = "Examples:
+  hybrid methods
+  hybrid methods --base HuggingFaceTB/SmolLM2-135M-Instruct
+With a base, the values that each trains with its defaults, and the memory that they take while they
+train, with gradients and the moments of Adam.")]
+    Methods(adapter_commands::MethodsArguments),
+    /// Explain an adapter: a folder in PEFT's format or an artifact.
+    #[command(after_help = "Examples:
+  hybrid inspect my-lora
+  hybrid inspect runs/banking77/artifact --json
+  hybrid inspect my-lora --base HuggingFaceTB/SmolLM2-135M-Instruct")]
+    Inspect(adapter_commands::InspectArguments),
     /// Let a decoder or an encoder-decoder write texts, token by token, for one or more prompts.
     #[command(after_help = "Examples:
   hybrid generate --model HuggingFaceTB/SmolLM2-135M-Instruct 'Name three rivers.'
@@ -163,6 +182,9 @@ fn run(cli: Cli) -> Result<(), HybridError> {
         Command::Eval(arguments) => artifact_commands::eval(&arguments),
         Command::Predict(arguments) => predict::predict(&arguments),
         Command::Merge(arguments) => artifact_commands::merge(&arguments),
+        Command::Combine(arguments) => adapter_commands::combine_adapters(&arguments),
+        Command::Methods(arguments) => adapter_commands::methods(&arguments),
+        Command::Inspect(arguments) => adapter_commands::inspect(&arguments),
         Command::Generate(arguments) => generate::generate(&arguments),
         Command::Schema => {
             let schema = serde_json::to_string_pretty(&crate::recipe::schema());

@@ -31,7 +31,9 @@ fn lora(d_in: usize, d_out: usize, rank: usize, device: &Device) -> (Lora, SiteT
         Ok::<_, ()>(Factors {
             lora_a: filled(d_in, rank),
             lora_b: filled(rank, d_out),
+            bias: None,
             dora: None,
+            start: None,
             scale: 1.5,
             dropout: 0.0,
         })
@@ -39,6 +41,7 @@ fn lora(d_in: usize, d_out: usize, rank: usize, device: &Device) -> (Lora, SiteT
     (
         Lora {
             factors: factors.unwrap(),
+            tables: SiteMap::empty(),
             biases: SiteMap::empty(),
         },
         sites,

@@ -5,15 +5,28 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::key_lists::{
+    ADALORA, ADAPTION_PROMPT, IA3, Keys, LN_TUNING, LORA, MULTITASK_PROMPT_TUNING, NEUTRAL,
+    P_TUNING, PREFIX_TUNING, PROMPT_TUNING, TRAINABLE_TOKENS,
+};
+use crate::config::FORMS;
+use crate::site_method::PeftForm;
 use crate::{
-    AdapterConfig, AdapterError, Ia3Config, LayerNormConfig, LoraConfig, PTuningConfig,
-    PrefixTuningConfig, PromptTuningConfig,
+    AdaloraConfig, AdapterConfig, AdapterError, AdaptionPromptConfig, Ia3Config, LayerNormConfig,
+    LoraConfig, MultitaskPromptTuningConfig, PTuningConfig, PrefixTuningConfig, PromptTuningConfig,
+    Targets, TrainableTokensConfig,
 };
 
 /// What a file says.
 #[derive(Debug)]
 pub(super) struct PeftConfig {
+    pub(super) peft_type: String,
+    pub(super) base_name: Option<String>,
+    pub(super) task_type: Option<String>,
+    pub(super) peft_version: Option<String>,
     pub(super) method: AdapterConfig,
+    /// What an option of the method makes of it beside.
+    pub(super) beside: Vec<AdapterConfig>,
     /// Ends of the paths of modules that are stored whole.
     pub(super) modules_to_save: Vec<String>,
 }
@@ -21,122 +34,19 @@ pub(super) struct PeftConfig {
 /// Files of this kind take a few kilobytes.
 const MAX_BYTES: usize = 16 << 20;
 
-/// Keys of every method that say nothing about the result.
-const NEUTRAL: [&str; 10] = [
-    "auto_mapping",
-    "base_model_name_or_path",
-    "fan_in_fan_out",
-    "inference_mode",
-    "modules_to_save",
-    "peft_type",
-    "peft_version",
-    "revision",
-    "runtime_config",
-    "task_type",
+/// Types that have keys of their own.
+const TYPES: [&str; 10] = [
+    "LORA",
+    "ADALORA",
+    "IA3",
+    "LN_TUNING",
+    "TRAINABLE_TOKENS",
+    "PROMPT_TUNING",
+    "PREFIX_TUNING",
+    "P_TUNING",
+    "MULTITASK_PROMPT_TUNING",
+    "ADAPTION_PROMPT",
 ];
-
-/// The keys of one method.
-struct Keys {
-    /// Keys of our own configuration, with the same meaning.
-    used: &'static [&'static str],
-    /// Keys that say nothing about what stored tensors compute.
-    neutral: &'static [&'static str],
-    /// Keys that change the result unless they are off.
-    off: &'static [&'static str],
-}
-
-const LORA: Keys = Keys {
-    used: &[
-        "r",
-        "lora_alpha",
-        "lora_dropout",
-        "bias",
-        "target_modules",
-        "exclude_modules",
-        "layers_to_transform",
-        "layers_pattern",
-        "use_rslora",
-        "use_dora",
-        "rank_pattern",
-        "alpha_pattern",
-    ],
-    neutral: &[
-        "ensure_weight_tying",
-        "eva_config",
-        "init_lora_weights",
-        "megatron_config",
-        "megatron_core",
-        "qalora_group_size",
-    ],
-    off: &[
-        "alora_invocation_tokens",
-        "arrow_config",
-        "corda_config",
-        "kasa_config",
-        "layer_replication",
-        "loftq_config",
-        "lora_bias",
-        "lora_ga_config",
-        "monteclora_config",
-        "target_parameters",
-        "trainable_token_indices",
-        "use_bdlora",
-        "use_qalora",
-        "velora_config",
-    ],
-};
-
-const IA3: Keys = Keys {
-    used: &["target_modules", "feedforward_modules", "exclude_modules"],
-    neutral: &["init_ia3_weights"],
-    off: &[],
-};
-
-const LN_TUNING: Keys = Keys {
-    used: &["target_modules", "exclude_modules"],
-    neutral: &[],
-    off: &[],
-};
-
-const PROMPT_TUNING: Keys = Keys {
-    used: &[
-        "num_virtual_tokens",
-        "token_dim",
-        "num_transformer_submodules",
-        "prompt_tuning_init",
-        "prompt_tuning_init_text",
-        "tokenizer_name_or_path",
-    ],
-    neutral: &["num_attention_heads", "num_layers", "tokenizer_kwargs"],
-    off: &[],
-};
-
-const PREFIX_TUNING: Keys = Keys {
-    used: &[
-        "num_virtual_tokens",
-        "token_dim",
-        "num_transformer_submodules",
-        "prefix_projection",
-        "encoder_hidden_size",
-        "init_weights",
-    ],
-    neutral: &["num_attention_heads", "num_layers"],
-    off: &[],
-};
-
-const P_TUNING: Keys = Keys {
-    used: &[
-        "num_virtual_tokens",
-        "token_dim",
-        "num_transformer_submodules",
-        "encoder_reparameterization_type",
-        "encoder_hidden_size",
-        "encoder_num_layers",
-        "encoder_dropout",
-    ],
-    neutral: &["num_attention_heads", "num_layers"],
-    off: &[],
-};
 
 /// # Errors
 /// [`AdapterError::Read`], [`AdapterError::Format`], [`AdapterError::PeftType`],
@@ -173,10 +83,16 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<PeftConfig, AdapterError> {
             check_initialisation(path, &config)?;
             AdapterConfig::Lora(method::<LoraConfig>(path, &config, &LORA)?)
         }
+        "ADALORA" => AdapterConfig::Adalora(method::<AdaloraConfig>(path, &config, &ADALORA)?),
         "IA3" => AdapterConfig::Ia3(method::<Ia3Config>(path, &config, &IA3)?),
         "LN_TUNING" => {
             AdapterConfig::LayerNorm(method::<LayerNormConfig>(path, &config, &LN_TUNING)?)
         }
+        "TRAINABLE_TOKENS" => AdapterConfig::TrainableTokens(method::<TrainableTokensConfig>(
+            path,
+            &config,
+            &TRAINABLE_TOKENS,
+        )?),
         "PROMPT_TUNING" => AdapterConfig::PromptTuning(method::<PromptTuningConfig>(
             path,
             &config,
@@ -188,33 +104,79 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<PeftConfig, AdapterError> {
             &PREFIX_TUNING,
         )?),
         "P_TUNING" => AdapterConfig::PTuning(method::<PTuningConfig>(path, &config, &P_TUNING)?),
-        found => {
-            let supported =
-                "LORA, IA3, LN_TUNING, PROMPT_TUNING, PREFIX_TUNING, P_TUNING".to_owned();
-            return Err(AdapterError::PeftType {
-                path: path.to_owned(),
-                found: found.to_owned(),
-                supported,
-            });
+        "MULTITASK_PROMPT_TUNING" => {
+            AdapterConfig::MultitaskPromptTuning(method::<MultitaskPromptTuningConfig>(
+                path,
+                &config,
+                &MULTITASK_PROMPT_TUNING,
+            )?)
         }
+        "ADAPTION_PROMPT" => AdapterConfig::AdaptionPrompt(method::<AdaptionPromptConfig>(
+            path,
+            &config,
+            &ADAPTION_PROMPT,
+        )?),
+        found => match FORMS.iter().find(|form| form.peft_type == found) {
+            Some(form) => at_sites(path, &config, form)?,
+            None => {
+                let mut supported = TYPES.to_vec();
+                supported.extend(FORMS.iter().map(|form| form.peft_type));
+                return Err(AdapterError::PeftType {
+                    path: path.to_owned(),
+                    found: found.to_owned(),
+                    supported: supported.join(", "),
+                });
+            }
+        },
     };
     let modules_to_save = match config.get("modules_to_save") {
         None | Some(Value::Null) => Vec::new(),
         Some(names) => typed(path, names.clone())?,
     };
+    let beside = match (&method, config.get("trainable_token_indices")) {
+        (AdapterConfig::Lora(_), Some(tokens)) if !is_off(tokens) => trained_tokens(path, tokens)?,
+        _ => Vec::new(),
+    };
+    let text = |key: &str| config.get(key).and_then(Value::as_str).map(str::to_owned);
     Ok(PeftConfig {
+        peft_type: found.to_owned(),
+        base_name: text("base_model_name_or_path"),
+        task_type: text("task_type"),
+        peft_version: text("peft_version"),
         method,
+        beside,
         modules_to_save,
     })
 }
 
-/// Some initialisations store factors of a base that they changed; on the unchanged base those
-/// compute something else.
+/// LoRA's `trainable_token_indices`: of the word vectors, or by the name of the table.
+fn trained_tokens(path: &Path, tokens: &Value) -> Result<Vec<AdapterConfig>, AdapterError> {
+    let of = |target_modules: Option<Targets>, tokens: &Value| {
+        Ok(AdapterConfig::TrainableTokens(TrainableTokensConfig {
+            token_indices: typed(path, tokens.clone())?,
+            target_modules,
+            init_weights: true,
+        }))
+    };
+    match tokens {
+        Value::Object(by_name) => by_name
+            .iter()
+            .map(|(name, tokens)| of(Some(Targets::Names(vec![name.clone()])), tokens))
+            .collect(),
+        tokens => Ok(vec![of(None, tokens)?]),
+    }
+}
+
+/// Names of first values that a file can have. Others change the base in ways that a file does not
+/// tell: by chance, or by what data made of it.
 fn check_initialisation(path: &Path, config: &Map<String, Value>) -> Result<(), AdapterError> {
     let key = "init_lora_weights";
     match config.get(key) {
         None | Some(Value::Null | Value::Bool(_)) => Ok(()),
-        Some(Value::String(name)) if ["gaussian", "orthogonal", "eva"].contains(&name.as_str()) => {
+        Some(Value::String(name))
+            if ["gaussian", "orthogonal", "eva", "mica", "pissa", "olora"]
+                .contains(&name.to_lowercase().as_str()) =>
+        {
             Ok(())
         }
         Some(value) => Err(not_supported(path, key, value)),
@@ -234,18 +196,8 @@ fn method<T: DeserializeOwned>(
     config: &Map<String, Value>,
     keys: &Keys,
 ) -> Result<T, AdapterError> {
-    let known = |key: &str| {
-        [keys.used, keys.neutral, keys.off, NEUTRAL.as_slice()]
-            .iter()
-            .any(|group| group.contains(&key))
-    };
-    let unknown: Vec<String> = config.keys().filter(|key| !known(key)).cloned().collect();
-    if !unknown.is_empty() {
-        return Err(AdapterError::PeftKeys {
-            path: path.to_owned(),
-            keys: unknown,
-        });
-    }
+    let groups = [keys.used, keys.neutral, keys.off, NEUTRAL.as_slice()];
+    check_known(path, config, &groups.concat())?;
     for key in keys.off {
         if let Some(value) = config.get(*key)
             && !is_off(value)
@@ -253,13 +205,64 @@ fn method<T: DeserializeOwned>(
             return Err(not_supported(path, key, value));
         }
     }
+    typed(path, Value::Object(used(config, keys.used)))
+}
+
+/// The settings of a method that has one form in files.
+fn at_sites(
+    path: &Path,
+    config: &Map<String, Value>,
+    form: &PeftForm,
+) -> Result<AdapterConfig, AdapterError> {
+    let others = form.neutral.iter().chain(form.only).map(|(key, _)| *key);
+    let known: Vec<&str> = form
+        .keys
+        .iter()
+        .chain(&NEUTRAL)
+        .copied()
+        .chain(others)
+        .collect();
+    check_known(path, config, &known)?;
+    for (key, only) in form.only {
+        if let Some(value) = config.get(*key)
+            && !is_off(value)
+            && *value != only.value()
+        {
+            return Err(not_supported(path, key, value));
+        }
+    }
+    let mut own = used(config, form.keys);
+    own.insert("method".to_owned(), form.method.into());
+    typed(path, Value::Object(own))
+}
+
+/// # Errors
+/// [`AdapterError::PeftKeys`] naming all keys that are not known.
+fn check_known(
+    path: &Path,
+    config: &Map<String, Value>,
+    known: &[&str],
+) -> Result<(), AdapterError> {
+    let unknown = config.keys().filter(|key| !known.contains(&key.as_str()));
+    let keys: Vec<String> = unknown.cloned().collect();
+    match keys.is_empty() {
+        true => Ok(()),
+        false => Err(AdapterError::PeftKeys {
+            path: path.to_owned(),
+            keys,
+        }),
+    }
+}
+
+/// The values of our own settings.
+fn used(config: &Map<String, Value>, keys: &[&str]) -> Map<String, Value> {
     let mut own = Map::new();
-    for key in keys.used {
+    for key in keys {
         if let Some(value) = config.get(*key).filter(|value| !value.is_null()) {
             own.extend(as_ours(key, value).map(|value| ((*key).to_owned(), value)));
         }
     }
-    typed(path, Value::Object(own))
+    own
 }
 
 fn is_off(value: &Value) -> bool {
@@ -278,6 +281,12 @@ fn as_ours(key: &str, value: &Value) -> Option<Value> {
     let empty =
         value.as_array().is_some_and(Vec::is_empty) || value.as_str().is_some_and(str::is_empty);
     match key {
+        // Data chose the first values, which nothing but training depends on.
+        "init_lora_weights" => match value.as_str().map(str::to_lowercase) {
+            Some(name) if ["eva", "mica"].contains(&name.as_str()) => None,
+            Some(name) => Some(Value::String(name)),
+            None => Some(value.clone()),
+        },
         "exclude_modules" | "layers_to_transform" | "layers_pattern" if empty => None,
         "layers_to_transform" | "layers_pattern" if !value.is_array() => {
             Some(Value::Array(vec![value.clone()]))
@@ -354,11 +363,11 @@ mod tests {
     #[test]
     fn options_that_change_the_result_are_refused_by_name() {
         for (key, value) in [
-            ("lora_bias", json!(true)),
             ("layer_replication", json!([[0, 1]])),
-            ("init_lora_weights", json!("pissa")),
+            ("init_lora_weights", json!("pissa_niter_4")),
+            ("init_lora_weights", json!("corda")),
             ("loftq_config", json!({"loftq_bits": 4})),
-            ("trainable_token_indices", json!([1])),
+            ("use_qalora", json!(true)),
         ] {
             match read(|config| config[key] = value.clone()) {
                 Err(AdapterError::PeftOption { key: found, .. }) => assert_eq!(found, key),
@@ -373,10 +382,10 @@ mod tests {
             Err(AdapterError::PeftKeys { keys, .. }) => assert_eq!(keys, ["new_trick"]),
             other => panic!("{other:?}"),
         }
-        let error = read(|config| config["peft_type"] = json!("VERA"))
+        let error = read(|config| config["peft_type"] = json!("XLORA"))
             .unwrap_err()
             .to_string();
-        assert!(error.contains("VERA") && error.contains("LORA"), "{error}");
+        assert!(error.contains("XLORA") && error.contains("LOHA"), "{error}");
         assert!(matches!(
             read(|config| config["r"] = json!("four")),
             Err(AdapterError::Format { .. })

@@ -2,14 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use hybrid_models::{Base, BaseKind, SiteId, SiteTable, StackShape};
+use hybrid_models::{Base, BaseKind, SiteId, SiteTable};
 use serde_json::{Value, json};
 
+use super::keys::has_lora;
 use crate::adapters::AnyMethod;
+use crate::adaption_prompt::attention_of;
+use crate::site_method::SiteConfig;
 use crate::{
-    AdapterConfig, Adapters, BiasMode, Ia3Config, LayerNormConfig, LoraConfig, PTuningConfig,
-    PatternMap, PrefixTuningConfig, PromptTuningConfig, Targets,
+    AdaloraConfig, AdapterConfig, Adapters, BiasMode, Ia3Config, LayerNormConfig, LoraConfig,
+    PatternMap, Targets, TrainableTokensConfig,
 };
+
+mod in_front;
 
 /// The PEFT release whose keys are written.
 const PEFT_VERSION: &str = "0.21.2";
@@ -22,7 +27,7 @@ pub(super) fn config_text(
     prefix: &str,
     modules_to_save: &[String],
 ) -> String {
-    let task = task(base, modules_to_save);
+    let task = task(base, modules_to_save, keeps_modules(adapters));
     let mut keys = BTreeMap::from([
         ("auto_mapping", Value::Null),
         ("base_model_name_or_path", json!(base_name)),
@@ -43,10 +48,30 @@ pub(super) fn config_text(
         let own = match (config, method) {
             (AdapterConfig::Lora(config), AnyMethod::Lora(method)) => lora(
                 config,
-                &full_paths(method.factors().iter().map(|(path, _)| path), prefix),
+                &full_paths(
+                    method
+                        .factors()
+                        .iter()
+                        .map(|(path, _)| path)
+                        .chain(method.tables().iter().map(|(path, _)| path)),
+                    prefix,
+                ),
                 prefix,
                 input_first(base, method.factors().sites()),
             ),
+            (AdapterConfig::Adalora(config), AnyMethod::Adalora(method)) => {
+                let adapted = match &config.rank_pattern {
+                    // It names the sites without a rank too.
+                    Some(pattern) => pattern
+                        .keys()
+                        .filter_map(|key| key.strip_suffix(".lora_E"))
+                        .map(str::to_owned)
+                        .collect(),
+                    None => full_paths(method.triplets().iter().map(|(path, _)| path), prefix),
+                };
+                let sites = method.triplets().sites();
+                adalora(config, &adapted, prefix, input_first(base, sites))
+            }
             (AdapterConfig::Ia3(config), AnyMethod::Ia3(method)) => {
                 let feedforward = method
                     .scales()
@@ -67,22 +92,73 @@ pub(super) fn config_text(
                 &full_paths(method.norms().iter().map(|(path, _)| path), prefix),
                 prefix,
             ),
-            (AdapterConfig::PromptTuning(config), _) => prompt_tuning(config, base),
-            (AdapterConfig::PrefixTuning(config), _) => prefix_tuning(config, base),
-            (AdapterConfig::PTuning(config), _) => p_tuning(config, base),
-            _ => Vec::new(),
+            (AdapterConfig::TrainableTokens(config), AnyMethod::TrainableTokens(method))
+                if !has_lora(adapters) =>
+            {
+                let paths = method.tables().iter().map(|(path, _)| path);
+                trainable_tokens(config, &full_paths(paths, prefix), prefix)
+            }
+            (AdapterConfig::PromptTuning(config), _) => in_front::prompt_tuning(config, base),
+            (AdapterConfig::PrefixTuning(config), _) => in_front::prefix_tuning(config, base),
+            (AdapterConfig::PTuning(config), _) => in_front::p_tuning(config, base),
+            (AdapterConfig::MultitaskPromptTuning(config), _) => in_front::multitask(config, base),
+            (AdapterConfig::AdaptionPrompt(config), AnyMethod::AdaptionPrompt(method)) => {
+                let mut modules = method
+                    .prompts()
+                    .iter()
+                    .filter_map(|(path, _)| attention_of(path));
+                let name = modules.next().and_then(|module| module.rsplit('.').next());
+                vec![
+                    ("adapter_layers", json!(method.prompts().iter().count())),
+                    ("adapter_len", json!(config.adapter_len)),
+                    ("peft_type", json!("ADAPTION_PROMPT")),
+                    (
+                        "target_modules",
+                        json!(config.target_modules.as_deref().or(name)),
+                    ),
+                ]
+            }
+            (config, method) => match config.at_sites() {
+                Some(config) => {
+                    let sites = method.as_method().sites();
+                    let paths = sites
+                        .iter()
+                        .map(|site| base.sites().get(*site).path.as_str());
+                    let paths = full_paths(paths, prefix);
+                    at_sites(config, &paths, prefix, input_first(base, sites.into_iter()))
+                }
+                None => Vec::new(),
+            },
         };
         keys.extend(own);
+    }
+    if !keeps_modules(adapters) {
+        keys.remove("modules_to_save");
+    }
+    if let Some(tokens) = tokens_beside_lora(adapters, prefix) {
+        keys.insert("trainable_token_indices", tokens);
     }
     serde_json::to_string_pretty(&keys).expect("JSON values are always text")
 }
 
-/// PEFT's name of what the base is trained for.
-fn task(base: &dyn Base, modules_to_save: &[String]) -> Value {
+/// Whether PEFT's files of a stack can hold whole modules, a classifier among them.
+pub(super) fn keeps_modules(adapters: &Adapters) -> bool {
+    adapters.configs().iter().all(|config| match config {
+        AdapterConfig::TrainableTokens(_) => has_lora(adapters),
+        config => !matches!(config, AdapterConfig::AdaptionPrompt(_)),
+    })
+}
+
+/// PEFT's name of what the base is trained for. Where it `keeps_modules`, PEFT stores the head of a
+/// base that classifies rows, so a file without one cannot say so.
+fn task(base: &dyn Base, modules_to_save: &[String], keeps_modules: bool) -> Value {
     let sites = base.sites();
     let whole = |name: &str| modules_to_save.iter().any(|path| path == name);
     let heads = |name: &str| sites.find(name).is_some_and(|site| site.head);
-    if whole("classifier") && classifies_rows(sites) || whole("score") {
+    let classifies = |is_there: &dyn Fn(&str) -> bool| {
+        is_there("classifier") && classifies_rows(sites) || is_there("score")
+    };
+    if classifies(&whole) || !keeps_modules && classifies(&heads) {
         return json!("SEQ_CLS");
     }
     match base.kind() {
@@ -124,6 +200,34 @@ fn carries_over(targets: Option<&Targets>, prefix: &str) -> bool {
     }
 }
 
+/// Settings that have their names and values in PEFT.
+fn at_sites(config: &dyn SiteConfig, paths: &[String], prefix: &str, input_first: bool) -> Keys {
+    const SELECTING: [&str; 3] = ["exclude_modules", "layers_to_transform", "layers_pattern"];
+    let (form, values, selection) = (config.form(), config.values(), config.selection());
+    let has = |key: &&str| form.keys.contains(key);
+    let as_given = carries_over(selection.targets, prefix)
+        && carries_over(selection.exclude, prefix)
+        && SELECTING
+            .iter()
+            .all(|key| has(key) || !values.contains_key(*key));
+    let value = |key: &str| match (key, values.get(key)) {
+        ("target_modules", _) if !as_given => json!(paths),
+        (key, _) if SELECTING.contains(&key) && !as_given => Value::Null,
+        (_, Some(value)) => value.clone(),
+        (key, None) if key.ends_with("_pattern") && !SELECTING.contains(&key) => json!({}),
+        (_, None) => Value::Null,
+    };
+    let own = form.keys.iter().map(|key| (*key, value(key)));
+    let others = form.neutral.iter().chain(form.only);
+    let order = form
+        .fan_in_fan_out
+        .then(|| ("fan_in_fan_out", json!(input_first)));
+    own.chain(others.map(|(key, written)| (*key, written.value())))
+        .chain(order)
+        .chain([("peft_type", json!(form.peft_type))])
+        .collect()
+}
+
 fn lora(config: &LoraConfig, paths: &[String], prefix: &str, input_first: bool) -> Keys {
     let as_given = carries_over(Some(&config.target_modules), prefix)
         && carries_over(config.exclude_modules.as_ref(), prefix);
@@ -159,7 +263,7 @@ fn lora(config: &LoraConfig, paths: &[String], prefix: &str, input_first: bool) 
         ("ensure_weight_tying", json!(false)),
         ("exclude_modules", given(json!(config.exclude_modules))),
         ("fan_in_fan_out", json!(input_first)),
-        ("init_lora_weights", json!(true)),
+        ("init_lora_weights", json!(config.init_lora_weights)),
         ("layers_pattern", given(json!(config.layers_pattern))),
         (
             "layers_to_transform",
@@ -167,7 +271,7 @@ fn lora(config: &LoraConfig, paths: &[String], prefix: &str, input_first: bool) 
         ),
         ("loftq_config", json!({})),
         ("lora_alpha", number(config.lora_alpha)),
-        ("lora_bias", json!(false)),
+        ("lora_bias", json!(config.lora_bias)),
         ("lora_dropout", json!(config.lora_dropout)),
         ("megatron_core", json!("megatron.core")),
         ("peft_type", json!("LORA")),
@@ -188,6 +292,38 @@ fn lora(config: &LoraConfig, paths: &[String], prefix: &str, input_first: bool) 
         ("use_dora", json!(config.use_dora)),
         ("use_qalora", json!(false)),
         ("use_rslora", json!(config.use_rslora)),
+    ]);
+    keys
+}
+
+fn adalora(config: &AdaloraConfig, paths: &[String], prefix: &str, input_first: bool) -> Keys {
+    let shared = LoraConfig {
+        lora_alpha: config.lora_alpha,
+        lora_dropout: config.lora_dropout,
+        bias: config.bias,
+        target_modules: config.target_modules.clone(),
+        exclude_modules: config.exclude_modules.clone(),
+        layers_to_transform: config.layers_to_transform.clone(),
+        layers_pattern: config.layers_pattern.clone(),
+        ..LoraConfig::default()
+    };
+    let mut keys = lora(&shared, paths, prefix, input_first);
+    // PEFT wants a number of steps with room for a reduction.
+    let total_step = config
+        .total_step
+        .unwrap_or(config.tinit + config.tfinal + 1);
+    keys.extend([
+        ("beta1", json!(config.beta1)),
+        ("beta2", json!(config.beta2)),
+        ("deltaT", json!(config.delta_t)),
+        ("init_r", json!(config.init_r)),
+        ("orth_reg_weight", json!(config.orth_reg_weight)),
+        ("peft_type", json!("ADALORA")),
+        ("rank_pattern", json!(config.rank_pattern)),
+        ("target_r", json!(config.target_r)),
+        ("tfinal", json!(config.tfinal)),
+        ("tinit", json!(config.tinit)),
+        ("total_step", json!(total_step)),
     ]);
     keys
 }
@@ -260,95 +396,44 @@ fn layer_norm(config: &LayerNormConfig, paths: &[String], prefix: &str) -> Keys 
     ]
 }
 
-/// The sizes that PEFT takes from the base's configuration. Those of a prefix are its keys'.
-fn in_front(
-    num_virtual_tokens: usize,
-    num_transformer_submodules: Option<usize>,
-    base: &dyn Base,
-    is_prefix: bool,
-) -> Keys {
-    let stacks = base.stacks();
-    let stack = stacks.first();
-    let size = |of: fn(&StackShape) -> usize| json!(stack.map(of));
-    let (heads, token_dim) = match is_prefix {
-        true => (
-            size(|stack| stack.n_kv_heads),
-            size(|stack| stack.n_kv_heads * stack.d_head),
-        ),
-        false => (size(|stack| stack.n_heads), size(|stack| stack.d_model)),
-    };
+fn trainable_tokens(config: &TrainableTokensConfig, paths: &[String], prefix: &str) -> Keys {
+    let targets = config.target_modules.as_ref();
+    let as_given = targets.is_some() && carries_over(targets, prefix);
     vec![
-        ("num_attention_heads", heads),
-        ("num_layers", size(|stack| stack.n_layers)),
+        ("init_weights", json!(config.init_weights)),
+        ("peft_type", json!("TRAINABLE_TOKENS")),
         (
-            "num_transformer_submodules",
-            json!(num_transformer_submodules.unwrap_or(stacks.len())),
+            "target_modules",
+            if as_given {
+                json!(targets)
+            } else {
+                json!(paths)
+            },
         ),
-        ("num_virtual_tokens", json!(num_virtual_tokens)),
-        ("token_dim", token_dim),
+        ("token_indices", json!(config.token_indices)),
     ]
 }
 
-/// The size within a small network: PEFT puts that of a vector for none.
-fn hidden_size(given: Option<usize>, keys: &Keys) -> Value {
-    let token_dim = keys.iter().find(|(key, _)| *key == "token_dim");
-    match (given, token_dim) {
-        (None, Some((_, token_dim))) => token_dim.clone(),
-        (given, _) => json!(given),
+/// LoRA's `trainable_token_indices`: a list is of the word vectors, others go by name.
+fn tokens_beside_lora(adapters: &Adapters, prefix: &str) -> Option<Value> {
+    if !has_lora(adapters) {
+        return None;
     }
-}
-
-fn prompt_tuning(config: &PromptTuningConfig, base: &dyn Base) -> Keys {
-    let (n_virtual, n_stacks) = (config.num_virtual_tokens, config.num_transformer_submodules);
-    let mut keys = in_front(n_virtual, n_stacks, base, false);
-    keys.extend([
-        ("peft_type", json!("PROMPT_TUNING")),
-        ("prompt_tuning_init", json!(config.prompt_tuning_init)),
-        (
-            "prompt_tuning_init_text",
-            json!(config.prompt_tuning_init_text),
-        ),
-        ("tokenizer_kwargs", Value::Null),
-        (
-            "tokenizer_name_or_path",
-            json!(config.tokenizer_name_or_path),
-        ),
-    ]);
-    keys
-}
-
-fn prefix_tuning(config: &PrefixTuningConfig, base: &dyn Base) -> Keys {
-    let (n_virtual, n_stacks) = (config.num_virtual_tokens, config.num_transformer_submodules);
-    let mut keys = in_front(n_virtual, n_stacks, base, true);
-    keys.extend([
-        (
-            "encoder_hidden_size",
-            hidden_size(config.encoder_hidden_size, &keys),
-        ),
-        ("init_weights", json!(config.init_weights)),
-        ("peft_type", json!("PREFIX_TUNING")),
-        ("prefix_projection", json!(config.prefix_projection)),
-    ]);
-    keys
-}
-
-fn p_tuning(config: &PTuningConfig, base: &dyn Base) -> Keys {
-    let (n_virtual, n_stacks) = (config.num_virtual_tokens, config.num_transformer_submodules);
-    let mut keys = in_front(n_virtual, n_stacks, base, false);
-    keys.extend([
-        ("encoder_dropout", json!(config.encoder_dropout)),
-        (
-            "encoder_hidden_size",
-            hidden_size(config.encoder_hidden_size, &keys),
-        ),
-        ("encoder_num_layers", json!(config.encoder_num_layers)),
-        (
-            "encoder_reparameterization_type",
-            json!(config.encoder_reparameterization_type),
-        ),
-        ("peft_type", json!("P_TUNING")),
-    ]);
-    keys
+    let mut by_name = serde_json::Map::new();
+    for (config, method) in adapters.configs().iter().zip(adapters.stack()) {
+        let (AdapterConfig::TrainableTokens(config), AnyMethod::TrainableTokens(method)) =
+            (config, method)
+        else {
+            continue;
+        };
+        if config.target_modules.is_none() && adapters.stack().len() == 2 {
+            return Some(json!(config.token_indices));
+        }
+        let paths = method.tables().iter().map(|(path, _)| path);
+        let of_path = |path| (path, json!(config.token_indices));
+        by_name.extend(full_paths(paths, prefix).into_iter().map(of_path));
+    }
+    (!by_name.is_empty()).then_some(Value::Object(by_name))
 }
 
 fn by_pattern<V>(map: &PatternMap<V>, value: impl Fn(&V) -> Value) -> Value {

@@ -7,9 +7,11 @@ use hybrid_models::SiteId;
 
 use super::PROMPT;
 use crate::adapters::AnyMethod;
+use crate::adaption_prompt::attention_of;
 use crate::bias::Biases;
 use crate::dense::Dense;
 use crate::lstm::Lstm;
+use crate::method::PeftName;
 use crate::p_tuning::PromptEncoder;
 use crate::{AdapterError, Adapters, named_tensors};
 
@@ -79,23 +81,35 @@ pub(super) struct Place {
     /// Name among [`Adapters::named_tensors`].
     pub(super) name: String,
     pub(super) layout: Layout,
+    /// Whether this is another name of a parameter that has a place already: files have its values
+    /// twice.
+    pub(super) is_copy: bool,
 }
 
 /// The places of all parameters of a stack.
 pub(super) fn places(adapters: &Adapters) -> Vec<Place> {
     let mut places = Places {
         stem: String::new(),
+        beside_lora: has_lora(adapters),
         places: Vec::new(),
     };
     for (index, method) in adapters.stack().iter().enumerate() {
         places.stem = format!("stack.{index}");
         places.method(method);
+        places.named_in_one_way(method);
     }
     places.places
 }
 
+/// Whether trained tokens are an option of LoRA's in PEFT's files.
+pub(super) fn has_lora(adapters: &Adapters) -> bool {
+    let mut stack = adapters.stack().iter();
+    stack.any(|method| matches!(method, AnyMethod::Lora(_)))
+}
+
 struct Places {
     stem: String,
+    beside_lora: bool,
     places: Vec<Place>,
 }
 
@@ -107,6 +121,7 @@ impl Places {
             key,
             name: format!("{}.{part}.{path}.{tensor}", self.stem),
             layout,
+            is_copy: false,
         });
     }
 
@@ -118,6 +133,7 @@ impl Places {
             key,
             name: format!("{}.{name}", self.stem),
             layout,
+            is_copy: false,
         });
     }
 
@@ -128,6 +144,7 @@ impl Places {
             stored: PROMPT.to_owned(),
             name: format!("{}.{name}", self.stem),
             layout: Layout::Same,
+            is_copy: false,
         });
     }
 
@@ -168,6 +185,23 @@ impl Places {
         }
     }
 
+    /// The parameters of a method that says itself what PEFT calls them, and keeps PEFT's layouts.
+    fn named_in_one_way(&mut self, method: &AnyMethod) {
+        for (name, _) in named_tensors::shapes(method) {
+            let of_method = name.split_once('.').map(|(_, rest)| rest);
+            let peft_name = of_method.and_then(|name| method.as_method().peft_name(name));
+            if let Some(PeftName { key, stored }) = peft_name {
+                self.places.push(Place {
+                    key,
+                    stored,
+                    name: format!("{}.{name}", self.stem),
+                    layout: Layout::Same,
+                    is_copy: false,
+                });
+            }
+        }
+    }
+
     fn method(&mut self, method: &AnyMethod) {
         match method {
             AnyMethod::Lora(lora) => {
@@ -186,6 +220,9 @@ impl Places {
                         "lora_B.weight",
                         Layout::Transposed,
                     );
+                    if factors.bias.is_some() {
+                        self.add("Lora.factors", path, "bias", "lora_B.bias", Layout::Same);
+                    }
                     if factors.dora.is_some() {
                         let stored = "lora_magnitude_vector";
                         self.places.push(Place {
@@ -193,7 +230,16 @@ impl Places {
                             stored: format!("{path}.{stored}"),
                             name: format!("{}.Lora.factors.{path}.dora.magnitude", self.stem),
                             layout: Layout::Same,
+                            is_copy: false,
                         });
+                    }
+                }
+                for (path, _) in lora.tables().iter() {
+                    for (tensor, key) in [
+                        ("lora_embedding_a", "lora_embedding_A"),
+                        ("lora_embedding_b", "lora_embedding_B"),
+                    ] {
+                        self.add("Lora.tables", path, tensor, key, Layout::Transposed);
                     }
                 }
                 self.biases(
@@ -201,6 +247,19 @@ impl Places {
                     lora.biases(),
                     &lora.factors().sites().collect(),
                 );
+            }
+            AnyMethod::Adalora(adalora) => {
+                for (path, _) in adalora.triplets().iter() {
+                    for (tensor, key, layout) in [
+                        ("lora_a", "lora_A", Layout::Transposed),
+                        ("lora_e", "lora_E", Layout::Column),
+                        ("lora_b", "lora_B", Layout::Transposed),
+                    ] {
+                        self.add("Adalora.triplets", path, tensor, key, layout);
+                    }
+                }
+                let wrapped = adalora.triplets().sites().collect();
+                self.biases("Adalora.biases", adalora.biases(), &wrapped);
             }
             AnyMethod::Ia3(ia3) => {
                 for (path, scale) in ia3.scales().iter() {
@@ -242,6 +301,27 @@ impl Places {
                     }
                 }
             }
+            AnyMethod::TrainableTokens(tokens) => {
+                let tensor = "trainable_tokens_delta";
+                let stored = match self.beside_lora {
+                    true => format!("token_adapter.{tensor}"),
+                    false => tensor.to_owned(),
+                };
+                for (path, table) in tokens.tables().iter() {
+                    let part = "TrainableTokens.tables";
+                    self.add(part, path, tensor, &stored, Layout::Same);
+                    for copy in &table.copies {
+                        let key = format!("{copy}.{stored}");
+                        self.places.push(Place {
+                            stored: key.clone(),
+                            key,
+                            name: format!("{}.{part}.{path}.{tensor}", self.stem),
+                            layout: Layout::Same,
+                            is_copy: true,
+                        });
+                    }
+                }
+            }
             AnyMethod::PromptTuning(_) => self.in_front("PromptTuning.embedding"),
             AnyMethod::PrefixTuning(prefix) => {
                 self.in_front("PrefixTuning.embedding");
@@ -259,6 +339,33 @@ impl Places {
                     Some(PromptEncoder::Lstm(encoder)) => {
                         self.lstm("PTuning.encoder.Lstm.lstm", &encoder.lstm);
                         self.dense("PTuning.encoder.Lstm.head", "mlp_head", &encoder.head);
+                    }
+                }
+            }
+            AnyMethod::MultitaskPromptTuning(_) => {
+                self.in_front("MultitaskPromptTuning.embedding");
+                for tensor in ["prefix_task_cols", "prefix_task_rows"] {
+                    self.places.push(Place {
+                        key: format!("prompt_encoder.{tensor}"),
+                        stored: tensor.to_owned(),
+                        name: format!("{}.MultitaskPromptTuning.{tensor}", self.stem),
+                        layout: Layout::Same,
+                        is_copy: false,
+                    });
+                }
+            }
+            AnyMethod::AdaptionPrompt(adaption) => {
+                for (path, _) in adaption.prompts().iter() {
+                    let module = attention_of(path).unwrap_or(path);
+                    for tensor in ["adaption_prompt", "adaption_gate"] {
+                        let key = format!("{module}.{tensor}");
+                        self.places.push(Place {
+                            stored: key.clone(),
+                            key,
+                            name: format!("{}.AdaptionPrompt.prompts.{path}.{tensor}", self.stem),
+                            layout: Layout::Same,
+                            is_copy: false,
+                        });
                     }
                 }
             }
@@ -285,6 +392,7 @@ impl Places {
                     }
                 }
             }
+            _ => {}
         }
     }
 }
@@ -292,7 +400,7 @@ impl Places {
 /// All parameters of a stack under module path and tensor as PyTorch names them (for methods that
 /// PEFT has, its names without `base_model.model.`), in PyTorch's layout.
 pub fn torch_tensors(adapters: &Adapters) -> BTreeMap<String, TensorData> {
-    turned(adapters, |place| place.key)
+    turned(adapters, |place| (!place.is_copy).then_some(place.key))
 }
 
 /// The stack with these values, under the names and in the layout of [`torch_tensors`]; device and
@@ -305,7 +413,7 @@ pub fn load_torch_tensors(
     tensors: &BTreeMap<String, TensorData>,
 ) -> Result<Adapters, AdapterError> {
     let mut tensors = tensors.clone();
-    let places = places(&adapters).into_iter();
+    let places = places(&adapters).into_iter().filter(|place| !place.is_copy);
     let places = places.map(|place| (place.key.clone(), place)).collect();
     let named = taken(&adapters, places, &mut tensors)?;
     match tensors.is_empty() {
@@ -341,17 +449,20 @@ pub(super) fn taken(
 
 /// The same under the names of PEFT's file.
 pub(super) fn stored_tensors(adapters: &Adapters) -> BTreeMap<String, TensorData> {
-    turned(adapters, |place| place.stored)
+    turned(adapters, |place| Some(place.stored))
 }
 
-fn turned(adapters: &Adapters, key: impl Fn(Place) -> String) -> BTreeMap<String, TensorData> {
+fn turned(
+    adapters: &Adapters,
+    key: impl Fn(Place) -> Option<String>,
+) -> BTreeMap<String, TensorData> {
     let named: BTreeMap<String, TensorData> =
         named_tensors::collect(adapters).into_iter().collect();
     let turned = |place: Place| {
         let data = place.layout.to_file(&named[&place.name]);
-        (key(place), data)
+        Some((key(place)?, data))
     };
-    places(adapters).into_iter().map(turned).collect()
+    places(adapters).into_iter().filter_map(turned).collect()
 }
 
 #[cfg(test)]

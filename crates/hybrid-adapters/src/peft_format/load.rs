@@ -8,8 +8,13 @@ use hybrid_models::{Base, SiteKind, SiteTable};
 
 use super::config_file::{self, PeftConfig};
 use super::keys::{places, taken};
-use super::{CONFIG, PROMPT, TENSORS, full_key, key_start, tensor_file};
-use crate::{AdapterConfig, AdapterError, Adapters, Targets, UnfreezeConfig};
+use super::{CONFIG, TENSORS, full_key, is_whole, key_start, stored_table, tensor_file};
+use crate::method::Kept;
+use crate::named_tensors::checked;
+use crate::{AdapterConfig, AdapterError, Adapters, Targets, UnfreezeConfig, vblora};
+
+/// The output layer of a language model, as Transformers names it.
+const OUTPUT: &str = "lm_head";
 
 /// Reads an adapter that PEFT, or [`super::save_peft`], has written.
 ///
@@ -45,27 +50,45 @@ fn build(
     base: &dyn Base,
     device: &Device,
 ) -> Result<Adapters, AdapterError> {
+    let mut tensors = tensors;
+    if let AdapterConfig::Vblora(config) = &config.method
+        && config.save_only_topk_weights
+    {
+        vblora::with_logits(&mut tensors, config)?;
+    }
     let start = key_start(&config.method);
     let keys = by_path(tensors.keys(), start)?;
     let sites = base.sites();
     let prefix = encoder_prefix(&keys, sites);
     let mut configs = vec![config.method];
+    configs.extend(config.beside);
     let whole = whole_modules(sites, &prefix, &config.modules_to_save);
     if !whole.is_empty() {
         configs.push(AdapterConfig::Unfreeze(UnfreezeConfig {
             modules: Targets::Names(whole),
         }));
     }
-    let adapters = Adapters::build(&configs, base, &prefix, 0, device)?.encoded();
+    let mut adapters =
+        Adapters::build_for(&configs, base, &prefix, 0, device, Some(&tensors))?.encoded();
     let places = places(&adapters).into_iter();
     let places = places
         .map(|place| (full_key(start, &prefix, &place.stored), place))
         .collect();
-    let mut tensors = tensors;
+    if let Some(AdapterConfig::Adalora(config)) = configs.first() {
+        let emptied: Vec<&str> = config.emptied().collect();
+        tensors.retain(|key, data| {
+            let path = key.strip_prefix(start).and_then(|key| key.rsplit_once('.'));
+            let is_empty = data.shape().num_elements() == 0;
+            !(is_empty && path.is_some_and(|(path, _)| emptied.contains(&path)))
+        });
+    }
     let named = taken(&adapters, places, &mut tensors)?;
+    take_kept(&mut adapters, start, &prefix, &mut tensors)?;
+    check_embeddings(&mut tensors, base, start, &prefix)?;
     let skipped = |key: &str| {
         let of_absent_head = !sites.iter().any(|site| site.head)
-            && modules(key).any(|path| ends_with_any(path, &config.modules_to_save));
+            && modules(key)
+                .any(|path| path == OUTPUT || ends_with_any(path, &config.modules_to_save));
         // With `bias: all` PEFT also stores the inner names of its wrapper around a whole module.
         of_absent_head || key.contains(".modules_to_save.") || key.contains(".original_module.")
     };
@@ -79,13 +102,80 @@ fn build(
     }
 }
 
+/// Takes what methods keep beside their parameters out of `tensors`.
+///
+/// # Errors
+/// [`AdapterError::Missing`], [`AdapterError::Shape`] or [`AdapterError::NotFinite`].
+fn take_kept(
+    adapters: &mut Adapters,
+    start: &str,
+    prefix: &str,
+    tensors: &mut BTreeMap<String, TensorData>,
+) -> Result<(), AdapterError> {
+    for method in adapters.stack_mut() {
+        let method = method.as_method_mut();
+        for Kept {
+            stored,
+            data,
+            again,
+        } in method.kept()
+        {
+            let name = full_key(start, prefix, &stored);
+            match tensors.remove(&name) {
+                Some(found) => {
+                    let found = checked(&name, &found, data.shape().as_slice())?;
+                    if !again {
+                        method.keep(&stored, &found)?;
+                    }
+                }
+                None if again => {}
+                None => return Err(AdapterError::Missing { name }),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Takes out the base's own embeddings and output layer, which PEFT stores whole beside LoRA there.
+///
+/// # Errors
+/// [`AdapterError::OtherBase`] for values that are not the base's: the adapter was trained over
+/// others. [`AdapterError::Shape`] or [`AdapterError::NotFinite`].
+fn check_embeddings(
+    tensors: &mut BTreeMap<String, TensorData>,
+    base: &dyn Base,
+    start: &str,
+    prefix: &str,
+) -> Result<(), AdapterError> {
+    for site in base.sites().iter() {
+        let key = format!("{start}{prefix}{}.base_layer.weight", site.path);
+        let Some(stored) = tensors.get(&key) else {
+            continue;
+        };
+        let Some(own) = base.layer_at(site.id).and_then(stored_table) else {
+            continue;
+        };
+        let stored = checked(&key, stored, own.shape().as_slice())?;
+        let pairs = stored.iter::<f32>().zip(own.iter::<f32>());
+        // Of a quantised base the values are near.
+        let (far, all) = pairs.fold((0.0, 0.0), |(far, all), (stored, own)| {
+            (far + (stored - own).powi(2), all + own.powi(2))
+        });
+        if far > 0.05 * all {
+            return Err(AdapterError::OtherBase { name: key });
+        }
+        tensors.remove(&key);
+    }
+    Ok(())
+}
+
 /// The keys without what PEFT puts before every one.
 fn by_path<'k>(
     keys: impl Iterator<Item = &'k String>,
     start: &str,
 ) -> Result<Vec<String>, AdapterError> {
     let (mut paths, mut names) = (Vec::new(), Vec::new());
-    for key in keys.filter(|key| *key != PROMPT) {
+    for key in keys.filter(|key| !is_whole(key)) {
         match key.strip_prefix(start) {
             Some(path) => paths.push(path.to_owned()),
             None => names.push(key.clone()),

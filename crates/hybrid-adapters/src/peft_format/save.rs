@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::TensorData;
-use hybrid_models::{Base, Layer, Pooling, SiteTable, write_whole};
+use hybrid_models::{Base, Layer, Pooling, SiteId, SiteKind, SiteTable, write_whole};
 
-use super::config_text::{classifies_rows, config_text};
-use super::keys::stored_tensors;
-use super::{CONFIG, TENSORS, full_key, key_start, tensor_file};
+use super::config_text::{classifies_rows, config_text, keeps_modules};
+use super::keys::{has_lora, stored_tensors};
+use super::{CONFIG, TENSORS, full_key, key_start, stored_table, tensor_file};
 use crate::adapters::AnyMethod;
 use crate::head::{ClassifierHead, head_to_tensors};
-use crate::{AdapterConfig, AdapterError, Adapters};
+use crate::targets::ends_with_name;
+use crate::{AdaloraConfig, AdapterConfig, AdapterError, Adapters, vblora};
 
 /// Whether PEFT's format can hold a stack: one method that PEFT has, with unfrozen layers or
 /// without.
@@ -20,20 +21,36 @@ pub fn peft_has(adapters: &Adapters) -> bool {
 }
 
 fn why_not(adapters: &Adapters) -> Option<&'static str> {
+    let mut configs = adapters.configs().iter();
+    let names_task = |config: &AdapterConfig| match config {
+        AdapterConfig::MultitaskPromptTuning(config) => config.task > 0,
+        _ => false,
+    };
+    if configs.any(names_task) {
+        return Some("a file does not say which task is asked for");
+    }
     let mut methods = 0;
-    for method in adapters.stack() {
+    for (config, method) in adapters.configs().iter().zip(adapters.stack()) {
         match method {
             AnyMethod::Lora(_)
+            | AnyMethod::Adalora(_)
             | AnyMethod::Ia3(_)
             | AnyMethod::LayerNorm(_)
             | AnyMethod::PromptTuning(_)
             | AnyMethod::PrefixTuning(_)
-            | AnyMethod::PTuning(_) => methods += 1,
+            | AnyMethod::PTuning(_)
+            | AnyMethod::MultitaskPromptTuning(_)
+            | AnyMethod::AdaptionPrompt(_) => methods += 1,
+            AnyMethod::TrainableTokens(_) if has_lora(adapters) => {}
+            AnyMethod::TrainableTokens(_) => methods += 1,
             AnyMethod::Unfreeze(_) => {}
-            AnyMethod::Bitfit(_) | AnyMethod::Bottleneck(_) => {
-                return Some("PEFT has no such method");
-            }
+            _ if config.at_sites().is_some() => methods += 1,
+            _ => return Some("PEFT has no such method"),
         }
+    }
+    let unfreezes = |method: &AnyMethod| matches!(method, AnyMethod::Unfreeze(_));
+    if !keeps_modules(adapters) && adapters.stack().iter().any(unfreezes) {
+        return Some("a file of that method holds no whole modules");
     }
     (methods != 1).then_some("a file holds one method, beside unfreeze")
 }
@@ -68,7 +85,7 @@ pub fn save_peft(
             reason,
         });
     }
-    let head = head.filter(|head| is_of_transformers(head, base));
+    let head = head.filter(|head| keeps_modules(adapters) && is_of_transformers(head, base));
     let prefix = if head.is_some() {
         format!("{}.", base.model_type())
     } else {
@@ -77,10 +94,25 @@ pub fn save_peft(
     let adapters = &adapters.clone().encoded();
     let start = adapters.configs().iter().map(key_start).min();
     let start = start.unwrap_or_default();
+    let kept = adapters.stack().iter();
+    let kept = kept.flat_map(|method| method.as_method().kept());
     let mut tensors: BTreeMap<String, TensorData> = stored_tensors(adapters)
         .into_iter()
+        .chain(kept.map(|kept| (kept.stored, kept.data)))
         .map(|(key, data)| (full_key(start, &prefix, &key), data))
         .collect();
+    tensors.extend(embeddings(adapters, base, start, &prefix));
+    for config in adapters.configs() {
+        match config {
+            AdapterConfig::Adalora(config) => {
+                tensors.extend(without_rank(config, base, start, &prefix));
+            }
+            AdapterConfig::Vblora(config) if config.save_only_topk_weights => {
+                vblora::without_logits(&mut tensors, config.topk);
+            }
+            _ => {}
+        }
+    }
     let mut whole = whole_modules(adapters, base, &prefix);
     let in_front = adapters.configs().iter().any(AdapterConfig::is_in_front);
     if let Some(head) = row_head(base.sites()).filter(|_| in_front) {
@@ -112,6 +144,66 @@ fn is_of_transformers(head: &ClassifierHead, base: &dyn Base) -> bool {
     let config = head.config();
     let bare = !base.sites().iter().any(|site| site.head);
     bare && base.model_type() == "bert" && config.pooling == Pooling::Pooler && !config.normalize
+}
+
+/// The base's own values that PEFT stores where LoRA acts on word vectors or the output layer, by
+/// the names that it knows them by.
+fn embeddings(
+    adapters: &Adapters,
+    base: &dyn Base,
+    start: &str,
+    prefix: &str,
+) -> Vec<(String, TensorData)> {
+    let mut sites = Vec::new();
+    for method in adapters.stack() {
+        if let AnyMethod::Lora(lora) = method {
+            sites.extend(lora.factors().sites().chain(lora.tables().sites()));
+        }
+    }
+    let words: Vec<SiteId> = base.stacks().iter().map(|stack| stack.words).collect();
+    let path = |site: SiteId| base.sites().get(site).path.as_str();
+    let known = |site: &SiteId| {
+        ["embed_tokens", "lm_head"]
+            .iter()
+            .any(|name| ends_with_name(path(*site), name))
+    };
+    if !sites.iter().any(known) {
+        return Vec::new();
+    }
+    let stored = sites
+        .into_iter()
+        .filter(|site| words.contains(site) || path(*site) == "lm_head");
+    stored
+        .filter_map(|site| {
+            let key = format!("{start}{prefix}{}.base_layer.weight", path(site));
+            Some((key, stored_table(base.layer_at(site)?)?))
+        })
+        .collect()
+}
+
+/// What PEFT stores of the sites that have no rank left.
+fn without_rank(
+    config: &AdaloraConfig,
+    base: &dyn Base,
+    start: &str,
+    prefix: &str,
+) -> Vec<(String, TensorData)> {
+    let mut tensors = Vec::new();
+    for path in config.emptied() {
+        let site = base.sites().find(path.strip_prefix(prefix).unwrap_or(path));
+        let Some(SiteKind::Linear { d_in, d_out, .. }) = site.map(|site| site.kind) else {
+            continue;
+        };
+        for (tensor, shape) in [
+            ("lora_A", [0, d_in]),
+            ("lora_E", [0, 1]),
+            ("lora_B", [d_out, 0]),
+        ] {
+            let empty = TensorData::new(Vec::<f32>::new(), shape);
+            tensors.push((format!("{start}{path}.{tensor}"), empty));
+        }
+    }
+    tensors
 }
 
 /// Full paths of the unfrozen layers.

@@ -13,11 +13,15 @@ use crate::AdapterError;
 /// The largest header that is read. A header takes about a hundred bytes a tensor.
 const MAX_HEADER: u64 = 16 << 20;
 
+/// What keys of whole numbers end with.
+const INDICES: &str = "_indices";
+
 /// All tensors of a file as float32.
 ///
 /// # Errors
 /// [`AdapterError::Read`], or [`AdapterError::Format`] for a file that is cut off, has an
-/// oversized or broken header, or holds other numbers than float32, float16 and bfloat16.
+/// oversized or broken header, or holds other numbers than float32, float16 and bfloat16, and whole
+/// ones other than indices.
 pub(super) fn read(path: &Path) -> Result<BTreeMap<String, TensorData>, AdapterError> {
     let bytes = std::fs::read(path).map_err(|source| AdapterError::Read {
         path: path.to_owned(),
@@ -55,6 +59,10 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, TensorData>, Adap
             Dtype::F32 => DType::F32,
             Dtype::F16 => DType::F16,
             Dtype::BF16 => DType::BF16,
+            Dtype::U8 if name.ends_with(INDICES) => DType::U8,
+            Dtype::I16 if name.ends_with(INDICES) => DType::I16,
+            Dtype::I32 if name.ends_with(INDICES) => DType::I32,
+            Dtype::I64 if name.ends_with(INDICES) => DType::I64,
             other => {
                 return Err(wrong(format!(
                     "{name}: expected F32, F16 or BF16, found {other:?}"
@@ -69,7 +77,7 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, TensorData>, Adap
     Ok(tensors)
 }
 
-/// Writes tensors as float32, whole or not at all; the same tensors give the same bytes.
+/// Writes tensors as float32, or as the whole numbers that they are, whole or not at all; the same tensors give the same bytes.
 ///
 /// # Errors
 /// [`AdapterError::Write`].
@@ -77,11 +85,30 @@ pub(super) fn write(
     path: &Path,
     tensors: &BTreeMap<String, TensorData>,
 ) -> Result<(), AdapterError> {
-    let plain: Vec<(&str, Vec<usize>, Vec<u8>)> = tensors
+    let plain: Vec<(&str, Dtype, Vec<usize>, Vec<u8>)> = tensors
         .iter()
         .map(|(name, data)| {
-            let bytes = data.iter::<f32>().flat_map(f32::to_le_bytes).collect();
-            (name.as_str(), data.shape().as_slice().to_vec(), bytes)
+            let (dtype, bytes) = match data.dtype() {
+                DType::U8 => (Dtype::U8, data.iter::<u8>().collect()),
+                DType::I16 => (
+                    Dtype::I16,
+                    data.iter::<i16>().flat_map(i16::to_le_bytes).collect(),
+                ),
+                DType::I32 => (
+                    Dtype::I32,
+                    data.iter::<i32>().flat_map(i32::to_le_bytes).collect(),
+                ),
+                _ => (
+                    Dtype::F32,
+                    data.iter::<f32>().flat_map(f32::to_le_bytes).collect(),
+                ),
+            };
+            (
+                name.as_str(),
+                dtype,
+                data.shape().as_slice().to_vec(),
+                bytes,
+            )
         })
         .collect();
     let failed = |source| AdapterError::Write {
@@ -89,8 +116,8 @@ pub(super) fn write(
         source,
     };
     let mut views = Vec::new();
-    for (name, shape, bytes) in &plain {
-        let view = TensorView::new(Dtype::F32, shape.clone(), bytes);
+    for (name, dtype, shape, bytes) in &plain {
+        let view = TensorView::new(*dtype, shape.clone(), bytes);
         views.push((
             *name,
             view.map_err(|error| failed(std::io::Error::other(error)))?,

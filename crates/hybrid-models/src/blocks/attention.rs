@@ -1,12 +1,12 @@
 //! Multi-head attention (Vaswani et al. 2017, eq. 1) over frozen projections, with key heads that
 //! several query heads may share (Ainslie et al. 2023).
 
-use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{Tensor, activation, module};
+use burn::tensor::Tensor;
 
 use super::{LayerCache, Rotation};
+use crate::kernels::attend;
 use crate::layers::LayerPlace;
-use crate::{Hooks, KeyValue, Linear, Norm};
+use crate::{Aside, Hooks, KeyValue, Linear, Norm};
 
 /// Projections of one layer and the shape of its heads.
 #[derive(Debug, Clone)]
@@ -88,6 +88,7 @@ impl Attention {
             }
             None => (query, own),
         };
+        let beside = self.aside(&query, hooks);
         let own = match inputs.prefix {
             Some(prefix) => after_prefix(prefix, own),
             None => own,
@@ -101,9 +102,32 @@ impl Attention {
             seen,
             inputs.bias,
             self.heads.scale,
+            beside,
             &self.output,
             hooks,
         )
+    }
+
+    /// What queries find among states that stand aside.
+    ///
+    /// # Shapes
+    /// - `query`: `[batch, n_heads, seq, d_head]` → the same
+    fn aside(&self, query: &Tensor<4>, hooks: &dyn Hooks) -> Option<Tensor<4>> {
+        let Projections::Separate { key, value, .. } = &self.projections else {
+            return None;
+        };
+        let Aside { states, gate } = hooks.aside(key)?;
+        let [batch, _, _, d_head] = query.dims();
+        let n_kv_heads = self.heads.n_kv_heads;
+        let [_, n, _] = states.dims();
+        let of_rows = |projected: Tensor<3>| {
+            split_heads(projected, n_kv_heads).expand([batch, n_kv_heads, n, d_head])
+        };
+        let seen = KeyValue {
+            key: of_rows(key.forward(states.clone())),
+            value: of_rows(value.forward(states)),
+        };
+        Some(attend(query.clone(), seen, None, self.heads.scale) * gate.unsqueeze())
     }
 
     /// Queries, keys and values of a sequence, normalised where the layer does so.
@@ -159,7 +183,7 @@ impl Attention {
     }
 }
 
-/// Mixes values by how queries fit keys, and projects the result.
+/// Mixes values by how queries fit keys, adds what stands beside, and projects the result.
 ///
 /// # Shapes
 /// - `query`: `[batch, n_heads, seq, d_head]`, `seen`: twice `[batch, n_kv_heads, keys, d_head]` →
@@ -169,12 +193,17 @@ pub(crate) fn mix(
     seen: KeyValue,
     bias: Option<&Tensor<4>>,
     scale: f64,
+    beside: Option<Tensor<4>>,
     output: &Linear,
     hooks: &dyn Hooks,
 ) -> Tensor<3> {
     let [_, _, n_keys, _] = seen.key.dims();
     let bias = bias.map(|bias| widened(bias.clone(), n_keys));
     let mixed = attend(query, seen, bias, scale);
+    let mixed = match beside {
+        Some(beside) => mixed + beside,
+        None => mixed,
+    };
     let [batch, n_heads, seq, d_head] = mixed.dims();
     hooks.linear(
         output,
@@ -226,137 +255,15 @@ fn widened(bias: Tensor<4>, n_keys: usize) -> Tensor<4> {
     }
 }
 
-/// `softmax(scale Q K^T + bias) V`.
-///
-/// # Shapes
-/// - `query`: `[batch, n_heads, seq, d_head]`, `seen`: twice `[batch, n_kv_heads, keys, d_head]`,
-///   `bias`: `[1 or batch, 1 or n_heads, 1 or seq, keys]` → `[batch, n_heads, seq, d_head]`
-pub(crate) fn attend(
-    query: Tensor<4>,
-    seen: KeyValue,
-    bias: Option<Tensor<4>>,
-    scale: f64,
-) -> Tensor<4> {
-    let KeyValue { key, value } = seen;
-    let [batch, n_heads, seq, d_head] = query.dims();
-    let [_, n_kv_heads, n_keys, _] = key.dims();
-    let tracked = [&query, &key, &value]
-        .into_iter()
-        .chain(bias.as_ref())
-        .any(|x| x.device().is_autodiff());
-    if !tracked && seq > 1 {
-        let spread = |x: Tensor<4>| match n_heads / n_kv_heads {
-            1 => x,
-            shared => x
-                .reshape([batch, n_kv_heads, 1, n_keys, d_head])
-                .expand([batch, n_kv_heads, shared, n_keys, d_head])
-                .reshape([batch, n_heads, n_keys, d_head]),
-        };
-        let options = AttentionModuleOptions {
-            scale: Some(scale),
-            ..AttentionModuleOptions::default()
-        };
-        // An additive bias, because libtorch inverts Boolean masks here.
-        return module::attention(query, spread(key), spread(value), None, bias, options);
-    }
-    // Query heads that share a key head are rows of one product: keys are not repeated, and those
-    // of a cache are read where they lie.
-    let rows = n_heads / n_kv_heads * seq;
-    let query = query
-        .mul_scalar(scale)
-        .reshape([batch, n_kv_heads, rows, d_head]);
-    let scores = query.matmul(key.transpose());
-    let scores = match bias {
-        Some(bias) => scores.reshape([batch, n_heads, seq, n_keys]) + bias,
-        None => scores,
-    };
-    activation::softmax(scores, 3)
-        .reshape([batch, n_kv_heads, rows, n_keys])
-        .matmul(value)
-        .reshape([batch, n_heads, seq, d_head])
-}
-
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, Tensor, TensorData, Tolerance};
+    use burn::tensor::{Device, Tensor};
 
-    use super::{KeyValue, attend, widened};
-
-    /// Values without a pattern that symmetries could hide.
-    fn values<const D: usize>(shape: [usize; D], shift: f32, device: &Device) -> Tensor<D> {
-        let n: usize = shape.iter().product();
-        let values: Vec<f32> = (0..n).map(|i| (i as f32 * 1.7 + shift).sin()).collect();
-        Tensor::from_data(TensorData::new(values, shape), device)
-    }
-
-    /// Heads one by one, each with its own copy of the keys.
-    fn one_by_one(
-        query: &[f32],
-        key: &[f32],
-        value: &[f32],
-        bias: &[f32],
-        shape: [usize; 5],
-    ) -> Vec<f32> {
-        let [n_heads, n_kv_heads, seq, n_keys, d_head] = shape;
-        let mut out = Vec::new();
-        for head in 0..n_heads {
-            let shared = head / (n_heads / n_kv_heads);
-            for position in 0..seq {
-                let q = &query[(head * seq + position) * d_head..][..d_head];
-                let row =
-                    |x: &[f32], k: usize| x[(shared * n_keys + k) * d_head..][..d_head].to_vec();
-                let scores: Vec<f32> = (0..n_keys)
-                    .map(|k| {
-                        let dot: f32 = q.iter().zip(row(key, k)).map(|(a, b)| a * b).sum();
-                        (0.3 * dot + bias[position * n_keys + k]).exp()
-                    })
-                    .collect();
-                let total: f32 = scores.iter().sum();
-                for feature in 0..d_head {
-                    let sum: f32 = (0..n_keys)
-                        .map(|k| scores[k] * row(value, k)[feature])
-                        .sum();
-                    out.push(sum / total);
-                }
-            }
-        }
-        out
-    }
-
-    #[test]
-    fn heads_that_share_keys_equal_heads_with_copies() {
-        for seq in [1, 3] {
-            let (n_heads, n_kv_heads, n_keys, d_head) = (6, 2, 4, 5);
-            let plain = Device::flex();
-            let expected = one_by_one(
-                &host(values([1, n_heads, seq, d_head], 0.0, &plain)),
-                &host(values([1, n_kv_heads, n_keys, d_head], 1.0, &plain)),
-                &host(values([1, n_kv_heads, n_keys, d_head], 2.0, &plain)),
-                &host(values([1, 1, seq, n_keys], 3.0, &plain)),
-                [n_heads, n_kv_heads, seq, n_keys, d_head],
-            );
-            for device in [plain.clone(), plain.clone().autodiff()] {
-                let seen = KeyValue {
-                    key: values([1, n_kv_heads, n_keys, d_head], 1.0, &device),
-                    value: values([1, n_kv_heads, n_keys, d_head], 2.0, &device),
-                };
-                let query = values([1, n_heads, seq, d_head], 0.0, &device);
-                let bias = values([1, 1, seq, n_keys], 3.0, &plain);
-                let mixed = attend(query, seen, Some(bias), 0.3);
-                let expected = TensorData::new(expected.clone(), [1, n_heads, seq, d_head]);
-                mixed
-                    .into_data()
-                    .assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
-            }
-        }
-    }
-
-    fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
-        x.into_data().iter::<f32>().collect()
-    }
+    use super::widened;
 
     #[test]
     fn keys_in_front_of_a_bias_are_seen() {
+        let host = |x: Tensor<4>| x.into_data().iter::<f32>().collect::<Vec<_>>();
         let bias = Tensor::<4>::from_floats([[[[-1.0, -2.0]]]], &Device::flex());
         assert_eq!(host(widened(bias.clone(), 4)), [0.0, 0.0, -1.0, -2.0]);
         assert_eq!(host(widened(bias, 2)), [-1.0, -2.0]);

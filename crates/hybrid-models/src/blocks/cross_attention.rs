@@ -38,7 +38,7 @@ impl CrossAttention {
             None => project(),
         };
         let (bias, scale) = (Some(memory.bias), self.heads.scale);
-        mix(query, seen, bias, scale, &self.output, hooks)
+        mix(query, seen, bias, scale, None, &self.output, hooks)
     }
 
     /// # Shapes

@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use super::Activation;
+use crate::kernels::Activation;
 use crate::layers::LayerPlace;
 use crate::{Hooks, Linear};
 
@@ -21,8 +21,8 @@ impl FeedForward {
     pub(crate) fn forward(&self, x: Tensor<3>, hooks: &dyn Hooks) -> Tensor<3> {
         let inner = match &self.gate {
             Some(gate) => {
-                let gate = self.activation.forward(hooks.linear(gate, x.clone()));
-                gate * hooks.linear(&self.up, x)
+                let gate = hooks.linear(gate, x.clone());
+                self.activation.gated(gate, hooks.linear(&self.up, x))
             }
             None => self.activation.forward(hooks.linear(&self.up, x)),
         };

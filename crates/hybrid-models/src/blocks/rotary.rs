@@ -3,6 +3,8 @@
 
 use burn::tensor::{Int, Tensor};
 
+use crate::kernels::rotate;
+
 /// Sines and cosines of the positions of one forward, both `[1 or batch, 1, seq, d_head / 2]`.
 #[derive(Debug, Clone)]
 pub(crate) struct Rotation {
@@ -29,13 +31,7 @@ impl Rotation {
     /// # Shapes
     /// - `x`: `[batch, n_heads, seq, d_head]` → the same
     pub(crate) fn apply(&self, x: Tensor<4>) -> Tensor<4> {
-        let [_, _, _, d_head] = x.dims();
-        let half = d_head / 2;
-        let (first, second) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
-        let (cos, sin) = (&self.cos, &self.sin);
-        let turned_first = first.clone() * cos.clone() - second.clone() * sin.clone();
-        let turned_second = second * cos.clone() + first * sin.clone();
-        Tensor::cat(vec![turned_first, turned_second], 3)
+        rotate(x, &self.cos, &self.sin)
     }
 }
 

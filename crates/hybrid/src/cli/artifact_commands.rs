@@ -123,7 +123,7 @@ fn class_table(confusion: &ConfusionReport) -> String {
 }
 
 /// Whether nothing is lost when a folder is written there: nothing lies there, or an empty folder.
-fn is_free(out: &Path) -> bool {
+pub(super) fn is_free(out: &Path) -> bool {
     match out.symlink_metadata() {
         Err(error) => error.kind() == ErrorKind::NotFound,
         Ok(found) => {

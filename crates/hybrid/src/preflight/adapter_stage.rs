@@ -6,7 +6,7 @@ use hybrid_optim::{OptimError, OptimizerConfig, ScheduleConfig, Updater};
 use super::{Faults, span_task};
 use crate::alternate::first_prompt;
 use crate::error::describe;
-use crate::local_model::LocalModel;
+use crate::local_model::{LoadedBase, LocalModel};
 use crate::recipe::{AdapterStage, HeadStage, Recipe};
 use crate::spans;
 use crate::stage::soft_start;
@@ -26,6 +26,12 @@ pub(super) fn check(
         false if asks_spans => span_task::check_stage(faults, key, config),
         false => faults.check_pooling(&format!("{key}.head.pooling"), model, config.head.pooling),
     }
+    if config.recompute_layers && matches!(model.base, LoadedBase::EncoderDecoder(_)) {
+        faults.add(
+            &format!("{key}.recompute_layers"),
+            "the layers of an encoder-decoder keep their activations",
+        );
+    }
     let starts = config.methods.iter().any(|method| {
         matches!(
             method,
@@ -38,9 +44,11 @@ pub(super) fn check(
             "no method of this stage starts at a prompt; prompt_tuning and prefix_tuning do",
         );
     }
+    // Long passages and label words make more.
+    let least_steps = config.total_steps(data.fit.examples.len());
     // A search may find another prompt to start at, of which there are tokens all the same.
     let adapters = first_prompt(recipe, &data.task, model.is_language_model())
-        .and_then(|prompt| soft_start::methods(config, model, data, &prompt))
+        .and_then(|prompt| soft_start::methods(config, model, data, &prompt, least_steps))
         .and_then(|methods| {
             Ok(Adapters::init(
                 &methods,

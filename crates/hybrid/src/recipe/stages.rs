@@ -136,6 +136,11 @@ pub struct AdapterStage {
     #[serde(default = "default_max_tokens")]
     #[schemars(range(min = 1))]
     pub max_tokens: usize,
+    /// Whether the layers of an encoder or a decoder keep their input alone and are run again in
+    /// backward (Chen et al. 2016). Memory is then needed for the activations of one layer instead
+    /// of all, and an update takes up to half as long again. Losses and gradients are the same.
+    #[serde(default)]
+    pub recompute_layers: bool,
     /// Bound of the gradient's L2 norm over all trained parameters; none when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0))]
@@ -177,6 +182,13 @@ pub struct AdapterStage {
     #[serde(default = "default_checkpoint_every")]
     #[schemars(range(min = 1))]
     pub checkpoint_every: usize,
+}
+
+impl AdapterStage {
+    /// Updates of the whole stage on so many examples.
+    pub(crate) fn total_steps(&self, n_examples: usize) -> usize {
+        self.epochs * n_examples.div_ceil(self.batch_size)
+    }
 }
 
 fn default_adapter_name() -> String {

@@ -40,7 +40,8 @@ pub(crate) fn train(
     let asks_spans = spans::are_asked(context.data.task.kind, context.model);
     let has_labels = !context.model.is_language_model() && !asks_spans;
     let head = has_labels.then(|| config.head.config());
-    let start = start(context, config, head.as_ref(), parent)?;
+    let total_steps = config.total_steps(encodings.len());
+    let start = start(context, config, head.as_ref(), parent, total_steps)?;
     let n_layers = context.model.n_layers();
     let head_alone = config.methods.is_empty();
     let trained_head = start.trainable.head.as_ref();
@@ -123,7 +124,7 @@ fn windows(context: &Context<'_>) -> Result<(Vec<Encoding>, Targets), HybridErro
 }
 
 /// The stage's parameters before the first update. What the parent has of the same kind goes on
-/// from there; all else starts anew. A fresh adapter starts as the identity, and a recipe whose
+/// from there; all else starts anew. A fresh adapter mostly starts as the identity, and a recipe whose
 /// stages have different adapters is refused before a run, so only a fresh head changes what the
 /// parent says.
 fn start(
@@ -131,6 +132,7 @@ fn start(
     config: &AdapterStage,
     head: Option<&HeadConfig>,
     parent: &Candidate,
+    total_steps: usize,
 ) -> Result<Start, HybridError> {
     let device = context.model.device.clone();
     let seed = context.seed(&format!("{}/init", config.name));
@@ -146,15 +148,20 @@ fn start(
     let goes_on = config.methods.is_empty() || same_but_for_starts(&config.methods, earlier);
     let methods = match goes_on {
         true => earlier.to_vec(),
-        false => soft_start::methods(config, context.model, context.data, &parent.prompt)?,
+        false => soft_start::methods(
+            config,
+            context.model,
+            context.data,
+            &parent.prompt,
+            total_steps,
+        )?,
     };
     let mut adapters = Adapters::init(&methods, context.model.base.as_base(), seed, &device)?;
     if goes_on {
         adapters = adapters.load_named_tensors(&tensors::under(&trained, "adapters."))?;
     }
-    // A method that is dropped changes the function, and one that stands in front of the tokens;
-    // every other one starts as the identity.
-    let is_identity = || !methods.iter().any(AdapterConfig::is_in_front);
+    // A method that is dropped changes the function, and one that does not start as the identity.
+    let is_identity = || methods.iter().all(AdapterConfig::starts_as_base);
     // A language model's label words are calibrated without an adapter only.
     let scores_alike = || {
         let task = &context.data.task;

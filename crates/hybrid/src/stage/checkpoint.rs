@@ -46,6 +46,8 @@ pub(crate) struct Checkpoint {
     pub(crate) current: NamedTensors,
     pub(crate) best: NamedTensors,
     pub(crate) optimizer: NamedTensors,
+    /// How the ranks of adapters stand that are chosen while they train.
+    pub(crate) ranks: NamedTensors,
 }
 
 const KEY: &str = "progressed";
@@ -57,6 +59,7 @@ impl Checkpoint {
             ("current/", self.current),
             ("best/", self.best),
             ("optimizer/", self.optimizer),
+            ("ranks/", self.ranks),
         ];
         let mut all = NamedTensors::new();
         for (prefix, tensors) in groups {
@@ -94,6 +97,7 @@ impl Checkpoint {
             current: tensors::under(&all, "current/"),
             best: tensors::under(&all, "best/"),
             optimizer: tensors::under(&all, "optimizer/"),
+            ranks: tensors::under(&all, "ranks/"),
         }))
     }
 }

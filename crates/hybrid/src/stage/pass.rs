@@ -96,13 +96,26 @@ impl Pass<'_> {
         // Leaves of their own: pieces that share one would share a graph, and wait for each other.
         let autodiff = model.device.clone().autodiff();
         let trainable = self.trainable.clone().fork(&autodiff);
-        let loss = self
+        let mut loss = self
             .loss(model, &trainable, piece)?
             .div_scalar(self.weight as f64);
+        if let Some(penalty) = trainable
+            .adapters
+            .penalty()
+            .filter(|_| self.trains_adapters())
+        {
+            let share = self.input.weight(&piece.rows) as f64 / self.weight as f64;
+            loss = loss + penalty.mul_scalar(share);
+        }
         let value = f64::from(loss.clone().into_scalar::<f32>());
         let mut gradients = loss.backward();
         let gradients = GradientsParams::from_module(&mut gradients, &trainable);
         Ok((value, gradients))
+    }
+
+    /// Whether the stage trains more than a head.
+    fn trains_adapters(&self) -> bool {
+        !self.config.methods.is_empty()
     }
 
     /// The summed loss of a piece.
@@ -112,20 +125,22 @@ impl Pass<'_> {
         trainable: &Trainable,
         piece: &Piece,
     ) -> Result<Tensor<1>, HybridError> {
-        let hooks = trainable.adapters.training(piece.seed);
+        let adapters = &trainable.adapters;
+        let hooks: &dyn Hooks = match self.config.recompute_layers {
+            true => &adapters.training_recomputed(piece.seed),
+            false => &adapters.training(piece.seed),
+        };
         let (logits, targets) = match &self.input.targets {
             Targets::Head(classes) => {
-                let logits = self.head_logits(model, trainable, piece, &hooks)?;
+                let logits = self.head_logits(model, trainable, piece, hooks)?;
                 (logits, of_rows(classes, &piece.rows))
             }
-            Targets::Spans(spans) => self.span_logits(model, trainable, piece, spans, &hooks)?,
+            Targets::Spans(spans) => self.span_logits(model, trainable, piece, spans, hooks)?,
             Targets::LabelWords { classes, tokens } => {
-                let logits = self.label_logits(model, trainable, piece, tokens, &hooks)?;
+                let logits = self.label_logits(model, trainable, piece, tokens, hooks)?;
                 (logits, of_rows(classes, &piece.rows))
             }
-            Targets::Tokens(begins) => {
-                self.token_logits(model, trainable, piece, begins, &hooks)?
-            }
+            Targets::Tokens(begins) => self.token_logits(model, trainable, piece, begins, hooks)?,
         };
         let n_targets = targets.len();
         let targets: Tensor<1, Int> =

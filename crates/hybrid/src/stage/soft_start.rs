@@ -1,4 +1,5 @@
-//! Where soft prompts and prefixes start: at the tokens of a text, which may be the searched prompt.
+//! What a stage's methods take from the stage: the tokens that soft prompts and prefixes start at,
+//! which may be the searched prompt's, and the steps over which ranks are chosen.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,8 @@ use crate::task::TaskData;
 
 /// A stage's methods, with the tokens of the texts that they start at: of a text that the method
 /// names, or, with `start_at_prompt`, of the prompt's instruction and template. A soft prompt starts
-/// at their word vectors, a prefix at their keys and values.
+/// at their word vectors, a prefix at their keys and values. AdaLoRA without a number of steps of its
+/// own gets `total_steps`.
 ///
 /// # Errors
 /// [`HybridError::Prompt`] for a template, [`HybridError::Data`] when the tokenizer refuses a text.
@@ -21,6 +23,7 @@ pub(crate) fn methods(
     model: &LocalModel,
     data: &TaskData,
     prompt: &Prompt,
+    total_steps: usize,
 ) -> Result<Vec<AdapterConfig>, HybridError> {
     let searched = || text_of(prompt, data).and_then(|text| model.ids(&text, false));
     let mut methods = config.methods.clone();
@@ -39,6 +42,9 @@ pub(crate) fn methods(
             {
                 prefix.init_token_ids = Some(searched()?);
             }
+            AdapterConfig::Adalora(adalora) => {
+                adalora.total_step = adalora.total_step.or(Some(total_steps));
+            }
             _ => {}
         }
     }
@@ -56,7 +62,8 @@ fn text_of(prompt: &Prompt, data: &TaskData) -> Result<String, HybridError> {
     })
 }
 
-/// Whether methods are the same but for where soft prompts start, which a later prompt changes.
+/// Whether methods are the same but for where soft prompts start, which a later prompt changes, and
+/// for the steps of the stage.
 pub(crate) fn same_but_for_starts(methods: &[AdapterConfig], others: &[AdapterConfig]) -> bool {
     let bare = |methods: &[AdapterConfig]| -> Vec<AdapterConfig> {
         let mut methods = methods.to_vec();
@@ -67,6 +74,7 @@ pub(crate) fn same_but_for_starts(methods: &[AdapterConfig], others: &[AdapterCo
                     soft.prompt_tuning_init = PromptTuningInit::default();
                 }
                 AdapterConfig::PrefixTuning(prefix) => prefix.init_token_ids = None,
+                AdapterConfig::Adalora(adalora) => adalora.total_step = None,
                 _ => {}
             }
         }

@@ -1,6 +1,6 @@
 //! The training loop of an adapter stage: batches, updates, evaluations, checkpoints.
 
-use hybrid_adapters::Trainable;
+use hybrid_adapters::{RankAllocator, Trainable};
 use hybrid_data::{BatchLimits, BatchOrder, Encoding, derive_seed, length_buckets};
 use hybrid_eval::{CurvePoint, TrainingPass};
 use hybrid_optim::{EarlyStopping, Updater};
@@ -42,6 +42,8 @@ pub(super) struct Training<'c> {
     trainable: Trainable,
     as_parent: bool,
     updater: Updater<Trainable>,
+    /// Of a stack whose ranks are chosen while it trains.
+    ranks: Option<RankAllocator>,
     first: NamedTensors,
     best: NamedTensors,
     best_scored: Option<Scored>,
@@ -59,7 +61,7 @@ impl<'c> Training<'c> {
         checkpoint: Option<Checkpoint>,
         meter: StageMeter,
     ) -> Result<Self, HybridError> {
-        let total_steps = config.epochs * input.encodings.len().div_ceil(config.batch_size);
+        let total_steps = config.total_steps(input.encodings.len());
         let autodiff = context.model.device.clone().autodiff();
         let (start, as_parent) = (start.trainable, start.as_parent);
         let trainable = match config.methods.is_empty() {
@@ -78,6 +80,10 @@ impl<'c> Training<'c> {
             total_steps,
             &trainable,
         )?;
+        let ranks = match config.methods.is_empty() {
+            true => None,
+            false => RankAllocator::new(&trainable.adapters)?,
+        };
         let first: NamedTensors = trainable.named_tensors().into_iter().collect();
         let mut training = Self {
             config,
@@ -88,6 +94,7 @@ impl<'c> Training<'c> {
             trainable,
             as_parent,
             updater,
+            ranks,
             progressed: Progressed {
                 round: context.round,
                 stage: config.name.clone(),
@@ -111,6 +118,9 @@ impl<'c> Training<'c> {
             training
                 .updater
                 .load_state_tensors(&training.trainable, &checkpoint.optimizer)?;
+            if let Some(ranks) = &mut training.ranks {
+                ranks.load_state_tensors(&checkpoint.ranks)?;
+            }
             training.best = checkpoint.best;
             training.progressed = checkpoint.progressed;
         }
@@ -241,7 +251,14 @@ impl<'c> Training<'c> {
             let step = self.progressed.curve.len() + 1;
             return Err(diverged(model, &self.input, &self.trainable, rows, step));
         }
-        let (trainable, report) = self.updater.step(self.trainable.clone())?;
+        if let Some(ranks) = &mut self.ranks {
+            ranks.observe(&self.trainable.adapters, self.updater.accumulated());
+        }
+        let (mut trainable, report) = self.updater.step(self.trainable.clone())?;
+        if let Some(ranks) = &mut self.ranks {
+            let scale = report.grad_norm_clipped / report.grad_norm.max(f64::MIN_POSITIVE);
+            trainable.adapters = ranks.allocate(trainable.adapters, scale);
+        }
         self.trainable = trainable;
         Ok(CurvePoint {
             step: report.step,
@@ -389,6 +406,11 @@ impl<'c> Training<'c> {
             current: self.trainable.named_tensors().into_iter().collect(),
             best: self.best.clone(),
             optimizer: self.updater.state_tensors(),
+            ranks: self
+                .ranks
+                .as_ref()
+                .map(RankAllocator::state_tensors)
+                .unwrap_or_default(),
         }
         .store(context.run)?;
         let step = self.progressed.curve.len();

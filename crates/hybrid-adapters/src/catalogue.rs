@@ -1,0 +1,158 @@
+//! What there is to choose from: every method with its paper, where it acts and whether it merges.
+
+use burn::tensor::Device;
+use hybrid_models::Base;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::{AdapterConfig, AdapterError, Adapters};
+
+/// What a method is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct MethodInfo {
+    /// Its name in recipes.
+    pub name: &'static str,
+    /// What it does, in a few words.
+    pub does: &'static str,
+    /// Where it comes from.
+    pub paper: &'static str,
+    /// Where it may act.
+    pub acts_on: &'static str,
+    /// Whether the base's weights can hold its effect.
+    pub merges: bool,
+    /// Its `peft_type`, where PEFT has it.
+    pub peft_type: Option<&'static str>,
+    /// The settings that it cannot do without, as a recipe has them in JSON.
+    #[serde(skip)]
+    needed: &'static str,
+}
+
+const fn method(
+    name: &'static str,
+    does: &'static str,
+    paper: &'static str,
+    acts_on: &'static str,
+    merges: bool,
+    peft_type: Option<&'static str>,
+    needed: &'static str,
+) -> MethodInfo {
+    MethodInfo {
+        name,
+        does,
+        paper,
+        acts_on,
+        merges,
+        peft_type,
+        needed,
+    }
+}
+
+const LINEAR: &str = "linear layers";
+const WORDS: &str = "in front of the words";
+
+/// All methods, in the order of [`AdapterConfig`].
+#[rustfmt::skip]
+const CATALOGUE: [MethodInfo; 29] = [
+    method("lora", "a low-rank side path", "Hu et al. 2021, arXiv:2106.09685", "linear layers, embeddings", true, Some("LORA"), "{}"),
+    method("adalora", "LoRA whose ranks go where they matter", "Zhang et al. 2023, arXiv:2303.10512", LINEAR, true, Some("ADALORA"), "{}"),
+    method("ia3", "scales of activations", "Liu et al. 2022, arXiv:2205.05638", LINEAR, true, Some("IA3"), "{}"),
+    method("bitfit", "biases alone", "Ben Zaken et al. 2022, arXiv:2106.10199", "biases", true, None, "{}"),
+    method("layer_norm", "gain and shift of norms", "Zhao et al. 2023, arXiv:2312.11420", "norms", true, Some("LN_TUNING"), "{}"),
+    method("bottleneck", "two small layers after a sub-layer", "Houlsby et al. 2019, arXiv:1902.00751", "sub-layers", false, None, "{}"),
+    method("unfreeze", "whole layers", "PEFT's modules_to_save", "any layer", true, None, r#"{"modules": "all-linear"}"#),
+    method("trainable_tokens", "vectors of a few tokens", "PEFT's TrainableTokens", "embeddings", true, Some("TRAINABLE_TOKENS"), r#"{"token_indices": [0]}"#),
+    method("prompt_tuning", "vectors before the words", "Lester et al. 2021, arXiv:2104.08691", WORDS, false, Some("PROMPT_TUNING"), r#"{"num_virtual_tokens": 16}"#),
+    method("prefix_tuning", "keys and values before those of all layers", "Li and Liang 2021, arXiv:2101.00190", "all self-attention", false, Some("PREFIX_TUNING"), r#"{"num_virtual_tokens": 16}"#),
+    method("p_tuning", "vectors before the words, out of a small network", "Liu et al. 2021, arXiv:2103.10385", WORDS, false, Some("P_TUNING"), r#"{"num_virtual_tokens": 16}"#),
+    method("multitask_prompt_tuning", "vectors before the words, one version a task", "Wang et al. 2023, arXiv:2303.02861", WORDS, false, Some("MULTITASK_PROMPT_TUNING"), r#"{"num_virtual_tokens": 16}"#),
+    method("adaption_prompt", "vectors that upper layers attend to aside", "Zhang et al. 2023, arXiv:2303.16199", "self-attention", false, Some("ADAPTION_PROMPT"), r#"{"adapter_len": 10, "adapter_layers": 1}"#),
+    method("vera", "trained scales of one pair of random matrices", "Kopiczko et al. 2023, arXiv:2310.11454", LINEAR, true, Some("VERA"), "{}"),
+    method("loha", "a Hadamard product of two low-rank matrices", "Hyeon-Woo et al. 2021, arXiv:2108.06098", LINEAR, true, Some("LOHA"), "{}"),
+    method("lokr", "a Kronecker product of two small matrices", "Yeh et al. 2023, arXiv:2309.14859", LINEAR, true, Some("LOKR"), "{}"),
+    method("fourierft", "a few entries of the update's spectrum", "Gao et al. 2024, arXiv:2405.03003", LINEAR, true, Some("FOURIERFT"), "{}"),
+    method("oft", "rotations of blocks of the input", "Qiu et al. 2023, arXiv:2306.07280", LINEAR, true, Some("OFT"), "{}"),
+    method("boft", "block rotations with shuffles between", "Liu et al. 2023, arXiv:2311.06243", LINEAR, true, Some("BOFT"), "{}"),
+    method("hra", "reflections of the input", "Yuan et al. 2024, arXiv:2405.17484", LINEAR, true, Some("HRA"), "{}"),
+    method("miss", "one small matrix for all blocks of the input", "Kang and Yin 2024, arXiv:2409.15371", LINEAR, true, Some("MISS"), "{}"),
+    method("randlora", "trained scales of many random low-rank matrices", "Albert et al. 2025, arXiv:2502.00987", LINEAR, true, Some("RANDLORA"), "{}"),
+    method("vblora", "LoRA out of the vectors of one bank", "Li et al. 2024, arXiv:2405.15179", LINEAR, true, Some("VBLORA"), "{}"),
+    method("hira", "the weight times a low-rank matrix, value by value", "Huang et al. 2025, ICLR", LINEAR, true, Some("HIRA"), "{}"),
+    method("delora", "a low-rank side path whose length is trained apart", "Bini et al. 2025, arXiv:2503.18225", LINEAR, true, Some("DELORA"), "{}"),
+    method("gralora", "a low-rank side path for each block", "Jung et al. 2025, arXiv:2505.20355", LINEAR, true, Some("GRALORA"), "{}"),
+    method("c3a", "circulant blocks", "Chen et al. 2024, arXiv:2407.19342", LINEAR, true, Some("C3A"), "{}"),
+    method("road", "rotations of pairs of outputs", "Liao and Monz 2024, arXiv:2409.00119", LINEAR, true, Some("ROAD"), "{}"),
+    method("shira", "a few values of the weight", "Bhardwaj et al. 2024, arXiv:2406.13175", LINEAR, true, Some("SHIRA"), "{}"),
+];
+
+/// All methods.
+pub fn catalogue() -> &'static [MethodInfo] {
+    &CATALOGUE
+}
+
+impl MethodInfo {
+    /// The method of a configuration.
+    ///
+    /// # Panics
+    /// Never: a test holds the catalogue against all methods.
+    pub fn of(config: &AdapterConfig) -> &'static Self {
+        let mut methods = CATALOGUE.iter();
+        methods
+            .find(|method| method.name == config.name())
+            .expect("the catalogue has every method")
+    }
+
+    /// The method with its defaults, and small values where it has none.
+    ///
+    /// # Panics
+    /// Never: a test builds all of them.
+    pub fn default_config(&self) -> AdapterConfig {
+        let mut settings: Value = serde_json::from_str(self.needed).expect("settings are JSON");
+        settings["method"] = json!(self.name);
+        serde_json::from_value(settings).expect("the settings are the method's")
+    }
+
+    /// How many values the method trains over a base with its defaults.
+    ///
+    /// # Errors
+    /// [`AdapterError`] of a method that has no place in the base.
+    pub fn n_parameters(&self, base: &dyn Base, device: &Device) -> Result<usize, AdapterError> {
+        let adapters = Adapters::init(&[self.default_config()], base, 0, device)?;
+        Ok(adapters.n_parameters())
+    }
+}
+
+/// Bytes that a training needs for so many float32 values: each with its gradient and two moments.
+pub fn training_bytes(n_parameters: usize) -> usize {
+    n_parameters * 4 * size_of::<f32>()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::catalogue;
+    use crate::AdapterConfig;
+
+    #[test]
+    fn the_catalogue_has_every_method_once() {
+        let schema = schemars::schema_for!(AdapterConfig).to_value();
+        let variants = schema["oneOf"].as_array().unwrap().iter();
+        let tag = |variant: &serde_json::Value| variant["properties"]["method"]["const"].clone();
+        let methods: BTreeSet<String> = variants
+            .map(|variant| tag(variant).as_str().unwrap().to_owned())
+            .collect();
+        let known: Vec<String> = catalogue()
+            .iter()
+            .map(|info| info.name.to_owned())
+            .collect();
+        assert_eq!(known.len(), methods.len());
+        assert_eq!(known.into_iter().collect::<BTreeSet<_>>(), methods);
+    }
+
+    #[test]
+    fn every_default_is_a_configuration() {
+        for info in catalogue() {
+            assert_eq!(info.default_config().name(), info.name);
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! Operations with a gradient of their own.
+//!
+//! Under autodiff Burn records each tensor operation by itself, and each keeps what its gradient
+//! needs. Here what belongs together is one operation that keeps its inputs alone: the rest is
+//! computed again in backward, which costs less than to read it from memory.
+
+mod activation;
+mod attention;
+mod norm;
+mod operation;
+mod recomputation;
+mod rotation;
+
+pub(crate) use activation::Activation;
+pub(crate) use attention::attend;
+pub(crate) use norm::normalize;
+pub use recomputation::{Copies, Recomputation};
+pub(crate) use rotation::rotate;
+
+#[cfg(test)]
+mod tests;
