@@ -16,6 +16,7 @@ use bench::{benches, close, differ, gradient_values, moved};
 use stacks::stacks;
 
 pub(crate) mod bench;
+mod counts;
 mod decoders;
 mod in_front;
 pub(crate) mod stacks;

@@ -6,7 +6,6 @@
 
 #![recursion_limit = "256"]
 
-mod adapter_commands;
 mod any_base;
 mod backends;
 mod bad_input;
@@ -18,6 +17,7 @@ mod decoder_reference;
 mod encoder_decoder_loop;
 mod fixtures;
 mod language;
+mod parity_adapter_commands;
 mod parity_adapters;
 mod parity_bad_gguf;
 mod parity_bfloat16;

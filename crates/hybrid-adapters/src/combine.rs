@@ -21,7 +21,7 @@ use hybrid_models::Base;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::adapters::AnyMethod;
+use crate::any_method::AnyMethod;
 use crate::decomposition::{Matrix, Singular, singular};
 use crate::lora::Pair;
 use crate::pattern_map::PatternMap;

@@ -10,6 +10,7 @@
 mod adalora;
 mod adapters;
 mod adaption_prompt;
+mod any_method;
 mod bias;
 mod bitfit;
 mod boft;

@@ -9,7 +9,8 @@ use hybrid_prompts::{Prompt, Template, default_language_templates, label_words};
 
 use crate::HybridError;
 use crate::candidate::Candidate;
-use crate::evaluate::{self, Criterion, LOG_LOSS};
+use crate::criterion::{Criterion, LOG_LOSS};
+use crate::evaluate;
 use crate::journal::{Event, StopReason, seconds_of_stage};
 use crate::recipe::{Recipe, StageConfig};
 use crate::stage::{Context, Spent, StageMeter, adapter, prompt};

@@ -10,7 +10,7 @@ use hybrid_prompts::Prompt;
 use serde::{Deserialize, Serialize};
 
 use crate::HybridError;
-use crate::evaluate::{Criterion, LOG_LOSS, Standing};
+use crate::criterion::{Criterion, LOG_LOSS, Standing};
 use crate::run_folder::{RunFolder, write_folder_whole, write_whole};
 use crate::tensors::{self, NamedTensors};
 

@@ -6,6 +6,7 @@ mod alternate;
 mod artifact;
 mod candidate;
 pub mod cli;
+mod criterion;
 mod error;
 mod evaluate;
 mod generator;

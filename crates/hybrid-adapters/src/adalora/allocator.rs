@@ -13,7 +13,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Tensor, TensorData};
 
 use super::{AdaloraConfig, METHOD, Triplets};
-use crate::adapters::AnyMethod;
+use crate::any_method::AnyMethod;
 use crate::{AdapterConfig, AdapterError, Adapters, frozen, named_tensors};
 
 /// What is known of one parameter.

@@ -6,8 +6,8 @@ use hybrid_models::{Base, BaseKind, SiteId, SiteTable};
 use serde_json::{Value, json};
 
 use super::keys::has_lora;
-use crate::adapters::AnyMethod;
 use crate::adaption_prompt::attention_of;
+use crate::any_method::AnyMethod;
 use crate::site_method::SiteConfig;
 use crate::{
     AdaloraConfig, AdapterConfig, Adapters, BiasMode, Ia3Config, LayerNormConfig, LoraConfig,

@@ -6,8 +6,8 @@ use burn::tensor::TensorData;
 use hybrid_models::SiteId;
 
 use super::PROMPT;
-use crate::adapters::AnyMethod;
 use crate::adaption_prompt::attention_of;
+use crate::any_method::AnyMethod;
 use crate::bias::Biases;
 use crate::dense::Dense;
 use crate::lstm::Lstm;

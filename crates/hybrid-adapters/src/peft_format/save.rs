@@ -9,7 +9,7 @@ use hybrid_models::{Base, Layer, Pooling, SiteId, SiteKind, SiteTable, write_who
 use super::config_text::{classifies_rows, config_text, keeps_modules};
 use super::keys::{has_lora, stored_tensors};
 use super::{CONFIG, TENSORS, full_key, key_start, stored_table, tensor_file};
-use crate::adapters::AnyMethod;
+use crate::any_method::AnyMethod;
 use crate::head::{ClassifierHead, head_to_tensors};
 use crate::targets::ends_with_name;
 use crate::{AdaloraConfig, AdapterConfig, AdapterError, Adapters, vblora};

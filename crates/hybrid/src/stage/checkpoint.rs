@@ -5,7 +5,7 @@ use hybrid_optim::EarlyStopping;
 use serde::{Deserialize, Serialize};
 
 use crate::HybridError;
-use crate::evaluate::Standing;
+use crate::criterion::Standing;
 use crate::run_folder::RunFolder;
 use crate::tensors::{self, NamedTensors};
 

@@ -14,7 +14,8 @@ use hybrid_prompts::{
 
 use super::{Context, Spent, StageMeter};
 use crate::HybridError;
-use crate::evaluate::{self, Criterion, Scored, are_clearly_below};
+use crate::criterion::Criterion;
+use crate::evaluate::{self, Scored, are_clearly_below};
 use crate::interrupt;
 use crate::journal::{Event, Journal};
 use crate::progress::Progress;

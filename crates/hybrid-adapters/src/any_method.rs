@@ -1,0 +1,179 @@
+//! Any one of the methods.
+
+use burn::module::Module;
+
+use crate::adalora::Adalora;
+use crate::adaption_prompt::AdaptionPrompt;
+use crate::bitfit::Bitfit;
+use crate::boft::Boft;
+use crate::bottleneck::Bottleneck;
+use crate::c3a::C3a;
+use crate::config::AdapterConfig;
+use crate::delora::Delora;
+use crate::fourierft::Fourierft;
+use crate::gralora::Gralora;
+use crate::hira::Hira;
+use crate::hra::Hra;
+use crate::ia3::Ia3;
+use crate::layer_norm::LayerNormTuning;
+use crate::loha::Loha;
+use crate::lokr::Lokr;
+use crate::lora::Lora;
+use crate::method::{Building, Method};
+use crate::miss::Miss;
+use crate::multitask_prompt_tuning::MultitaskPromptTuning;
+use crate::oft::Oft;
+use crate::p_tuning::PTuning;
+use crate::prefix_tuning::PrefixTuning;
+use crate::prompt_tuning::PromptTuning;
+use crate::randlora::Randlora;
+use crate::road::Road;
+use crate::shira::Shira;
+use crate::site_map::SiteMap;
+use crate::trainable_tokens::TrainableTokens;
+use crate::unfreeze::Unfreeze;
+use crate::vblora::Vblora;
+use crate::vera::Vera;
+use crate::{AdapterError, site_method};
+
+/// Any one of the methods.
+#[derive(Module, Debug)]
+pub(crate) enum AnyMethod {
+    Lora(Lora),
+    Adalora(Adalora),
+    Ia3(Ia3),
+    Bitfit(Bitfit),
+    LayerNorm(LayerNormTuning),
+    Bottleneck(Bottleneck),
+    Unfreeze(Unfreeze),
+    TrainableTokens(TrainableTokens),
+    PromptTuning(PromptTuning),
+    PrefixTuning(PrefixTuning),
+    PTuning(PTuning),
+    MultitaskPromptTuning(MultitaskPromptTuning),
+    AdaptionPrompt(AdaptionPrompt),
+    Vera(SiteMap<Vera>),
+    Loha(SiteMap<Loha>),
+    Lokr(SiteMap<Lokr>),
+    Fourierft(SiteMap<Fourierft>),
+    Oft(SiteMap<Oft>),
+    Boft(SiteMap<Boft>),
+    Hra(SiteMap<Hra>),
+    Miss(SiteMap<Miss>),
+    Randlora(SiteMap<Randlora>),
+    Vblora(Vblora),
+    Hira(SiteMap<Hira>),
+    Delora(SiteMap<Delora>),
+    Gralora(SiteMap<Gralora>),
+    C3a(SiteMap<C3a>),
+    Road(SiteMap<Road>),
+    Shira(SiteMap<Shira>),
+}
+
+/// What is in a method, whichever it is.
+macro_rules! each {
+    ($any:expr, $method:ident => $result:expr) => {
+        match $any {
+            AnyMethod::Lora($method) => $result,
+            AnyMethod::Adalora($method) => $result,
+            AnyMethod::TrainableTokens($method) => $result,
+            AnyMethod::MultitaskPromptTuning($method) => $result,
+            AnyMethod::AdaptionPrompt($method) => $result,
+            AnyMethod::Ia3($method) => $result,
+            AnyMethod::Bitfit($method) => $result,
+            AnyMethod::LayerNorm($method) => $result,
+            AnyMethod::Bottleneck($method) => $result,
+            AnyMethod::Unfreeze($method) => $result,
+            AnyMethod::PromptTuning($method) => $result,
+            AnyMethod::PrefixTuning($method) => $result,
+            AnyMethod::PTuning($method) => $result,
+            AnyMethod::Vera($method) => $result,
+            AnyMethod::Loha($method) => $result,
+            AnyMethod::Lokr($method) => $result,
+            AnyMethod::Fourierft($method) => $result,
+            AnyMethod::Oft($method) => $result,
+            AnyMethod::Boft($method) => $result,
+            AnyMethod::Hra($method) => $result,
+            AnyMethod::Miss($method) => $result,
+            AnyMethod::Randlora($method) => $result,
+            AnyMethod::Vblora($method) => $result,
+            AnyMethod::Hira($method) => $result,
+            AnyMethod::Delora($method) => $result,
+            AnyMethod::Gralora($method) => $result,
+            AnyMethod::C3a($method) => $result,
+            AnyMethod::Road($method) => $result,
+            AnyMethod::Shira($method) => $result,
+        }
+    };
+}
+
+impl AnyMethod {
+    pub(crate) fn init(
+        config: &AdapterConfig,
+        building: &Building<'_>,
+    ) -> Result<Self, AdapterError> {
+        Ok(match config {
+            AdapterConfig::Lora(config) => Self::Lora(Lora::init(config, building)?),
+            AdapterConfig::Adalora(config) => Self::Adalora(Adalora::init(config, building)?),
+            AdapterConfig::Ia3(config) => Self::Ia3(Ia3::init(config, building)?),
+            AdapterConfig::Bitfit(config) => Self::Bitfit(Bitfit::init(config, building)?),
+            AdapterConfig::LayerNorm(config) => {
+                Self::LayerNorm(LayerNormTuning::init(config, building)?)
+            }
+            AdapterConfig::Bottleneck(config) => {
+                Self::Bottleneck(Bottleneck::init(config, building)?)
+            }
+            AdapterConfig::Unfreeze(config) => Self::Unfreeze(Unfreeze::init(config, building)?),
+            AdapterConfig::TrainableTokens(config) => {
+                Self::TrainableTokens(TrainableTokens::init(config, building)?)
+            }
+            AdapterConfig::PromptTuning(config) => {
+                Self::PromptTuning(PromptTuning::init(config, building)?)
+            }
+            AdapterConfig::PrefixTuning(config) => {
+                Self::PrefixTuning(PrefixTuning::init(config, building)?)
+            }
+            AdapterConfig::PTuning(config) => Self::PTuning(PTuning::init(config, building)?),
+            AdapterConfig::MultitaskPromptTuning(config) => {
+                Self::MultitaskPromptTuning(MultitaskPromptTuning::init(config, building)?)
+            }
+            AdapterConfig::AdaptionPrompt(config) => {
+                Self::AdaptionPrompt(AdaptionPrompt::init(config, building)?)
+            }
+            AdapterConfig::Vera(config) => Self::Vera(site_method::init(config, building)?),
+            AdapterConfig::Loha(config) => Self::Loha(site_method::init(config, building)?),
+            AdapterConfig::Lokr(config) => Self::Lokr(site_method::init(config, building)?),
+            AdapterConfig::Fourierft(config) => {
+                Self::Fourierft(site_method::init(config, building)?)
+            }
+            AdapterConfig::Oft(config) => Self::Oft(site_method::init(config, building)?),
+            AdapterConfig::Boft(config) => Self::Boft(site_method::init(config, building)?),
+            AdapterConfig::Hra(config) => Self::Hra(site_method::init(config, building)?),
+            AdapterConfig::Miss(config) => Self::Miss(site_method::init(config, building)?),
+            AdapterConfig::Randlora(config) => Self::Randlora(site_method::init(config, building)?),
+            AdapterConfig::Vblora(config) => Self::Vblora(Vblora::init(config, building)?),
+            AdapterConfig::Hira(config) => Self::Hira(site_method::init(config, building)?),
+            AdapterConfig::Delora(config) => Self::Delora(site_method::init(config, building)?),
+            AdapterConfig::Gralora(config) => Self::Gralora(site_method::init(config, building)?),
+            AdapterConfig::C3a(config) => Self::C3a(site_method::init(config, building)?),
+            AdapterConfig::Road(config) => Self::Road(site_method::init(config, building)?),
+            AdapterConfig::Shira(config) => Self::Shira(site_method::init(config, building)?),
+        })
+    }
+
+    pub(crate) fn as_method(&self) -> &dyn Method {
+        each!(self, method => method)
+    }
+
+    pub(crate) fn as_method_mut(&mut self) -> &mut dyn Method {
+        each!(self, method => method)
+    }
+
+    pub(crate) fn encoded(self) -> Self {
+        match self {
+            Self::PrefixTuning(method) => Self::PrefixTuning(method.encoded()),
+            Self::PTuning(method) => Self::PTuning(method.encoded()),
+            other => other,
+        }
+    }
+}
