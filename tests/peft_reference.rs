@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::contracts::bench::{Bench, benches, close, moved};
 use crate::contracts::stacks::stacks;
+use crate::fixtures;
 use crate::reference;
 
 const TYPES: &str = "the reference computes on rows of numbers";
@@ -116,6 +117,11 @@ fn parity_of_files_in_peft_itself() {
                 let head =
                     ClassifierHead::init(config, bare.encoder.d_model(), 5, 3, &bench.device);
                 save_peft(&adapters, &bare, "tiny", Some(&head), &place("head")).unwrap();
+                let config = fixtures::json(&place("head").join("adapter_config.json"));
+                // Files of some methods hold no head.
+                if config.get("modules_to_save").is_none() {
+                    continue;
+                }
                 let pooled = bare
                     .pool(hidden, &bench.batch, Pooling::Pooler, &adapters)
                     .unwrap();
