@@ -18,6 +18,8 @@ use crate::bias::{self, Biases};
 use crate::lora::{self, BiasMode, dropped_rows};
 use crate::method::{Building, Inner, Method, Pass};
 use crate::site_map::SiteMap;
+use crate::site_method::in_rows;
+use crate::site_place::within;
 use crate::targets::{Selection, Selector, Targets};
 use crate::{AdapterError, frozen};
 
@@ -95,7 +97,7 @@ impl Default for AdaloraConfig {
             lora_alpha: 8.0,
             lora_dropout: 0.0,
             bias: BiasMode::None,
-            target_modules: lora::queries_and_values(),
+            target_modules: Targets::queries_and_values(),
             exclude_modules: None,
             layers_to_transform: None,
             layers_pattern: None,
@@ -257,16 +259,7 @@ impl Triplets {
         let SiteKind::Linear { d_in, d_out, .. } = site.kind else {
             unreachable!("only linear sites are selected")
         };
-        let limit = d_in.min(d_out);
-        if config.init_r > limit {
-            return Err(AdapterError::Rank {
-                site: site.path.clone(),
-                rank: config.init_r,
-                limit,
-                d_in,
-                d_out,
-            });
-        }
+        within(site, config.init_r, d_in.min(d_out), [d_in, d_out])?;
         let rank = config.rank(&format!("{}{}", building.prefix, site.path));
         let mut random = building.random(site.id);
         let device = building.device;
@@ -325,15 +318,13 @@ impl Method for Adalora {
         let Some(site) = self.triplets.get(base.site) else {
             return inner(x);
         };
-        let y = inner(x.clone());
-        let ([batch, seq, d_in], [_, _, d_out]) = (x.dims(), y.dims());
-        let rows = x.reshape([batch * seq, d_in]);
-        let (rows, up) = dropped_rows(rows, self.dropout, base.site, pass);
-        let values = site.lora_e.val().mul_scalar(self.scale * up);
-        let narrow = rows.matmul(site.lora_a.val()) * values.unsqueeze::<2>();
-        y + narrow
-            .matmul(site.lora_b.val())
-            .reshape([batch, seq, d_out])
+        let side = |rows| {
+            let (rows, up) = dropped_rows(rows, self.dropout, base.site, pass);
+            let values = site.lora_e.val().mul_scalar(self.scale * up);
+            let narrow = rows.matmul(site.lora_a.val()) * values.unsqueeze::<2>();
+            narrow.matmul(site.lora_b.val())
+        };
+        inner(x.clone()) + in_rows(x, side)
     }
 
     fn merge_linear(&self, inner: Linear) -> Result<Linear, AdapterError> {

@@ -53,6 +53,7 @@ mod randlora;
 mod random;
 mod recomputed;
 mod road;
+mod shared_pair;
 mod shira;
 mod site_map;
 mod site_method;

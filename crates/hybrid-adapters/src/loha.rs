@@ -101,11 +101,7 @@ impl SiteMethod for Loha {
             hada_w2_a: place.param(random.kaiming(up)),
             hada_w2_b: place.filled(down, 0.0),
             scale: place.finite("alpha", alpha)? / r as f64,
-            dropout: UpdateDropout {
-                of_outputs: place.share("rank_dropout", config.rank_dropout)?,
-                scaled: true,
-                of_layers: place.share("module_dropout", config.module_dropout)?,
-            },
+            dropout: UpdateDropout::new(place, config.rank_dropout, true, config.module_dropout)?,
         })
     }
 
@@ -126,14 +122,31 @@ impl SiteMethod for Loha {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct UpdateDropout {
     /// Share of a layer's outputs.
-    pub(crate) of_outputs: f64,
+    of_outputs: f64,
     /// Whether the other outputs are scaled up by the share that is left.
-    pub(crate) scaled: bool,
+    scaled: bool,
     /// Share of the layers.
-    pub(crate) of_layers: f64,
+    of_layers: f64,
 }
 
 impl UpdateDropout {
+    /// From `rank_dropout`, whether it scales up what is left, and `module_dropout`.
+    ///
+    /// # Errors
+    /// [`AdapterError::Setting`].
+    pub(crate) fn new(
+        place: &Place<'_>,
+        rank_dropout: f64,
+        scaled: bool,
+        module_dropout: f64,
+    ) -> Result<Self, AdapterError> {
+        Ok(Self {
+            of_outputs: place.share("rank_dropout", rank_dropout)?,
+            scaled,
+            of_layers: place.share("module_dropout", module_dropout)?,
+        })
+    }
+
     /// # Shapes
     /// - `side`: `[rows, d_out]` → the same
     pub(crate) fn apply(self, side: Tensor<2>, base: &Linear, pass: Pass) -> Tensor<2> {

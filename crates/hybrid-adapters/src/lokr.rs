@@ -126,11 +126,12 @@ impl SiteMethod for Lokr {
             lokr_w2_a: (!whole_2).then(|| kaiming([out_2, r])),
             lokr_w2_b: (!whole_2).then(|| kaiming([r, in_2])),
             scale: place.finite("alpha", alpha)? / r as f64,
-            dropout: UpdateDropout {
-                of_outputs: place.share("rank_dropout", config.rank_dropout)?,
-                scaled: config.rank_dropout_scale,
-                of_layers: place.share("module_dropout", config.module_dropout)?,
-            },
+            dropout: UpdateDropout::new(
+                place,
+                config.rank_dropout,
+                config.rank_dropout_scale,
+                config.module_dropout,
+            )?,
         })
     }
 

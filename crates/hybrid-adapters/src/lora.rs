@@ -30,7 +30,6 @@ mod config;
 mod start;
 mod table;
 
-pub(crate) use config::queries_and_values;
 use config::wrong;
 pub use config::{BiasMode, LoraConfig};
 pub use start::LoraInit;

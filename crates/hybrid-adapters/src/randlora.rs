@@ -13,7 +13,7 @@ use hybrid_models::Linear;
 
 use crate::AdapterError;
 use crate::method::Pass;
-use crate::named_tensors;
+use crate::shared_pair::SharedPair;
 use crate::site_method::{
     ANY_START, Act, KeptTensor, NO_BIAS, Owner, PeftForm, SiteMethod, dropped, site_settings, whole,
 };
@@ -70,12 +70,9 @@ pub(crate) struct Randlora {
     randlora_lambda: Param<Tensor<2>>,
     /// `G`, `[bases, smaller side]`.
     randlora_gamma: Param<Tensor<2>>,
-    /// `A`, `[r, 1, smaller of the largest sides]`.
+    /// `A`, `[r, 1, smaller of the largest sides]`, and `B`, `[larger of the largest sides, bases, r]`.
     #[module(skip)]
-    a: Tensor<3>,
-    /// `B`, `[larger of the largest sides, bases, r]`.
-    #[module(skip)]
-    b: Tensor<3>,
+    shared: SharedPair<3>,
     #[module(skip)]
     narrows: bool,
     #[module(skip)]
@@ -84,12 +81,7 @@ pub(crate) struct Randlora {
     scale: f64,
     #[module(skip)]
     dropout: f64,
-    #[module(skip)]
-    stored: bool,
 }
-
-const KEY_A: &str = "randlora_A";
-const KEY_B: &str = "randlora_B";
 
 impl SiteMethod for Randlora {
     type Config = RandloraConfig;
@@ -107,36 +99,44 @@ impl SiteMethod for Randlora {
         let (smaller, larger) = (place.d_in.min(place.d_out), place.d_in.max(place.d_out));
         let r = place.rank(config.r, smaller)?;
         let bases = smaller.div_ceil(r);
-        let (a, b) = match made.first() {
-            Some(other) => (other.a.clone(), other.b.clone()),
+        let shared = match made.first() {
+            Some(other) => other.shared.clone(),
             None => {
-                let largest = |side: usize| place.shapes.iter().map(|shape| shape[side]).max();
-                let (d_in, d_out) = (largest(0).unwrap_or(0), largest(1).unwrap_or(0));
+                let [d_in, d_out] = place.largest();
                 let [a, b] = matrices(config, d_in.min(d_out), d_in.max(d_out));
-                (place.frozen(a), place.frozen(b))
+                SharedPair {
+                    a: place.frozen(a),
+                    b: place.frozen(b),
+                    keys: ["randlora_A", "randlora_B"],
+                    owner: Owner::AllAndEach,
+                    stored: config.save_projection,
+                }
             }
         };
         Ok(Self {
             randlora_lambda: place.filled([r, bases], 0.0),
             randlora_gamma: place.filled([bases, smaller], 1.0 / bases.max(smaller) as f32),
-            a,
-            b,
+            shared,
             narrows: place.d_in > place.d_out,
             larger,
             scale: place.finite("randlora_alpha", config.randlora_alpha)? / r as f64,
             dropout: place.share("randlora_dropout", config.randlora_dropout)?,
-            stored: config.save_projection,
         })
     }
 
     fn act(&self, base: &Linear, rows: Tensor<2>, pass: Pass) -> Tensor<2> {
         let [bases, smaller] = self.randlora_gamma.dims();
         let [r, _] = self.randlora_lambda.dims();
-        let a = self.a.clone().narrow(2, 0, smaller)
+        let a = self.shared.a.clone().narrow(2, 0, smaller)
             * self.randlora_lambda.val().unsqueeze_dim::<3>(2)
             * self.randlora_gamma.val().unsqueeze_dim::<3>(0);
         let of_smaller = a.reshape([r * bases, smaller]);
-        let b = self.b.clone().narrow(0, 0, self.larger).narrow(1, 0, bases);
+        let b = self
+            .shared
+            .b
+            .clone()
+            .narrow(0, 0, self.larger)
+            .narrow(1, 0, bases);
         let of_larger = b.reshape([self.larger, bases * r]);
         let rows = dropped(rows, self.dropout, base, pass);
         let side = match self.narrows {
@@ -149,25 +149,11 @@ impl SiteMethod for Randlora {
     }
 
     fn kept(&self) -> Vec<KeptTensor> {
-        let matrices = [(KEY_A, &self.a), (KEY_B, &self.b)];
-        let kept = |(key, matrix): (&'static str, &Tensor<3>)| KeptTensor {
-            key,
-            data: named_tensors::read(matrix.clone()),
-            owner: Owner::AllAndEach,
-        };
-        matrices
-            .into_iter()
-            .filter(|_| self.stored)
-            .map(kept)
-            .collect()
+        self.shared.kept()
     }
 
     fn keep(&mut self, key: &str, data: &TensorData) -> Result<(), AdapterError> {
-        match key {
-            KEY_A => self.a = Tensor::from_data(data.clone(), &self.a.device()),
-            KEY_B => self.b = Tensor::from_data(data.clone(), &self.b.device()),
-            _ => {}
-        }
+        self.shared.keep(key, data);
         Ok(())
     }
 }

@@ -11,12 +11,11 @@ use serde::Serializer;
 use serde_json::{Map, Value};
 
 use crate::AdapterError;
-use crate::lora::drop_out;
+use crate::lora::dropped_rows;
 use crate::method::{Building, Inner, Kept, Method, Pass, PeftName};
-use crate::random::HostRandom;
 use crate::site_map::SiteMap;
 use crate::site_place::{Place, at_places};
-use crate::targets::{Selection, Targets};
+use crate::targets::Selection;
 
 /// Where the function of a site's tensors stands to the function `f` of the layer so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,13 +177,6 @@ pub(crate) const NO_BIAS: (&str, Written) = ("bias", Written::Text("none"));
 /// Stored tensors do not depend on how they began.
 pub(crate) const ANY_START: (&str, Written) = ("init_weights", Written::Flag(true));
 
-/// Queries and values, whatever the architecture calls them.
-pub(crate) fn queries_and_values() -> Targets {
-    Targets::names(&[
-        "query", "value", "q_lin", "v_lin", "q_proj", "v_proj", "c_attn", "q", "v",
-    ])
-}
-
 /// A number as PEFT writes those that it means to be whole.
 pub(crate) fn whole<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
     match number.fract() == 0.0 && number.abs() < 1e15 {
@@ -226,7 +218,7 @@ macro_rules! site_settings {
             fn default() -> Self {
                 Self {
                     $($key: $default,)*
-                    target_modules: $crate::site_method::queries_and_values(),
+                    target_modules: $crate::Targets::queries_and_values(),
                     exclude_modules: None,
                     layers_to_transform: None,
                     layers_pattern: None,
@@ -276,12 +268,9 @@ pub(crate) fn in_rows(x: Tensor<3>, act: impl FnOnce(Tensor<2>) -> Tensor<2>) ->
 /// # Shapes
 /// - `rows`: `[rows, width]` → the same
 pub(crate) fn dropped(rows: Tensor<2>, share: f64, base: &Linear, pass: Pass) -> Tensor<2> {
-    match pass {
-        Pass::Training { seed } if share > 0.0 => {
-            let random = HostRandom::new(seed, base.site.index() as u64);
-            drop_out(rows, share, random).mul_scalar(1.0 / (1.0 - share))
-        }
-        _ => rows,
+    match dropped_rows(rows, share, base.site, pass) {
+        (rows, 1.0) => rows,
+        (rows, up) => rows.mul_scalar(up),
     }
 }
 

@@ -25,6 +25,12 @@ pub(crate) struct Place<'a> {
 }
 
 impl Place<'_> {
+    /// The largest `d_in` and the largest `d_out` of the method's sites.
+    pub(crate) fn largest(&self) -> [usize; 2] {
+        let largest = |side: usize| self.shapes.iter().map(|shape| shape[side]).max();
+        [0, 1].map(|side| largest(side).unwrap_or(0))
+    }
+
     /// The numbers for the first values here.
     pub(crate) fn random(&self) -> HostRandom {
         self.building.random(self.site.id)
@@ -89,16 +95,7 @@ impl Place<'_> {
         if rank == 0 {
             return Err(self.wrong("r", "a rank of 1 or more", rank));
         }
-        match rank <= limit {
-            true => Ok(rank),
-            false => Err(AdapterError::Rank {
-                site: self.site.path.clone(),
-                rank,
-                limit,
-                d_in: self.d_in,
-                d_out: self.d_out,
-            }),
-        }
+        within(self.site, rank, limit, [self.d_in, self.d_out])
     }
 
     /// A number that divides all of `sizes`.
@@ -183,6 +180,28 @@ pub(crate) fn at_places<M: Module>(
         made.push(module.clone());
         Ok(module)
     })
+}
+
+/// A rank up to `limit`, at a site with a weight of this shape.
+///
+/// # Errors
+/// [`AdapterError::Rank`].
+pub(crate) fn within(
+    site: &Site,
+    rank: usize,
+    limit: usize,
+    [d_in, d_out]: [usize; 2],
+) -> Result<usize, AdapterError> {
+    match rank <= limit {
+        true => Ok(rank),
+        false => Err(AdapterError::Rank {
+            site: site.path.clone(),
+            rank,
+            limit,
+            d_in,
+            d_out,
+        }),
+    }
 }
 
 fn shape(site: &Site) -> [usize; 2] {

@@ -30,6 +30,13 @@ impl Targets {
         matches!(self, Self::Pattern(name) if name.to_lowercase() == Self::ALL_LINEAR)
     }
 
+    /// Queries and values, whatever the architecture calls them.
+    pub(crate) fn queries_and_values() -> Self {
+        Self::names(&[
+            "query", "value", "q_lin", "v_lin", "q_proj", "v_proj", "c_attn", "q", "v",
+        ])
+    }
+
     /// Targets by name.
     pub fn names(names: &[&str]) -> Self {
         Self::Names(names.iter().map(|name| (*name).to_owned()).collect())

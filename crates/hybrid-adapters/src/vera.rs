@@ -10,7 +10,7 @@ use hybrid_models::Linear;
 
 use crate::AdapterError;
 use crate::method::Pass;
-use crate::named_tensors;
+use crate::shared_pair::SharedPair;
 use crate::site_method::{
     ANY_START, Act, KeptTensor, NO_BIAS, Owner, PeftForm, SiteMethod, dropped, site_settings,
 };
@@ -60,20 +60,12 @@ pub(crate) struct Vera {
     vera_lambda_b: Param<Tensor<1>>,
     /// `d`, `[r]`.
     vera_lambda_d: Param<Tensor<1>>,
-    /// `A`, `[r, largest d_in]`.
+    /// `A`, `[r, largest d_in]`, and `B`, `[largest d_out, r]`.
     #[module(skip)]
-    a: Tensor<2>,
-    /// `B`, `[largest d_out, r]`.
-    #[module(skip)]
-    b: Tensor<2>,
+    shared: SharedPair<2>,
     #[module(skip)]
     dropout: f64,
-    #[module(skip)]
-    stored: bool,
 }
-
-const KEY_A: &str = "vera_A";
-const KEY_B: &str = "vera_B";
 
 impl SiteMethod for Vera {
     type Config = VeraConfig;
@@ -86,58 +78,47 @@ impl SiteMethod for Vera {
     fn init(config: &VeraConfig, place: &Place<'_>, made: &[Self]) -> Result<Self, AdapterError> {
         let r = place.rank(config.r, usize::MAX)?;
         let d_initial = place.finite("d_initial", config.d_initial)?;
-        let (a, b) = match made.first() {
-            Some(other) => (other.a.clone(), other.b.clone()),
+        let shared = match made.first() {
+            Some(other) => other.shared.clone(),
             None => {
-                let largest = |side: usize| place.shapes.iter().map(|shape| shape[side]).max();
-                let (d_in, d_out) = (largest(0).unwrap_or(0), largest(1).unwrap_or(0));
+                let [d_in, d_out] = place.largest();
                 let mut random = TorchRandom::new(config.projection_prng_key);
                 let mut kaiming = |shape: [usize; 2]| {
                     let limit = 3.0f64.sqrt() * (2.0f64.sqrt() / (shape[1] as f64).sqrt());
                     place.frozen(random.uniform(shape, limit))
                 };
-                (kaiming([r, d_in]), kaiming([d_out, r]))
+                SharedPair {
+                    a: kaiming([r, d_in]),
+                    b: kaiming([d_out, r]),
+                    keys: ["vera_A", "vera_B"],
+                    owner: Owner::All,
+                    stored: config.save_projection,
+                }
             }
         };
         Ok(Self {
             vera_lambda_b: place.filled([place.d_out], 0.0),
             vera_lambda_d: place.filled([r], d_initial as f32),
-            a,
-            b,
+            shared,
             dropout: place.share("vera_dropout", config.vera_dropout)?,
-            stored: config.save_projection,
         })
     }
 
     fn act(&self, base: &Linear, rows: Tensor<2>, pass: Pass) -> Tensor<2> {
         let ([_, d_in], [d_out]) = (rows.dims(), self.vera_lambda_b.dims());
-        let a = self.a.clone().narrow(1, 0, d_in).transpose();
-        let b = self.b.clone().narrow(0, 0, d_out).transpose();
+        let a = self.shared.a.clone().narrow(1, 0, d_in).transpose();
+        let b = self.shared.b.clone().narrow(0, 0, d_out).transpose();
         let narrow = dropped(rows, self.dropout, base, pass).matmul(a);
         let narrow = narrow * self.vera_lambda_d.val().unsqueeze::<2>();
         narrow.matmul(b) * self.vera_lambda_b.val().unsqueeze::<2>()
     }
 
     fn kept(&self) -> Vec<KeptTensor> {
-        let matrices = [(KEY_A, &self.a), (KEY_B, &self.b)];
-        let kept = |(key, matrix): (&'static str, &Tensor<2>)| KeptTensor {
-            key,
-            data: named_tensors::read(matrix.clone()),
-            owner: Owner::All,
-        };
-        matrices
-            .into_iter()
-            .filter(|_| self.stored)
-            .map(kept)
-            .collect()
+        self.shared.kept()
     }
 
     fn keep(&mut self, key: &str, data: &TensorData) -> Result<(), AdapterError> {
-        match key {
-            KEY_A => self.a = Tensor::from_data(data.clone(), &self.a.device()),
-            KEY_B => self.b = Tensor::from_data(data.clone(), &self.b.device()),
-            _ => {}
-        }
+        self.shared.keep(key, data);
         Ok(())
     }
 }

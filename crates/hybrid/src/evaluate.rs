@@ -158,15 +158,9 @@ pub(crate) fn probabilities(
     Ok(uncut(rows.into_iter().map(softmax).collect()))
 }
 
-/// How label words are scored. The base as it is is calibrated. A state that has been trained is
-/// not: training has taken the bias away, and of the inputs that it was trained on it is too sure to
-/// be calibrated by them.
+/// How label words of the model, with its active adapter, are scored.
 pub(crate) fn label_scoring(model: &LocalModel, task: &TaskSettings) -> LabelScoring {
-    let scoring = task.scoring.clone();
-    match model.active() {
-        None => scoring,
-        Some(_) => scoring.without_calibration(),
-    }
+    task.scoring_of(model.active().is_some())
 }
 
 /// Scores a prompt, with the model's active adapter, on select: the losses are those that choose.

@@ -63,6 +63,18 @@ pub struct TaskSettings {
     pub passages: PassageConfig,
 }
 
+impl TaskSettings {
+    /// How label words are scored. The base as it is is calibrated. A state that has been trained is
+    /// not: training has taken the bias away, and of the inputs that it was trained on it is too sure
+    /// to be calibrated by them.
+    pub(crate) fn scoring_of(&self, is_trained: bool) -> LabelScoring {
+        match is_trained {
+            true => self.scoring.clone().without_calibration(),
+            false => self.scoring.clone(),
+        }
+    }
+}
+
 /// The three splits: train on fit, choose on select, show report once at the end.
 #[derive(Debug, Clone)]
 pub(crate) struct TaskData {

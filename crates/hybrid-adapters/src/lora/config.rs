@@ -8,6 +8,7 @@ use super::{LoraInit, METHOD};
 use crate::AdapterError;
 use crate::method::Building;
 use crate::pattern_map::PatternMap;
+use crate::site_place::within;
 use crate::targets::Targets;
 
 /// LoRA's settings, with PEFT's names and meanings.
@@ -61,7 +62,7 @@ impl Default for LoraConfig {
             lora_alpha: 8.0,
             lora_dropout: 0.0,
             bias: BiasMode::None,
-            target_modules: queries_and_values(),
+            target_modules: Targets::queries_and_values(),
             exclude_modules: None,
             layers_to_transform: None,
             layers_pattern: None,
@@ -77,13 +78,6 @@ impl Default for LoraConfig {
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
-}
-
-/// Queries and values, whatever the architecture calls them.
-pub(crate) fn queries_and_values() -> Targets {
-    Targets::names(&[
-        "query", "value", "q_lin", "v_lin", "q_proj", "v_proj", "c_attn", "q", "v",
-    ])
 }
 
 /// Which biases of the base are trained beside the factors.
@@ -162,16 +156,7 @@ impl LoraConfig {
         let own_alpha = self.alpha_pattern.first(METHOD, "alpha_pattern", &path)?;
         let rank = own_rank.copied().unwrap_or(self.r);
         let alpha = own_alpha.copied().unwrap_or(self.lora_alpha);
-        let limit = d_in.min(d_out);
-        if rank > limit {
-            return Err(AdapterError::Rank {
-                site: site.path.clone(),
-                rank,
-                limit,
-                d_in,
-                d_out,
-            });
-        }
+        within(site, rank, d_in.min(d_out), [d_in, d_out])?;
         let ranks = rank as f64;
         let scale = alpha / if self.use_rslora { ranks.sqrt() } else { ranks };
         Ok((rank, scale))

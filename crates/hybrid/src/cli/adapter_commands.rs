@@ -135,11 +135,7 @@ pub(super) fn methods(arguments: &MethodsArguments) -> Result<(), HybridError> {
         .unwrap_or(0);
     let mut text = String::new();
     for info in catalogue() {
-        let merges = if info.merges {
-            "merges"
-        } else {
-            "does not merge"
-        };
+        let merges = merging(info);
         let in_peft = info.peft_type.unwrap_or("not in PEFT");
         // Writing into a string cannot fail.
         let _ = writeln!(text, "{:width$}  {}", info.name, info.does);
@@ -162,6 +158,13 @@ pub(super) fn methods(arguments: &MethodsArguments) -> Result<(), HybridError> {
         }
     }
     output::print(text.trim_end())
+}
+
+fn merging(info: &MethodInfo) -> &'static str {
+    match info.merges {
+        true => "merges",
+        false => "does not merge",
+    }
 }
 
 fn in_megabytes(bytes: usize) -> String {
@@ -218,11 +221,7 @@ fn inspect_artifact(description: &ArtifactDescription, json: bool) -> Result<(),
 
 fn of_method(config: &AdapterConfig) -> String {
     let info = MethodInfo::of(config);
-    let merges = if info.merges {
-        "merges"
-    } else {
-        "does not merge"
-    };
+    let merges = merging(info);
     let mut settings = json!(config);
     if let Some(settings) = settings.as_object_mut() {
         settings.remove("method");

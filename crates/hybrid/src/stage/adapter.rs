@@ -2,7 +2,7 @@
 
 use hybrid_adapters::{AdapterConfig, Adapters, ClassifierHead, HeadConfig, SpanHead, Trainable};
 use hybrid_data::Encoding;
-use hybrid_prompts::{Calibration, Prompt, SIMILARITY_SCALE};
+use hybrid_prompts::{Prompt, SIMILARITY_SCALE};
 
 use super::checkpoint::Checkpoint;
 use super::language;
@@ -167,7 +167,7 @@ fn start(
     let scores_alike = || {
         let task = &context.data.task;
         let has_words = context.model.is_language_model() && !task.labels.is_empty();
-        !has_words || task.scoring.calibration == Calibration::None
+        !has_words || task.scoring_of(true) == task.scoring_of(false)
     };
     let as_parent = goes_on || earlier.is_empty() && is_identity() && scores_alike();
     let Some(head) = head else {

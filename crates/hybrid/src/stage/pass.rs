@@ -99,11 +99,8 @@ impl Pass<'_> {
         let mut loss = self
             .loss(model, &trainable, piece)?
             .div_scalar(self.weight as f64);
-        if let Some(penalty) = trainable
-            .adapters
-            .penalty()
-            .filter(|_| self.trains_adapters())
-        {
+        let trains_adapters = !self.config.methods.is_empty();
+        if trains_adapters && let Some(penalty) = trainable.adapters.penalty() {
             let share = self.input.weight(&piece.rows) as f64 / self.weight as f64;
             loss = loss + penalty.mul_scalar(share);
         }
@@ -111,11 +108,6 @@ impl Pass<'_> {
         let mut gradients = loss.backward();
         let gradients = GradientsParams::from_module(&mut gradients, &trainable);
         Ok((value, gradients))
-    }
-
-    /// Whether the stage trains more than a head.
-    fn trains_adapters(&self) -> bool {
-        !self.config.methods.is_empty()
     }
 
     /// The summed loss of a piece.
