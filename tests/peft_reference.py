@@ -55,7 +55,8 @@ def outputs(case):
     if routed:
         inputs["task_ids"] = torch.zeros(len(case["input_ids"]), dtype=torch.long)
     with torch.no_grad():
-        out = model(**inputs)
+        # Without a task PEFT's outermost model passes no `task_ids` on.
+        out = (model.base_model if routed else model)(**inputs)
         merged = out
         if not model.active_peft_config.is_prompt_learning and not routed:
             merged = model.merge_and_unload()(**inputs)

@@ -23,7 +23,7 @@ use crate::AdapterError;
 use crate::method::{Building, Method};
 use crate::site_map::SiteMap;
 use crate::site_method::in_rows;
-use crate::targets::{Selection, Selector, Targets};
+use crate::targets::{Selection, Selector, Targets, nothing_selected};
 
 /// Size and places of the adapters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -187,15 +187,23 @@ impl Placement {
             layers,
             layers_pattern: None,
         })?;
-        let all = building.select(&selector, |kind| matches!(kind, SiteKind::Block { .. }))?;
-        let last = |site: &&Site| {
-            let mut all = all.iter();
-            !all.any(|later| later.layer == site.layer && later.id > site.id)
-        };
-        Ok(match self {
-            Self::Houlsby => all,
-            Self::Pfeiffer | Self::Parallel => all.iter().copied().filter(last).collect(),
-        })
+        let is_block = |site: &Site| matches!(site.kind, SiteKind::Block { .. });
+        let mut selected =
+            building.select(&selector, |kind| matches!(kind, SiteKind::Block { .. }))?;
+        if self != Self::Houlsby {
+            let blocks = || building.base.sites().iter().filter(|site| is_block(site));
+            selected.retain(|site| {
+                !blocks().any(|later| later.layer == site.layer && later.id > site.id)
+            });
+        }
+        match selected.is_empty() {
+            true => {
+                let sites = building.base.sites();
+                let key = "exclude_modules";
+                Err(nothing_selected(method, key, exclude, layers, sites))
+            }
+            false => Ok(selected),
+        }
     }
 }
 
