@@ -19,6 +19,7 @@ pub(crate) mod bench;
 mod counts;
 mod decoders;
 mod drawn;
+mod gates;
 mod in_front;
 mod layer_stacks;
 pub(crate) mod stacks;
@@ -324,6 +325,7 @@ fn parity_bases_refuse_illegal_stacks() {
         for stack in [
             json!([{"method": "bitfit"}, {"method": "layer_norm"}]),
             json!([{"method": "ia3"}, {"method": "ia3"}]),
+            json!([{"method": "unipelt"}, {"method": "prefix_tuning", "num_virtual_tokens": 1}]),
             json!([{"method": "ia3"}, {"method": "lora", "r": 1, "use_dora": true}]),
             json!([{"method": "lora", "r": 1}, {"method": "lora", "r": 1, "use_dora": true}]),
             json!([{"method": "bitfit"}, {"method": "lora", "r": 1, "bias": "lora_only"}]),

@@ -29,6 +29,16 @@ fn interventions(n: usize, r: usize, path: &str, kind: &SiteKind) -> usize {
     }
 }
 
+/// A prefix of 2, side paths of rank 2, adapters of 3 features, and three gates a layer.
+fn unipelt(path: &str, kind: &SiteKind) -> usize {
+    let inner = match kind {
+        SiteKind::Block { d_model } if last_block(path) => pair(3, kind) + 3 * (d_model + 1),
+        _ => 0,
+    };
+    let lora = at_queries_and_values(path, kind, |d_in, d_out| 2 * (d_in + d_out));
+    keys(2, path, kind) + lora + inner
+}
+
 /// Stacks with the number of parameters that each must have, by site.
 pub(super) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
     let stack = |value: serde_json::Value| serde_json::from_value(value).unwrap();
@@ -86,6 +96,21 @@ pub(super) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
                          {"method": "loreft", "r": 3, "prefix_positions": 1, "suffix_positions": 1,
                           "tied_weights": true}])),
             |path, kind| words(3, path, kind) + interventions(1, 3, path, kind),
+        ),
+        (
+            stack(
+                json!([{"method": "unipelt", "num_virtual_tokens": 2, "r": 2, "bottleneck_size": 3}]),
+            ),
+            unipelt,
+        ),
+        (
+            stack(json!([{"method": "prompt_tuning", "num_virtual_tokens": 2},
+                         {"method": "unipelt", "num_virtual_tokens": 2, "r": 2, "bottleneck_size": 3,
+                          "activation": "tanh"}, {"method": "ia3"}])),
+            |path, kind| {
+                let (_, ia3) = &super::stacks::stacks()[5];
+                words(2, path, kind) + unipelt(path, kind) + ia3(path, kind)
+            },
         ),
         (
             stack(json!([{"method": "poly", "r": 2, "n_skills": 3, "n_splits": 2, "n_tasks": 2}])),

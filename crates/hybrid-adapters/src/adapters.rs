@@ -217,6 +217,20 @@ impl Adapters {
         self.valid()
     }
 
+    /// The stack over rows whose tokens are these, when a method averages over them.
+    fn over_rows(&self, ranks: &TokenRanks) -> Option<Self> {
+        let averages = |method: &AnyMethod| matches!(method, AnyMethod::Unipelt(_));
+        self.stack.iter().any(averages).then(|| {
+            let mut adapters = self.clone();
+            for method in &mut adapters.stack {
+                if let AnyMethod::Unipelt(method) = method {
+                    *method = method.clone().over(ranks);
+                }
+            }
+            adapters
+        })
+    }
+
     pub(crate) fn stack(&self) -> &[AnyMethod] {
         &self.stack
     }
@@ -363,6 +377,18 @@ impl<A: Borrow<Adapters>> Hooks for Acting<A> {
         })
     }
 
+    fn over(&self, ranks: &TokenRanks) -> Option<Box<dyn Hooks + '_>> {
+        let adapters = self.adapters().over_rows(ranks)?;
+        Some(Box::new(Acting::new(adapters, self.pass)))
+    }
+
+    fn prefix(&self, output: &Linear, x: &Tensor<3>, prefix: &KeyValue) -> KeyValue {
+        let stack = self.adapters().stack.iter();
+        stack.fold(prefix.clone(), |prefix, method| {
+            method.as_method().prefix(output, x, prefix)
+        })
+    }
+
     fn embedded(&self, stack: Stack, words: Tensor<3>) -> Tensor<3> {
         let methods = self.adapters().stack.iter();
         methods.fold(words, |words, method| {
@@ -416,6 +442,15 @@ impl Hooks for Adapters {
 
     fn layer(&self, last_block: SiteId, ranks: &TokenRanks, y: Tensor<3>) -> Tensor<3> {
         self.inference().layer(last_block, ranks, y)
+    }
+
+    fn over(&self, ranks: &TokenRanks) -> Option<Box<dyn Hooks + '_>> {
+        let adapters = self.over_rows(ranks)?;
+        Some(Box::new(Acting::new(adapters, Pass::Inference)))
+    }
+
+    fn prefix(&self, output: &Linear, x: &Tensor<3>, prefix: &KeyValue) -> KeyValue {
+        self.inference().prefix(output, x, prefix)
     }
 
     fn embedded(&self, stack: Stack, words: Tensor<3>) -> Tensor<3> {

@@ -38,12 +38,17 @@ use crate::shira::Shira;
 use crate::site_map::SiteMap;
 use crate::trainable_tokens::TrainableTokens;
 use crate::unfreeze::Unfreeze;
+use crate::unipelt::Unipelt;
 use crate::vblora::Vblora;
 use crate::vera::Vera;
 use crate::{AdapterError, site_method};
 
 /// Any one of the methods.
 #[derive(Module, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a stack has a handful, and Burn has no boxed modules"
+)]
 pub(crate) enum AnyMethod {
     Lora(Lora),
     Adalora(Adalora),
@@ -53,6 +58,7 @@ pub(crate) enum AnyMethod {
     Bottleneck(Bottleneck),
     Compacter(Compacter),
     Loreft(Loreft),
+    Unipelt(Unipelt),
     Unfreeze(Unfreeze),
     TrainableTokens(TrainableTokens),
     PromptTuning(PromptTuning),
@@ -97,6 +103,7 @@ macro_rules! each {
             AnyMethod::Bottleneck($method) => $result,
             AnyMethod::Compacter($method) => $result,
             AnyMethod::Loreft($method) => $result,
+            AnyMethod::Unipelt($method) => $result,
             AnyMethod::Unfreeze($method) => $result,
             AnyMethod::PromptTuning($method) => $result,
             AnyMethod::PrefixTuning($method) => $result,
@@ -143,6 +150,7 @@ impl AnyMethod {
             }
             AdapterConfig::Compacter(config) => Self::Compacter(Compacter::init(config, building)?),
             AdapterConfig::Loreft(config) => Self::Loreft(Loreft::init(config, building)?),
+            AdapterConfig::Unipelt(config) => Self::Unipelt(Unipelt::init(config, building)?),
             AdapterConfig::Unfreeze(config) => Self::Unfreeze(Unfreeze::init(config, building)?),
             AdapterConfig::TrainableTokens(config) => {
                 Self::TrainableTokens(TrainableTokens::init(config, building)?)

@@ -216,7 +216,7 @@ pub(crate) fn width(site: &Site) -> usize {
 }
 
 impl Pair {
-    fn init(config: &BottleneckConfig, building: &Building<'_>, site: &Site) -> Self {
+    pub(crate) fn init(config: &BottleneckConfig, building: &Building<'_>, site: &Site) -> Self {
         let (d_model, size) = (width(site), config.bottleneck_size);
         let zeros = |length: usize| vec![0.0f32; length];
         let device = building.device;
@@ -236,7 +236,7 @@ impl Pair {
 
     /// # Shapes
     /// - `rows`: `[rows, d_model]` → the same
-    fn forward(&self, rows: Tensor<2>, activation: Activation) -> Tensor<2> {
+    pub(crate) fn forward(&self, rows: Tensor<2>, activation: Activation) -> Tensor<2> {
         let (down, up) = (&self.down_weight, &self.up_weight);
         let narrow = module::linear(rows, down.val(), Some(self.down_bias.val()));
         let narrow = activation.apply(narrow);

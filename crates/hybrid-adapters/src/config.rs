@@ -37,6 +37,7 @@ use crate::shira::ShiraConfig;
 use crate::site_method::{PeftForm, SiteConfig};
 use crate::trainable_tokens::TrainableTokensConfig;
 use crate::unfreeze::UnfreezeConfig;
+use crate::unipelt::UnipeltConfig;
 use crate::vblora::VbloraConfig;
 use crate::vera::VeraConfig;
 use crate::{
@@ -64,6 +65,8 @@ pub enum AdapterConfig {
     Compacter(CompacterConfig),
     /// A few directions of the hidden states of some tokens.
     Loreft(LoreftConfig),
+    /// LoRA, a prefix and adapters behind gates.
+    Unipelt(UnipeltConfig),
     /// Whole layers.
     Unfreeze(UnfreezeConfig),
     /// Vectors of a few tokens.
@@ -132,6 +135,7 @@ impl AdapterConfig {
             Self::Bottleneck(_) => "bottleneck",
             Self::Compacter(_) => "compacter",
             Self::Loreft(_) => "loreft",
+            Self::Unipelt(_) => "unipelt",
             Self::Unfreeze(_) => "unfreeze",
             Self::TrainableTokens(_) => "trainable_tokens",
             Self::PromptTuning(_) => "prompt_tuning",
@@ -191,6 +195,7 @@ impl AdapterConfig {
         match self {
             Self::PromptTuning(config) => config.num_virtual_tokens,
             Self::PrefixTuning(config) => config.num_virtual_tokens,
+            Self::Unipelt(config) => config.num_virtual_tokens,
             Self::PTuning(config) => config.num_virtual_tokens,
             Self::MultitaskPromptTuning(config) => config.num_virtual_tokens,
             _ => 0,
@@ -205,6 +210,7 @@ impl AdapterConfig {
                 | Self::PrefixTuning(_)
                 | Self::PTuning(_)
                 | Self::MultitaskPromptTuning(_)
+                | Self::Unipelt(_)
         )
     }
 }
@@ -247,6 +253,7 @@ mod tests {
             r#"{"method": "layer_norm"}"#,
             r#"{"method": "bottleneck", "placement": "parallel", "scaling": 4.0}"#,
             r#"{"method": "compacter", "phm_dim": 2}"#,
+            r#"{"method": "unipelt", "r": 2, "activation": "relu"}"#,
             r#"{"method": "loreft", "suffix_positions": 2, "tied_weights": true}"#,
             r#"{"method": "unfreeze", "modules": ["layer.1"]}"#,
             r#"{"method": "trainable_tokens", "token_indices": [3, 1]}"#,

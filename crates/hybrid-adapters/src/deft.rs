@@ -11,7 +11,7 @@ use hybrid_models::Linear;
 
 use crate::method::Pass;
 use crate::site_method::{
-    ANY_START, Act, PeftForm, SiteMethod, Written, dropped, site_settings, whole,
+    ANY_START, Act, NO_BIAS, PeftForm, SiteMethod, Written, dropped, site_settings, whole,
 };
 use crate::site_place::Place;
 use crate::{AdapterError, frozen};
@@ -30,7 +30,7 @@ pub(crate) const FORM: PeftForm = PeftForm {
         "layers_pattern",
     ],
     neutral: &[ANY_START, ("init_scale", Written::Number(1.0))],
-    only: &[("decomposition_method", Written::Text("relu"))],
+    only: &[NO_BIAS, ("decomposition_method", Written::Text("relu"))],
     fan_in_fan_out: true,
 };
 

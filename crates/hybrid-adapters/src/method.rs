@@ -245,6 +245,12 @@ pub(crate) trait Method {
         None
     }
 
+    /// Changes what stands in front of one layer's keys and values, by the layer's output projection,
+    /// given the input `x` of its other projections.
+    fn prefix(&self, _output: &Linear, _x: &Tensor<3>, prefix: KeyValue) -> KeyValue {
+        prefix
+    }
+
     /// Acts on the output `y` of a sub-layer with the input `x`.
     fn block(&self, _site: SiteId, _x: &Tensor<3>, y: Tensor<3>) -> Tensor<3> {
         y

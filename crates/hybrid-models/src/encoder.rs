@@ -53,6 +53,8 @@ impl EncoderAttention {
         hidden: Tensor<3>,
         hooks: &dyn Hooks,
     ) -> Tensor<3> {
+        let over = self.ranks.as_ref().and_then(|ranks| hooks.over(ranks));
+        let hooks = over.as_deref().unwrap_or(hooks);
         let prefix = self.prefix.as_ref().map(|layers| &layers[index]);
         let y = layer.forward(hidden, &self.bias, prefix, hooks);
         match &self.ranks {

@@ -161,6 +161,18 @@ pub trait Hooks {
         None
     }
 
+    /// The hooks to use over rows whose tokens are these, where that makes a difference: gates that
+    /// average over a row. Asked for by the layers of an encoder when hooks act on layers.
+    fn over(&self, _ranks: &TokenRanks) -> Option<Box<dyn Hooks + '_>> {
+        None
+    }
+
+    /// What stands in front of one layer's keys and values, by the layer's output projection, given
+    /// the input of its other projections: gated prefixes. It may be another for each row.
+    fn prefix(&self, _output: &Linear, _x: &Tensor<3>, prefix: &KeyValue) -> KeyValue {
+        prefix.clone()
+    }
+
     /// Keys and values in front of those of a stack's self-attention, one for each layer: prefix
     /// tuning. They are used as they are, without position encoding; the tokens' positions begin
     /// after them. Called once a forward, and with a cache only when that is empty.
