@@ -21,11 +21,13 @@ mod report;
 mod trace;
 mod work;
 
+const ROUNDS: u64 = 3;
+
 /// How the programs are compared.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// How often each program runs.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = ROUNDS, value_parser = clap::value_parser!(u64).range(1..))]
     rounds: u64,
     /// A work to measure; more than once for several, all when left out.
     #[arg(
@@ -244,21 +246,22 @@ impl Program {
 
 /// What a job asks for.
 fn amount(job: &Value) -> Amount {
-    let rows: Vec<u64> = job["batches"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .flat_map(|epoch| epoch.as_array().into_iter().flatten())
-        .flat_map(|batch| batch.as_array().into_iter().flatten())
-        .filter_map(Value::as_u64)
+    let epochs = job["batches"].as_array().into_iter().flatten();
+    let batches = epochs.flat_map(|epoch| epoch.as_array().into_iter().flatten());
+    let n_tokens = |row: &Value| {
+        let row = row.as_u64().unwrap_or_default() as usize;
+        job["ids"][row].as_array().map_or(0, Vec::len)
+    };
+    let sizes: Vec<(usize, usize)> = batches
+        .filter_map(Value::as_array)
+        .map(|rows| (rows.len(), rows.iter().map(n_tokens).sum()))
         .collect();
-    let tokens = rows
-        .iter()
-        .map(|row| job["ids"][*row as usize].as_array().map_or(0, Vec::len))
-        .sum();
+    let (first_rows, first_tokens) = sizes.first().copied().unwrap_or_default();
     Amount {
-        rows: rows.len(),
-        tokens,
+        rows: sizes.iter().map(|(rows, _)| rows).sum(),
+        tokens: sizes.iter().map(|(_, tokens)| tokens).sum(),
+        first_rows,
+        first_tokens,
         flops: None,
     }
 }
@@ -274,5 +277,6 @@ mod tests {
         let job = json!({"ids": [[1, 2], [3, 4, 5]], "batches": [[[0], [1]], [[1, 0]]]});
         let amount = amount(&job);
         assert_eq!((amount.rows, amount.tokens), (4, 10));
+        assert_eq!((amount.first_rows, amount.first_tokens), (1, 2));
     }
 }

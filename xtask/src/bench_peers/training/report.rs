@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::work::Work;
-use super::{Arguments, Measurement, Program};
+use super::{Arguments, Measurement, Program, ROUNDS};
 use crate::bench_peers::machine;
 use crate::bench_peers::summary::{Measured, ratio, ratios, ratios_json, table};
 
 /// What is said of works that all programs do alike.
 const EQUAL: &str = " All programs do the same updates from the same first values. Peers do not \
-                     tokenise: they are given the tokens. Speeds count from when the model is \
-                     loaded to the last update.";
+                     tokenise: they are given the tokens. Speeds count from the first update to \
+                     the last, or with the first update from when the model is loaded.";
 
 /// Updates whose losses are shown.
 const SHOWN: usize = 5;
@@ -99,6 +99,9 @@ fn command(work: &Work, arguments: &Arguments) -> String {
     let mut command = format!("cargo xtask bench-peers training --work {}", work.name);
     if arguments.device != "flex" {
         command.push_str(&format!(" --device {}", arguments.device));
+    }
+    if arguments.rounds != ROUNDS {
+        command.push_str(&format!(" --rounds {}", arguments.rounds));
     }
     if let Some(rows) = arguments.rows {
         command.push_str(&format!(" --rows {rows}"));

@@ -18,6 +18,7 @@ const fn figure(key: &'static str, heading: &'static str, digits: usize) -> Figu
 }
 
 pub(super) const ROWS: Figure = figure("rows_per_s", "rows/s", 1);
+pub(super) const ALL_ROWS: Figure = figure("all_rows_per_s", "rows/s with the first update", 1);
 pub(super) const TOKENS: Figure = figure("tokens_per_s", "tokens/s", 0);
 pub(super) const OPERATIONS: Figure = figure("gflop_per_s", "GFLOP/s", 1);
 pub(super) const CANDIDATES: Figure = figure("candidate_examples_per_s", "candidate-examples/s", 2);
@@ -34,6 +35,9 @@ pub(super) struct Amount {
     pub(super) rows: usize,
     /// Their tokens.
     pub(super) tokens: usize,
+    /// Those of the first update.
+    pub(super) first_rows: usize,
+    pub(super) first_tokens: usize,
     /// Floating point operations, as hybrid counts them; known after hybrid's first run.
     pub(super) flops: Option<f64>,
 }
@@ -87,17 +91,25 @@ impl Trace {
 
     /// The value of a figure.
     pub(super) fn value(&self, figure: &Figure, amount: Amount) -> Option<f64> {
-        let last = self.events("step").next_back();
-        let per_second = |n: f64| {
-            let began = self.events("stage_began").next()?;
-            Some(n / (last?.at_s - began.at_s))
+        let (first, last) = (self.events("step").next(), self.events("step").next_back());
+        // What is warm after the first update has its own figure.
+        let per_second = |all: usize, first_n: usize| {
+            let seconds = last?.at_s - first?.at_s;
+            (seconds > 0.0).then(|| (all - first_n) as f64 / seconds)
         };
+        let tokens = || per_second(amount.tokens, amount.first_tokens);
         match figure.key {
-            key if key == ROWS.key => per_second(amount.rows as f64),
-            key if key == TOKENS.key => per_second(amount.tokens as f64),
-            key if key == OPERATIONS.key => per_second(amount.flops? / 1e9),
+            key if key == ROWS.key => per_second(amount.rows, amount.first_rows),
+            key if key == ALL_ROWS.key => {
+                let began = self.events("stage_began").next()?;
+                Some(amount.rows as f64 / (last?.at_s - began.at_s))
+            }
+            key if key == TOKENS.key => tokens(),
+            key if key == OPERATIONS.key => {
+                Some(tokens()? * amount.flops? / amount.tokens as f64 / 1e9)
+            }
             key if key == CANDIDATES.key => self.candidate_examples_per_s(),
-            key if key == FIRST_STEP.key => Some(self.events("step").next()?.at_s),
+            key if key == FIRST_STEP.key => Some(first?.at_s),
             key if key == TRAINED.key => Some(last?.at_s),
             key if key == WALL.key => Some(self.report()?.at_s),
             key if key == ACCURACY.key => self.accuracy().map(|share| share * 100.0),
@@ -136,10 +148,18 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{
-        ACCURACY, Amount, CANDIDATES, FIRST_STEP, MEMORY, OPERATIONS, ROWS, TOKENS, TRAINED, Trace,
-        WALL,
+        ACCURACY, ALL_ROWS, Amount, CANDIDATES, FIRST_STEP, MEMORY, OPERATIONS, ROWS, TOKENS,
+        TRAINED, Trace, WALL,
     };
     use crate::bench_peers::process::Said;
+
+    const NOTHING: Amount = Amount {
+        rows: 0,
+        tokens: 0,
+        first_rows: 0,
+        first_tokens: 0,
+        flops: None,
+    };
 
     fn said(at_s: f64, peak_rss_mb: f64, event: Value) -> Said {
         Said {
@@ -170,11 +190,15 @@ mod tests {
         let amount = Amount {
             rows: 10,
             tokens: 40,
+            first_rows: 4,
+            first_tokens: 10,
             flops: trace.flops(),
         };
-        let values = [ROWS, TOKENS, OPERATIONS, FIRST_STEP, TRAINED, MEMORY]
-            .map(|figure| trace.value(&figure, amount).unwrap());
-        assert_eq!(values, [5.0, 20.0, 4.0, 1.0, 2.5, 61.0]);
+        let values = [
+            ROWS, ALL_ROWS, TOKENS, OPERATIONS, FIRST_STEP, TRAINED, MEMORY,
+        ]
+        .map(|figure| trace.value(&figure, amount).unwrap());
+        assert_eq!(values, [4.0, 5.0, 20.0, 4.0, 1.0, 2.5, 61.0]);
         assert_eq!(trace.losses(), [4.0, 3.0]);
         assert_eq!(trace.versions(), json!({"hybrid": "1.2"}));
         assert_eq!(trace.matrix_product_gflops(), Some(7.5));
@@ -182,16 +206,11 @@ mod tests {
 
     #[test]
     fn accuracies_are_those_of_reports() {
-        let amount = Amount {
-            rows: 0,
-            tokens: 0,
-            flops: None,
-        };
         let own = json!({"event": "report", "final": {"metric": "accuracy", "value": 0.5}});
         let other = json!({"event": "report", "accuracy": 0.25});
         let figures = [own, other].map(|event| {
             let trace = Trace::new(vec![said(3.0, 1.0, event)]);
-            [WALL, ACCURACY].map(|figure| trace.value(&figure, amount).unwrap())
+            [WALL, ACCURACY].map(|figure| trace.value(&figure, NOTHING).unwrap())
         });
         assert_eq!(figures, [[3.0, 50.0], [3.0, 25.0]]);
     }
@@ -203,23 +222,13 @@ mod tests {
             said(2.0, 1.0, json!({"event": "trial", "sample": 6})),
             said(6.0, 1.0, json!({"event": "trial", "sample": 4})),
         ]);
-        let amount = Amount {
-            rows: 0,
-            tokens: 0,
-            flops: None,
-        };
-        assert_eq!(trace.value(&CANDIDATES, amount), Some(2.0));
+        assert_eq!(trace.value(&CANDIDATES, NOTHING), Some(2.0));
     }
 
     #[test]
     fn a_run_without_updates_has_no_speed() {
         let trace = Trace::new(vec![said(0.5, 1.0, json!({"event": "stage_began"}))]);
-        let amount = Amount {
-            rows: 1,
-            tokens: 1,
-            flops: None,
-        };
-        assert_eq!(trace.value(&ROWS, amount), None);
-        assert_eq!(trace.value(&MEMORY, amount), None);
+        assert_eq!(trace.value(&ROWS, NOTHING), None);
+        assert_eq!(trace.value(&MEMORY, NOTHING), None);
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::Arguments;
 use super::trace::{
-    ACCURACY, CANDIDATES, FIRST_STEP, MEMORY, OPERATIONS, ROWS, TOKENS, TRAINED, WALL,
+    ACCURACY, ALL_ROWS, CANDIDATES, FIRST_STEP, MEMORY, OPERATIONS, ROWS, TOKENS, TRAINED, WALL,
 };
 use crate::bench_peers::summary::Figure;
 use crate::error::XtaskError;
@@ -108,7 +108,7 @@ pub(super) const WORKS: [Work; 6] = [
             held_out: Some(8),
         },
         peers: &[plain("PEFT")],
-        figures: &[ROWS, TOKENS, OPERATIONS, FIRST_STEP, MEMORY],
+        figures: &[ROWS, ALL_ROWS, TOKENS, OPERATIONS, FIRST_STEP, MEMORY],
         wanted: &[
             wanted(ROWS, true, 1.0, 1.3),
             wanted(MEMORY, false, 0.5, 0.8),
@@ -130,8 +130,8 @@ pub(super) const WORKS: [Work; 6] = [
             held_out: Some(8),
         },
         peers: &[plain("PEFT")],
-        figures: &[ROWS, FIRST_STEP, MEMORY],
-        wanted: &[wanted(ROWS, true, 1.5, 2.0)],
+        figures: &[ALL_ROWS, FIRST_STEP, MEMORY],
+        wanted: &[wanted(ALL_ROWS, true, 1.5, 2.0)],
     },
     Work {
         name: "frozen_head",
@@ -287,8 +287,11 @@ impl Data {
         ]) {
             let path = from.join(file);
             let text = fs::read_to_string(&path).map_err(XtaskError::read(&path))?;
-            let lines = text.lines().take(rows.unwrap_or(usize::MAX));
-            let text: String = lines.map(|line| format!("{line}\n")).collect();
+            let lines: Vec<&str> = text.lines().collect();
+            let n = rows.unwrap_or(lines.len()).min(lines.len());
+            // From all parts of a file, which may be sorted by label.
+            let spread = (0..n).map(|place| lines[place * lines.len() / n]);
+            let text: String = spread.map(|line| format!("{line}\n")).collect();
             let path = to.join(name);
             fs::write(&path, text).map_err(XtaskError::write(&path))?;
         }
