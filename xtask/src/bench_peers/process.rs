@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::machine;
+use super::machine::{self, Neighbours};
 use crate::error::XtaskError;
 use crate::workspace;
 
@@ -19,6 +19,8 @@ pub(super) struct Said {
     /// The largest resident memory by then in MB (10^6 bytes), mapped files included.
     pub(super) peak_rss_mb: Option<f64>,
     pub(super) event: Value,
+    /// At the report, the share of processor time that other programs took so far.
+    pub(super) foreign: Option<f64>,
 }
 
 /// Gives each program the same threads. No peer asks the network, and none leaves compiled scripts
@@ -63,10 +65,11 @@ pub(super) fn listen(command: &mut Command) -> Result<Vec<Said>, XtaskError> {
     command
         .stdout(Stdio::piped())
         .stderr(errors.try_clone().map_err(start)?);
+    let neighbours = Neighbours::watch();
     let begin = Instant::now();
     let mut child = command.spawn().map_err(start)?;
     let status = format!("/proc/{}/status", child.id());
-    let (mut said, mut foreign) = (Vec::new(), None);
+    let (mut said, mut other) = (Vec::new(), None);
     for line in child
         .stdout
         .take()
@@ -77,13 +80,19 @@ pub(super) fn listen(command: &mut Command) -> Result<Vec<Said>, XtaskError> {
         let at_s = begin.elapsed().as_secs_f64();
         let peak_rss_mb = fs::read_to_string(&status).ok();
         let peak_rss_mb = peak_rss_mb.and_then(|text| peak_mb(&text));
-        match serde_json::from_str(&line) {
-            Ok(event) => said.push(Said {
-                at_s,
-                peak_rss_mb,
-                event,
-            }),
-            Err(_) => foreign = Some(line),
+        match serde_json::from_str::<Value>(&line) {
+            Ok(event) => {
+                // It looks at all processes, which is too much for each line.
+                let is_report = event["event"] == "report";
+                let watched = neighbours.as_ref().filter(|_| is_report);
+                said.push(Said {
+                    at_s,
+                    peak_rss_mb,
+                    event,
+                    foreign: watched.and_then(|watched| watched.share(child.id())),
+                });
+            }
+            Err(_) => other = Some(line),
         }
     }
     let status = child.wait().map_err(start)?;
@@ -93,7 +102,7 @@ pub(super) fn listen(command: &mut Command) -> Result<Vec<Said>, XtaskError> {
         errors.read_to_string(&mut text).map_err(start)?;
         return Err(failed(format!("{status}: {}", text.trim())));
     }
-    match foreign {
+    match other {
         Some(line) => Err(failed(format!("it printed what is not JSON: {line}"))),
         None => Ok(said),
     }

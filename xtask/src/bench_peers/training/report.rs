@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::work::Work;
 use super::{Arguments, Measurement, Program, ROUNDS};
-use crate::bench_peers::machine;
+use crate::bench_peers::machine::{self, MOST_FOREIGN};
 use crate::bench_peers::summary::{Measured, ratio, ratios, ratios_json, table};
 
 /// What is said of works that all programs do alike.
@@ -33,6 +33,8 @@ pub(super) fn report(measurement: &Measurement, arguments: &Arguments) -> (Strin
         .map(|peer| (&own.measured, &peer.measured))
         .collect();
     let measured = programs.iter().map(|program| &program.measured);
+    let foreign = programs.iter().filter_map(|program| program.foreign);
+    let foreign = foreign.reduce(f64::max);
     let wanted = wanted(work, own, peers, &arguments.device);
     let peak = peers.iter().find_map(|peer| peer.matrix_product_gflops);
     let figures = json!({
@@ -51,8 +53,10 @@ pub(super) fn report(measurement: &Measurement, arguments: &Arguments) -> (Strin
             "versions": program.versions,
             "figures": program.measured.json(work.figures),
             "losses": program.losses,
+            "foreign_processor_share": program.foreign,
         })).collect::<Value>(),
         "ratios": ratios_json(&pairs, work.figures),
+        "is_quiet": is_quiet(foreign),
         "asked_for": wanted,
     });
     let versions: BTreeSet<String> = programs
@@ -75,7 +79,10 @@ pub(super) fn report(measurement: &Measurement, arguments: &Arguments) -> (Strin
         table(measured, work.figures),
         ratios(&pairs, work.figures),
     );
-    section.push_str(&verdict(&wanted));
+    section.push_str(&match is_quiet(foreign) {
+        true => verdict(&wanted),
+        false => busy(foreign),
+    });
     section.push_str(&losses(programs));
     if let Some(peak) = peak {
         section.push_str(&format!(
@@ -107,6 +114,27 @@ fn command(work: &Work, arguments: &Arguments) -> String {
         command.push_str(&format!(" --rows {rows}"));
     }
     command
+}
+
+/// Whether other programs left the processors alone. Where the system does not tell, nobody knows.
+fn is_quiet(foreign: Option<f64>) -> bool {
+    foreign.is_some_and(|share| share <= MOST_FOREIGN)
+}
+
+/// What stands in place of a verdict: other work does not slow all programs alike.
+fn busy(foreign: Option<f64>) -> String {
+    let found = match foreign {
+        Some(share) => format!(
+            "other programs took {:.0} % of the processors",
+            share * 100.0
+        ),
+        None => "the system does not tell what other programs took".to_owned(),
+    };
+    format!(
+        "**Not valid as a comparison**: {found} in a run, and at most {:.0} % is allowed. Measure \
+         again with nothing else running.\n\n",
+        MOST_FOREIGN * 100.0
+    )
 }
 
 /// The ratios that are asked for beside those that were reached.
@@ -198,7 +226,14 @@ fn losses(programs: &[Program]) -> String {
 mod tests {
     use serde_json::json;
 
-    use super::verdict;
+    use super::{busy, is_quiet, verdict};
+
+    #[test]
+    fn a_busy_machine_gives_no_verdict() {
+        assert!(is_quiet(Some(0.01)));
+        assert!(!is_quiet(Some(0.4)) && !is_quiet(None));
+        assert!(busy(Some(0.4)).contains("took 40 % of the processors"));
+    }
 
     #[test]
     fn what_is_missed_is_said() {

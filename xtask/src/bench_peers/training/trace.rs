@@ -84,6 +84,11 @@ impl Trace {
         self.report()?.event["cost"]["flops"].as_f64()
     }
 
+    /// The share of processor time that other programs took.
+    pub(super) fn foreign(&self) -> Option<f64> {
+        self.report()?.foreign
+    }
+
     /// What the machine's matrix product reaches at best, where the program tries it.
     pub(super) fn matrix_product_gflops(&self) -> Option<f64> {
         self.events("machine").next()?.event["matrix_product_gflops"].as_f64()
@@ -166,6 +171,7 @@ mod tests {
             at_s,
             peak_rss_mb: Some(peak_rss_mb),
             event,
+            foreign: Some(0.25),
         }
     }
 
@@ -202,6 +208,7 @@ mod tests {
         assert_eq!(trace.losses(), [4.0, 3.0]);
         assert_eq!(trace.versions(), json!({"hybrid": "1.2"}));
         assert_eq!(trace.matrix_product_gflops(), Some(7.5));
+        assert_eq!(trace.foreign(), Some(0.25));
     }
 
     #[test]
