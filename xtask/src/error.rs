@@ -50,6 +50,19 @@ pub(crate) enum XtaskError {
         source: io::Error,
     },
 
+    /// Data that is not carried in the repository is not there.
+    #[error("{work} needs {what}: name their folder with --{option} or {variable}")]
+    NoData {
+        /// What needs it.
+        work: &'static str,
+        /// What is needed.
+        what: &'static str,
+        /// The option that names its folder.
+        option: &'static str,
+        /// The variable that names it.
+        variable: &'static str,
+    },
+
     /// A wheel is not the one that is known.
     #[error("wheel {wheel}: {what}: expected {expected}, found {found}; nothing of it was kept")]
     Wheel {
@@ -103,7 +116,7 @@ impl XtaskError {
     /// 2 where the caller must change something first, 1 otherwise.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::NoLibtorch { .. } | Self::Platform { .. } => 2,
+            Self::NoLibtorch { .. } | Self::Platform { .. } | Self::NoData { .. } => 2,
             _ => 1,
         }
     }

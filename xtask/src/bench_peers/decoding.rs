@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::summary::{Figure, Measured, ratios, ratios_json, table};
-use super::{document, python};
+use super::{document, exported, machine, process, python};
 use crate::error::XtaskError;
 use crate::workspace;
 
@@ -72,11 +72,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, XtaskError> {
         .args(["prepare", MODEL])
         .arg(workspace::root().join(TEXT))
         .arg(arguments.new_tokens.to_string());
-    let mut job = json_of(&mut prepare)?;
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut job = process::json_of(&mut prepare)?;
+    let threads = machine::threads();
     job["threads"] = json!(threads);
     let gguf = PathBuf::from(job["model"].as_str().unwrap_or_default());
-    job["float32_folder"] = json!(exported(&python, &gguf)?);
+    job["float32_folder"] = json!(exported::float32(&python, &gguf)?);
 
     let mut programs = programs(hybrid, python);
     let folder = tempfile::tempdir().map_err(XtaskError::write(&std::env::temp_dir()))?;
@@ -127,14 +127,8 @@ impl Program {
         fs::write(path, job.to_string()).map_err(XtaskError::write(path))?;
         let mut command = Command::new(&self.command[0]);
         command.args(&self.command[1..]).arg(path);
-        for variable in ["RAYON_NUM_THREADS", "OMP_NUM_THREADS"] {
-            command.env(variable, job["threads"].to_string());
-        }
-        // No peer asks the network, and none leaves compiled scripts beside the sources.
-        command
-            .env("HF_HUB_OFFLINE", "1")
-            .env("PYTHONDONTWRITEBYTECODE", "1");
-        let found = json_of(&mut command)?;
+        process::set_environment(&mut command);
+        let found = process::json_of(&mut command)?;
         let seconds = |key: &str| found[key].as_f64();
         let rows = job["batch"].as_array().map_or(0, Vec::len) as f64;
         let length = job["prompt"].as_array().map_or(0, Vec::len) as f64;
@@ -173,39 +167,6 @@ impl Program {
     }
 }
 
-/// The output of a command as JSON.
-fn json_of(command: &mut Command) -> Result<Value, XtaskError> {
-    let text = workspace::output(command)?;
-    serde_json::from_str(&text).map_err(|error| XtaskError::Failed {
-        program: format!("{command:?}"),
-        outcome: format!("its output is not JSON: {error}"),
-    })
-}
-
-/// The weights of a GGUF file as float32 for Transformers, written once.
-fn exported(python: &OsString, gguf: &Path) -> Result<PathBuf, XtaskError> {
-    let size = fs::metadata(gguf).map_err(XtaskError::read(gguf))?.len();
-    let stem = gguf.file_stem().unwrap_or_default().to_string_lossy();
-    let cache = workspace::cache_folder();
-    let folder = cache.join(format!("peers-{stem}-{size}-float32"));
-    if folder.is_dir() {
-        return Ok(folder);
-    }
-    fs::create_dir_all(&cache).map_err(XtaskError::write(&cache))?;
-    let partial = tempfile::Builder::new()
-        .prefix(".partial-peers-")
-        .tempdir_in(&cache)
-        .map_err(XtaskError::write(&cache))?;
-    let place = partial.path().join("model");
-    eprintln!("writing {stem} as float32 for Transformers");
-    let script = workspace::root().join("benches/peers/transformers_peer.py");
-    let mut export = Command::new(python);
-    export.arg(script).arg("--export").arg(gguf).arg(&place);
-    workspace::output(export.env("PYTHONDONTWRITEBYTECODE", "1"))?;
-    fs::rename(&place, &folder).map_err(XtaskError::write(&folder))?;
-    Ok(folder)
-}
-
 /// The section of the document, and everything behind it.
 fn report(programs: &[Program; 4], job: &Value, rounds: u64) -> (String, Value) {
     let [kept, float32, llama, transformers] = programs.each_ref().map(|p| &p.measured);
@@ -218,7 +179,7 @@ fn report(programs: &[Program; 4], job: &Value, rounds: u64) -> (String, Value) 
     let length = |value: &Value| value.as_array().map_or(0, Vec::len);
     let (prompt, rows) = (length(&job["prompt"]), length(&job["batch"]));
     let (row, new) = (length(&job["batch"][0]), &job["new_tokens"]);
-    let (threads, processor) = (&job["threads"], processor());
+    let (threads, processor) = (&job["threads"], machine::processor());
     let agreements: Vec<f64> = programs
         .iter()
         .map(|program| agreement(&program.ids, &programs[3].ids))
@@ -287,18 +248,6 @@ fn agreement(rows: &[Vec<u64>], expected: &[Vec<u64>]) -> f64 {
     let n_equal: usize = rows.iter().zip(expected).map(equal).sum();
     let n_expected: usize = expected.iter().map(Vec::len).sum();
     n_equal as f64 / n_expected.max(1) as f64
-}
-
-/// The processor's name as the system gives it.
-fn processor() -> String {
-    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let mut names = text.lines().filter_map(|line| {
-        let (key, value) = line.split_once(':')?;
-        (key.trim() == "model name").then(|| value.trim().to_owned())
-    });
-    names
-        .next()
-        .unwrap_or_else(|| std::env::consts::ARCH.to_owned())
 }
 
 #[cfg(test)]

@@ -123,7 +123,8 @@ pub(super) fn ratios_json(pairs: &[(&Measured, &Measured)], figures: &[Figure]) 
     pairs.iter().map(of).collect()
 }
 
-fn ratio(own: &Measured, other: &Measured, figure: &Figure) -> Option<f64> {
+/// The ratio of two medians; none where one is not known.
+pub(super) fn ratio(own: &Measured, other: &Measured, figure: &Figure) -> Option<f64> {
     Some(own.median(figure)? / other.median(figure)?)
 }
 
