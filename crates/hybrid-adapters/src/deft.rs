@@ -114,3 +114,49 @@ impl SiteMethod for Deft {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::module::Param;
+    use burn::tensor::{Device, Tensor, TensorData, Tolerance};
+    use hybrid_models::{Linear, SiteKind, SiteTable};
+
+    use super::Deft;
+    use crate::method::Pass;
+    use crate::site_method::SiteMethod;
+
+    #[test]
+    fn one_part_of_the_outputs_takes_the_place_of_another() {
+        let device = Device::flex();
+        let mut sites = SiteTable::default();
+        let kind = SiteKind::Linear {
+            d_in: 2,
+            d_out: 2,
+            bias: false,
+        };
+        let base = Linear {
+            site: sites.add("dense", Some(0), false, kind),
+            weight: Tensor::<2>::from_data([[1.0, 2.0], [3.0, 4.0]], &device).into(),
+            bias: None,
+        };
+        let param = |values: [f32; 2], shape: [usize; 2]| {
+            Param::from_data(TensorData::new(values.to_vec(), shape), &device)
+        };
+        let mut deft = Deft {
+            deft_p: param([2.0, -1.0], [2, 1]),
+            deft_r: Some(param([0.5, 1.0], [1, 2])),
+            scale: 3.0,
+            dropout: 0.0,
+        };
+        let close = |deft: &Deft, along: f32| {
+            let rows = Tensor::<2>::from_data([[1.0, -1.0]], &device);
+            let found = deft.act(&base, rows, Pass::Inference).into_data();
+            let expected = TensorData::from([[2.0 * along, -along]]);
+            found.assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
+        };
+        // The outputs are (-2, -2); relu(P) = (2, 0) takes -4 of them, R puts 3 (0.5 - 1) there.
+        close(&deft, -1.5 + 4.0);
+        deft.deft_r = None;
+        close(&deft, 4.0);
+    }
+}

@@ -131,3 +131,61 @@ impl SiteMethod for Pvera {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::module::Param;
+    use burn::tensor::{Device, Tensor, TensorData, Tolerance};
+    use hybrid_models::{Linear, SiteKind, SiteTable};
+
+    use super::Pvera;
+    use crate::method::Pass;
+    use crate::random::HostRandom;
+    use crate::shared_pair::SharedPair;
+    use crate::site_method::{Owner, SiteMethod};
+
+    #[test]
+    fn features_are_the_mean_or_drawn_around_it() {
+        let device = Device::flex();
+        let mut sites = SiteTable::default();
+        let kind = SiteKind::Linear {
+            d_in: 2,
+            d_out: 1,
+            bias: false,
+        };
+        let base = Linear {
+            site: sites.add("dense", Some(0), false, kind),
+            weight: Tensor::zeros([2, 1], &device).into(),
+            bias: None,
+        };
+        let param = |values: Vec<f32>| {
+            let n = values.len();
+            Param::from_data(TensorData::new(values, [n]), &device)
+        };
+        let pvera = Pvera {
+            pvera_lambda_b: param(vec![0.5]),
+            pvera_lambda_d: param(vec![2.0, -1.0]),
+            shared: SharedPair {
+                a: Tensor::from_data([[1.0, 2.0], [3.0, 4.0]], &device),
+                b: Tensor::from_data([[4.0]], &device),
+                keys: ["pvera_A", "pvera_B"],
+                owner: Owner::All,
+                stored: true,
+            },
+            dropout: 0.0,
+        };
+        let close = |pass: Pass, inner: f32| {
+            let rows = Tensor::<2>::from_data([[1.0, -1.0]], &device);
+            let found = pvera.act(&base, rows, pass).into_data();
+            let expected = TensorData::from([[2.0 * inner]]);
+            found.assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
+        };
+        // Both rows of A give -1: the mean is -2, the logarithm of the variance 1.
+        close(Pass::Inference, -2.0);
+        let drawn: Vec<f32> = HostRandom::new(7, 2 << 32)
+            .normal([1, 1], 1.0)
+            .iter::<f32>()
+            .collect();
+        close(Pass::Training { seed: 7 }, -2.0 + drawn[0] * 0.5f32.exp());
+    }
+}
