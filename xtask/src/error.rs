@@ -63,6 +63,22 @@ pub(crate) enum XtaskError {
         variable: &'static str,
     },
 
+    /// A file of runs, or a report of one, is not what it should be.
+    #[error("{path}: {reason}")]
+    Runs {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+
+    /// The lines between which a table belongs are not there.
+    #[error("{path}: the marks of the table of methods are not there")]
+    Marks {
+        /// The file.
+        path: PathBuf,
+    },
+
     /// A wheel is not the one that is known.
     #[error("wheel {wheel}: {what}: expected {expected}, found {found}; nothing of it was kept")]
     Wheel {

@@ -1,4 +1,5 @@
-//! Project tasks: `cargo xtask train`, `ci`, `tidy`, `libtorch`, `bench-peers`, `bench-gpu`.
+//! Project tasks: `cargo xtask train`, `ci`, `tidy`, `libtorch`, `bench-peers`, `bench-gpu`,
+//! `compare-methods`.
 #![allow(clippy::print_stdout, reason = "what a task finds is its output")]
 
 use std::ffi::OsString;
@@ -9,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 mod bench_gpu;
 mod bench_peers;
+mod compare_methods;
 mod error;
 mod libtorch;
 mod tidy;
@@ -57,6 +59,9 @@ enum Task {
     /// Measure `hybrid` beside other programs and write the figures into `docs`.
     #[command(subcommand)]
     BenchPeers(bench_peers::Comparison),
+    /// Train every method of parameter-efficient fine-tuning on one task and write the table of the
+    /// README.
+    CompareMethods(compare_methods::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -67,6 +72,7 @@ fn main() -> ExitCode {
         Task::Libtorch => libtorch::run(),
         Task::BenchGpu { out, devices } => bench_gpu::run(&out, &devices),
         Task::BenchPeers(comparison) => bench_peers::run(&comparison),
+        Task::CompareMethods(arguments) => compare_methods::run(&arguments),
     };
     match outcome {
         Ok(code) => code,
