@@ -5,7 +5,7 @@
 CASES.json is a list of objects: `name`; `base` and `adapter` (folders); `input_ids` and
 `attention_mask`; `logits` or `hidden` (what `hybrid` computed; hidden states count where the mask
 is 1, those of virtual tokens do not). What PEFT has loaded it writes again, next to `adapter` with
-`-again` at the end of its name. Needs torch, transformers and peft 0.21. Exits with 1 if a
+`-again` at the end of its name, with the tensors in `adapter_model.bin` too. Needs torch, transformers and peft 0.21. Exits with 1 if a
 value differs by more than 1e-4.
 
 The Rust test `parity_of_files_in_peft_itself` writes the cases and runs this script with the
@@ -18,7 +18,7 @@ import sys
 import warnings
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftModel, PeftType, get_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification
 
@@ -46,11 +46,19 @@ def outputs(case):
     if unused:
         raise SystemExit(f"{case['name']}: PEFT does not use {sorted(unused)}")
     model.save_pretrained(case["adapter"] + "-again")
+    torch.save(
+        load_file(os.path.join(case["adapter"] + "-again", "adapter_model.safetensors")),
+        os.path.join(case["adapter"] + "-again", "adapter_model.bin"),
+    )
     inputs = {key: torch.tensor(case[key]) for key in ("input_ids", "attention_mask")}
+    routed = model.active_peft_config.peft_type == PeftType.POLY
+    if routed:
+        inputs["task_ids"] = torch.zeros(len(case["input_ids"]), dtype=torch.long)
     with torch.no_grad():
-        out = model(**inputs)
+        # Without a task PEFT's outermost model passes no `task_ids` on.
+        out = (model.base_model if routed else model)(**inputs)
         merged = out
-        if not model.active_peft_config.is_prompt_learning:
+        if not model.active_peft_config.is_prompt_learning and not routed:
             merged = model.merge_and_unload()(**inputs)
     pick = (lambda o: o.logits) if headed else (lambda o: o.last_hidden_state)
     return pick(out), pick(merged)

@@ -79,6 +79,11 @@ pub(super) fn pair(size: usize, kind: &SiteKind) -> usize {
     }
 }
 
+/// Whether a block's path is that of the last one in its layer.
+pub(super) fn last_block(path: &str) -> bool {
+    !path.ends_with("attention.output") && name(path) != "attention"
+}
+
 pub(super) fn whole(kind: &SiteKind) -> usize {
     match kind {
         SiteKind::Linear { d_in, d_out, bias } => d_in * d_out + d_out * usize::from(*bias),

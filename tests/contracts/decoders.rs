@@ -68,6 +68,23 @@ fn stacks(has_bias: bool) -> Vec<(Value, bool)> {
         ),
         (json!([bottleneck, {"method": "ia3"}]), false),
         (
+            json!([{"method": "bottleneck", "bottleneck_size": 3, "placement": "parallel"},
+                   {"method": "prefix_tuning", "num_virtual_tokens": 2}]),
+            false,
+        ),
+        (
+            json!([{"method": "compacter", "bottleneck_size": 4, "phm_dim": 2}]),
+            false,
+        ),
+        (
+            json!([{"method": "loreft", "r": 2, "prefix_positions": 3}]),
+            false,
+        ),
+        (
+            json!([{"method": "poly", "r": 2, "n_skills": 3, "n_tasks": 2}]),
+            true,
+        ),
+        (
             json!([{"method": "prompt_tuning", "num_virtual_tokens": 3}, {"method": "lora", "r": 2}]),
             false,
         ),
@@ -206,6 +223,42 @@ fn parity_decoders_stay_as_they_are_while_every_parameter_learns() {
             );
         }
         assert_eq!(bench.model.named_tensors(), before, "{}", bench.name);
+    }
+}
+
+/// What a forward reads in two parts is what it reads at once, also the tokens' places.
+#[test]
+fn parity_decoders_with_interventions_read_on_from_a_cache() {
+    for bench in benches() {
+        let build = |loreft: Value| {
+            let prompt = json!({"method": "prompt_tuning", "num_virtual_tokens": 2});
+            let stack = serde_json::from_value::<Vec<AdapterConfig>>(json!([prompt, loreft]));
+            Adapters::init(&stack.unwrap(), &bench.model, 3, &fixtures::device())
+        };
+        let adapters = moved(build(json!({"method": "loreft", "prefix_positions": 3})).unwrap());
+        let decoder = &bench.model.decoder;
+        let whole = decoder.forward(&bench.batch, None, &adapters).unwrap();
+        let [_, n_all, _] = whole.dims();
+        let [batch, seq] = bench.batch.input_ids.dims();
+        let mut cache = decoder.new_cache(seq);
+        let mut parts = Vec::new();
+        for (start, end) in [(0, 2), (2, seq)] {
+            let part = |ids: &Tensor<2, Int>| ids.clone().slice([0..batch, start..end]);
+            let mask = bench.batch.attention_mask.as_ref().unwrap();
+            let part = DecoderBatch {
+                input_ids: part(&bench.batch.input_ids),
+                attention_mask: Some(mask.clone().slice([0..batch, 0..end])),
+                position_ids: bench.batch.position_ids.as_ref().map(part),
+            };
+            parts.push(decoder.forward(&part, Some(&mut cache), &adapters).unwrap());
+        }
+        let host = |x: Tensor<3>| x.into_data().iter::<f32>().collect::<Vec<f32>>();
+        let tokens = |x: Tensor<3>| host(x.slice([0..batch, n_all - 4..n_all]));
+        let found = Tensor::cat(parts, 1);
+        close(&bench.name, &tokens(found), &tokens(whole), 1e-4);
+
+        let error = build(json!({"method": "loreft", "suffix_positions": 1})).unwrap_err();
+        assert!(error.to_string().contains("suffix_positions"), "{error}");
     }
 }
 

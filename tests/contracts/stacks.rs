@@ -5,8 +5,10 @@ use hybrid_models::SiteKind;
 use serde_json::json;
 
 use super::counts::{
-    at_queries_and_values, bias, factors, in_head, in_layer, keys, name, norm, pair, whole, words,
+    at_queries_and_values, bias, factors, in_head, in_layer, keys, last_block, name, norm, pair,
+    whole, words,
 };
+use super::layer_stacks;
 
 /// Number of parameters at a site with this path and kind.
 pub(crate) type Expected = fn(&str, &SiteKind) -> usize;
@@ -14,7 +16,7 @@ pub(crate) type Expected = fn(&str, &SiteKind) -> usize;
 /// Stacks under test with the number of parameters that each must have, by site.
 pub(crate) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
     let stack = |value: serde_json::Value| serde_json::from_value(value).unwrap();
-    vec![
+    let mut stacks: Vec<(Vec<AdapterConfig>, Expected)> = vec![
         (
             stack(
                 json!([{"method": "lora", "r": 3, "lora_alpha": 7, "target_modules": ["query", "value", "q_lin", "v_lin"],
@@ -110,13 +112,7 @@ pub(crate) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
             stack(
                 json!([{"method": "bottleneck", "bottleneck_size": 4, "placement": "pfeiffer", "activation": "tanh"}]),
             ),
-            |path, kind| {
-                if path.ends_with("attention.output") || name(path) == "attention" {
-                    0
-                } else {
-                    pair(4, kind)
-                }
-            },
+            |path, kind| if last_block(path) { pair(4, kind) } else { 0 },
         ),
         (
             stack(json!([{"method": "unfreeze", "modules": ["layer.1", "embeddings"]}])),
@@ -445,5 +441,7 @@ pub(crate) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
             stack(json!([{"method": "trainable_tokens", "token_indices": [6, 1, 7, 2]}])),
             |path, kind| words(4, path, kind),
         ),
-    ]
+    ];
+    stacks.extend(layer_stacks::stacks());
+    stacks
 }

@@ -6,14 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use hybrid_models::{
-    Aside, Base, Embedding, Hooks, KeyValue, Linear, Norm, Recomputation, SiteId, Stack,
+    Aside, Base, Embedding, Hooks, KeyValue, Linear, Norm, Recomputation, SiteId, Stack, TokenRanks,
 };
 
 use crate::any_method::AnyMethod;
 use crate::config::AdapterConfig;
 use crate::method::{Building, Method, Pass};
 use crate::unfreeze::unfrozen_sites;
-use crate::{AdapterError, compose, named_tensors, recomputed};
+use crate::{AdapterError, compose, named_tensors, poly, recomputed};
 
 /// Methods in declared order, acting on a base through its hooks.
 ///
@@ -116,7 +116,8 @@ impl Adapters {
         }
     }
 
-    /// The stack with the task of every row of a batch, for multitask prompts: each row has its own.
+    /// The stack with the task of every row of a batch, for multitask prompts and Poly: each row has
+    /// its own.
     ///
     /// # Errors
     /// [`AdapterError::Setting`] for a task that there is not.
@@ -125,6 +126,7 @@ impl Adapters {
             AnyMethod::MultitaskPromptTuning(method) => {
                 Ok(AnyMethod::MultitaskPromptTuning(method.for_tasks(tasks)?))
             }
+            AnyMethod::Poly(method) => Ok(AnyMethod::Poly(poly::for_tasks(method, tasks)?)),
             other => Ok(other),
         };
         self.stack = self
@@ -213,6 +215,20 @@ impl Adapters {
     #[must_use]
     pub fn eval(&self) -> Self {
         self.valid()
+    }
+
+    /// The stack over rows whose tokens are these, when a method averages over them.
+    fn over_rows(&self, ranks: &TokenRanks) -> Option<Self> {
+        let averages = |method: &AnyMethod| matches!(method, AnyMethod::Unipelt(_));
+        self.stack.iter().any(averages).then(|| {
+            let mut adapters = self.clone();
+            for method in &mut adapters.stack {
+                if let AnyMethod::Unipelt(method) = method {
+                    *method = method.clone().over(ranks);
+                }
+            }
+            adapters
+        })
     }
 
     pub(crate) fn stack(&self) -> &[AnyMethod] {
@@ -344,9 +360,33 @@ impl<A: Borrow<Adapters>> Hooks for Acting<A> {
         })
     }
 
-    fn block(&self, site: SiteId, x: Tensor<3>) -> Tensor<3> {
+    fn block(&self, site: SiteId, x: &Tensor<3>, y: Tensor<3>) -> Tensor<3> {
         let stack = self.adapters().stack.iter();
-        stack.fold(x, |x, method| method.as_method().block(site, x))
+        stack.fold(y, |y, method| method.as_method().block(site, x, y))
+    }
+
+    fn acts_on_layers(&self) -> bool {
+        let mut stack = self.adapters().stack.iter();
+        stack.any(|method| method.as_method().acts_on_layers())
+    }
+
+    fn layer(&self, last_block: SiteId, ranks: &TokenRanks, y: Tensor<3>) -> Tensor<3> {
+        let stack = self.adapters().stack.iter();
+        stack.fold(y, |y, method| {
+            method.as_method().layer(last_block, ranks, y)
+        })
+    }
+
+    fn over(&self, ranks: &TokenRanks) -> Option<Box<dyn Hooks + '_>> {
+        let adapters = self.adapters().over_rows(ranks)?;
+        Some(Box::new(Acting::new(adapters, self.pass)))
+    }
+
+    fn prefix(&self, output: &Linear, x: &Tensor<3>, prefix: &KeyValue) -> KeyValue {
+        let stack = self.adapters().stack.iter();
+        stack.fold(prefix.clone(), |prefix, method| {
+            method.as_method().prefix(output, x, prefix)
+        })
     }
 
     fn embedded(&self, stack: Stack, words: Tensor<3>) -> Tensor<3> {
@@ -392,8 +432,25 @@ impl Hooks for Adapters {
         self.inference().embedding(base, ids)
     }
 
-    fn block(&self, site: SiteId, x: Tensor<3>) -> Tensor<3> {
-        self.inference().block(site, x)
+    fn block(&self, site: SiteId, x: &Tensor<3>, y: Tensor<3>) -> Tensor<3> {
+        self.inference().block(site, x, y)
+    }
+
+    fn acts_on_layers(&self) -> bool {
+        self.inference().acts_on_layers()
+    }
+
+    fn layer(&self, last_block: SiteId, ranks: &TokenRanks, y: Tensor<3>) -> Tensor<3> {
+        self.inference().layer(last_block, ranks, y)
+    }
+
+    fn over(&self, ranks: &TokenRanks) -> Option<Box<dyn Hooks + '_>> {
+        let adapters = self.over_rows(ranks)?;
+        Some(Box::new(Acting::new(adapters, Pass::Inference)))
+    }
+
+    fn prefix(&self, output: &Linear, x: &Tensor<3>, prefix: &KeyValue) -> KeyValue {
+        self.inference().prefix(output, x, prefix)
     }
 
     fn embedded(&self, stack: Stack, words: Tensor<3>) -> Tensor<3> {

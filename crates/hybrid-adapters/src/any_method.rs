@@ -8,7 +8,9 @@ use crate::bitfit::Bitfit;
 use crate::boft::Boft;
 use crate::bottleneck::Bottleneck;
 use crate::c3a::C3a;
+use crate::compacter::Compacter;
 use crate::config::AdapterConfig;
+use crate::deft::Deft;
 use crate::delora::Delora;
 use crate::fourierft::Fourierft;
 use crate::gralora::Gralora;
@@ -19,25 +21,34 @@ use crate::layer_norm::LayerNormTuning;
 use crate::loha::Loha;
 use crate::lokr::Lokr;
 use crate::lora::Lora;
+use crate::loreft::Loreft;
 use crate::method::{Building, Method};
 use crate::miss::Miss;
 use crate::multitask_prompt_tuning::MultitaskPromptTuning;
 use crate::oft::Oft;
 use crate::p_tuning::PTuning;
+use crate::peanut::Peanut;
+use crate::poly::Poly;
 use crate::prefix_tuning::PrefixTuning;
 use crate::prompt_tuning::PromptTuning;
+use crate::pvera::Pvera;
 use crate::randlora::Randlora;
 use crate::road::Road;
 use crate::shira::Shira;
 use crate::site_map::SiteMap;
 use crate::trainable_tokens::TrainableTokens;
 use crate::unfreeze::Unfreeze;
+use crate::unipelt::Unipelt;
 use crate::vblora::Vblora;
 use crate::vera::Vera;
 use crate::{AdapterError, site_method};
 
 /// Any one of the methods.
 #[derive(Module, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a stack has a handful, and Burn has no boxed modules"
+)]
 pub(crate) enum AnyMethod {
     Lora(Lora),
     Adalora(Adalora),
@@ -45,6 +56,9 @@ pub(crate) enum AnyMethod {
     Bitfit(Bitfit),
     LayerNorm(LayerNormTuning),
     Bottleneck(Bottleneck),
+    Compacter(Compacter),
+    Loreft(Loreft),
+    Unipelt(Unipelt),
     Unfreeze(Unfreeze),
     TrainableTokens(TrainableTokens),
     PromptTuning(PromptTuning),
@@ -68,6 +82,10 @@ pub(crate) enum AnyMethod {
     C3a(SiteMap<C3a>),
     Road(SiteMap<Road>),
     Shira(SiteMap<Shira>),
+    Poly(SiteMap<Poly>),
+    Pvera(SiteMap<Pvera>),
+    Peanut(SiteMap<Peanut>),
+    Deft(SiteMap<Deft>),
 }
 
 /// What is in a method, whichever it is.
@@ -83,6 +101,9 @@ macro_rules! each {
             AnyMethod::Bitfit($method) => $result,
             AnyMethod::LayerNorm($method) => $result,
             AnyMethod::Bottleneck($method) => $result,
+            AnyMethod::Compacter($method) => $result,
+            AnyMethod::Loreft($method) => $result,
+            AnyMethod::Unipelt($method) => $result,
             AnyMethod::Unfreeze($method) => $result,
             AnyMethod::PromptTuning($method) => $result,
             AnyMethod::PrefixTuning($method) => $result,
@@ -103,6 +124,10 @@ macro_rules! each {
             AnyMethod::C3a($method) => $result,
             AnyMethod::Road($method) => $result,
             AnyMethod::Shira($method) => $result,
+            AnyMethod::Poly($method) => $result,
+            AnyMethod::Pvera($method) => $result,
+            AnyMethod::Peanut($method) => $result,
+            AnyMethod::Deft($method) => $result,
         }
     };
 }
@@ -123,6 +148,9 @@ impl AnyMethod {
             AdapterConfig::Bottleneck(config) => {
                 Self::Bottleneck(Bottleneck::init(config, building)?)
             }
+            AdapterConfig::Compacter(config) => Self::Compacter(Compacter::init(config, building)?),
+            AdapterConfig::Loreft(config) => Self::Loreft(Loreft::init(config, building)?),
+            AdapterConfig::Unipelt(config) => Self::Unipelt(Unipelt::init(config, building)?),
             AdapterConfig::Unfreeze(config) => Self::Unfreeze(Unfreeze::init(config, building)?),
             AdapterConfig::TrainableTokens(config) => {
                 Self::TrainableTokens(TrainableTokens::init(config, building)?)
@@ -158,6 +186,10 @@ impl AnyMethod {
             AdapterConfig::C3a(config) => Self::C3a(site_method::init(config, building)?),
             AdapterConfig::Road(config) => Self::Road(site_method::init(config, building)?),
             AdapterConfig::Shira(config) => Self::Shira(site_method::init(config, building)?),
+            AdapterConfig::Poly(config) => Self::Poly(site_method::init(config, building)?),
+            AdapterConfig::Pvera(config) => Self::Pvera(site_method::init(config, building)?),
+            AdapterConfig::Peanut(config) => Self::Peanut(site_method::init(config, building)?),
+            AdapterConfig::Deft(config) => Self::Deft(site_method::init(config, building)?),
         })
     }
 

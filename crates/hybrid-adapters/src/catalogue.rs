@@ -52,13 +52,16 @@ const WORDS: &str = "in front of the words";
 
 /// All methods, in the order of [`AdapterConfig`].
 #[rustfmt::skip]
-const CATALOGUE: [MethodInfo; 29] = [
+const CATALOGUE: [MethodInfo; 36] = [
     method("lora", "a low-rank side path", "Hu et al. 2021, arXiv:2106.09685", "linear layers, embeddings", true, Some("LORA"), "{}"),
     method("adalora", "LoRA whose ranks go where they matter", "Zhang et al. 2023, arXiv:2303.10512", LINEAR, true, Some("ADALORA"), "{}"),
     method("ia3", "scales of activations", "Liu et al. 2022, arXiv:2205.05638", LINEAR, true, Some("IA3"), "{}"),
     method("bitfit", "biases alone", "Ben Zaken et al. 2022, arXiv:2106.10199", "biases", true, None, "{}"),
     method("layer_norm", "gain and shift of norms", "Zhao et al. 2023, arXiv:2312.11420", "norms", true, Some("LN_TUNING"), "{}"),
-    method("bottleneck", "two small layers after a sub-layer", "Houlsby et al. 2019, arXiv:1902.00751", "sub-layers", false, None, "{}"),
+    method("bottleneck", "two small layers after a sub-layer or beside it", "Houlsby et al. 2019, arXiv:1902.00751", "sub-layers", false, None, "{}"),
+    method("compacter", "two small layers out of Kronecker products", "Karimi Mahabadi et al. 2021, arXiv:2106.04647", "sub-layers", false, None, "{}"),
+    method("loreft", "a few directions of hidden states, at the first and last tokens", "Wu et al. 2024, arXiv:2404.03592", "whole layers", false, None, "{}"),
+    method("unipelt", "LoRA, a prefix and adapters behind gates", "Mao et al. 2022, arXiv:2110.07577", "all layers of an encoder", false, None, "{}"),
     method("unfreeze", "whole layers", "PEFT's modules_to_save", "any layer", true, None, r#"{"modules": "all-linear"}"#),
     method("trainable_tokens", "vectors of a few tokens", "PEFT's TrainableTokens", "embeddings", true, Some("TRAINABLE_TOKENS"), r#"{"token_indices": [0]}"#),
     method("prompt_tuning", "vectors before the words", "Lester et al. 2021, arXiv:2104.08691", WORDS, false, Some("PROMPT_TUNING"), r#"{"num_virtual_tokens": 16}"#),
@@ -82,6 +85,10 @@ const CATALOGUE: [MethodInfo; 29] = [
     method("c3a", "circulant blocks", "Chen et al. 2024, arXiv:2407.19342", LINEAR, true, Some("C3A"), "{}"),
     method("road", "rotations of pairs of outputs", "Liao and Monz 2024, arXiv:2409.00119", LINEAR, true, Some("ROAD"), "{}"),
     method("shira", "a few values of the weight", "Bhardwaj et al. 2024, arXiv:2406.13175", LINEAR, true, Some("SHIRA"), "{}"),
+    method("poly", "low-rank side paths that each task mixes", "Ponti et al. 2022, arXiv:2202.13914", LINEAR, true, Some("POLY"), "{}"),
+    method("pvera", "VeRA with inner features drawn while training", "PVeRA 2025, arXiv:2512.07703", LINEAR, true, Some("PVERA"), "{}"),
+    method("peanut", "a small network's output for the weight", "PEANuT 2024, arXiv:2410.01870", LINEAR, true, Some("PEANUT"), "{}"),
+    method("deft", "other outputs in the place of a part of the outputs", "DEFT 2025, NeurIPS", LINEAR, true, Some("DEFT"), "{}"),
 ];
 
 /// All methods.

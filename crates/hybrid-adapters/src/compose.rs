@@ -2,7 +2,7 @@
 //!
 //! Methods act in declared order: each wraps the function of the site so far. Values that a method
 //! replaces (biases, norms, whole layers) belong to the base under all wrapping, so they can be
-//! replaced once only. What needs the base's own weight (DoRA, HiRA, BOFT, MiSS `bat`) is declared before
+//! replaced once only. What needs the base's own weight (DoRA, HiRA, BOFT, MiSS `bat`, PEANuT, DEFT) is declared before
 //! all that wraps the site. An unfrozen layer is left alone by every other method, as PEFT leaves
 //! `modules_to_save` alone.
 
@@ -18,10 +18,13 @@ enum Rule {
     Together,
     /// At different sites only.
     Apart(&'static str),
+    /// Not at all.
+    Never(&'static str),
 }
 
 const TWO_SCALES: Rule = Rule::Apart("two scales of one activation are one scale");
 const ONE_ASIDE: Rule = Rule::Apart("a layer attends to one adaption prompt");
+const ONE_GATE: Rule = Rule::Never("a gate of the one would scale the other's keys too");
 const TWO_OWNERS: Rule = Rule::Apart("both replace values of the base there");
 
 /// The rule of an ordered pair of methods.
@@ -30,6 +33,7 @@ fn rule(first: &str, second: &str) -> Rule {
     match (first, second) {
         ("ia3", "ia3") => TWO_SCALES,
         ("adaption_prompt", "adaption_prompt") => ONE_ASIDE,
+        ("unipelt", "unipelt" | "prefix_tuning") | ("prefix_tuning", "unipelt") => ONE_GATE,
         (first, second) if REPLACING.contains(&first) && REPLACING.contains(&second) => TWO_OWNERS,
         _ => Rule::Together,
     }
@@ -45,6 +49,10 @@ pub(crate) fn check(stack: &[&dyn Method], sites: &SiteTable) -> Result<(), Adap
             let dispute = match rule(first.name(), second.name()) {
                 Rule::Apart(reason) => {
                     shared(&first.sites(), &second.sites()).map(|site| (site, reason))
+                }
+                Rule::Never(reason) => {
+                    let sites = [first.sites(), second.sites()].concat();
+                    sites.first().map(|site| (*site, reason))
                 }
                 // LoRA's bias modes replace biases as BitFit does.
                 Rule::Together => shared(&first.replaces(), &second.replaces())
@@ -100,6 +108,10 @@ mod tests {
             [true, true, true, true, true, true],
             [true, true, false, false, true, false],
         ];
+        for other in ["unipelt", "prefix_tuning"] {
+            assert!(matches!(rule("unipelt", other), Rule::Never(_)), "{other}");
+            assert!(matches!(rule(other, "unipelt"), Rule::Never(_)), "{other}");
+        }
         // What wraps a linear site's function alone stands beside everything.
         for wrapping in ["adalora", "trainable_tokens", "adaption_prompt"] {
             for other in methods {

@@ -9,6 +9,8 @@ use crate::bitfit::BitfitConfig;
 use crate::boft::BoftConfig;
 use crate::bottleneck::BottleneckConfig;
 use crate::c3a::{C3aConfig, C3aInit};
+use crate::compacter::CompacterConfig;
+use crate::deft::DeftConfig;
 use crate::delora::DeloraConfig;
 use crate::fourierft::FourierftConfig;
 use crate::gralora::GraloraConfig;
@@ -19,23 +21,28 @@ use crate::layer_norm::LayerNormConfig;
 use crate::loha::LohaConfig;
 use crate::lokr::LokrConfig;
 use crate::lora::{LoraConfig, LoraInit};
+use crate::loreft::LoreftConfig;
 use crate::miss::{MissConfig, MissForm};
 use crate::multitask_prompt_tuning::MultitaskPromptTuningConfig;
 use crate::oft::OftConfig;
 use crate::p_tuning::PTuningConfig;
+use crate::peanut::PeanutConfig;
+use crate::poly::PolyConfig;
 use crate::prefix_tuning::PrefixTuningConfig;
 use crate::prompt_tuning::PromptTuningConfig;
+use crate::pvera::PveraConfig;
 use crate::randlora::RandloraConfig;
 use crate::road::RoadConfig;
 use crate::shira::ShiraConfig;
 use crate::site_method::{PeftForm, SiteConfig};
 use crate::trainable_tokens::TrainableTokensConfig;
 use crate::unfreeze::UnfreezeConfig;
+use crate::unipelt::UnipeltConfig;
 use crate::vblora::VbloraConfig;
 use crate::vera::VeraConfig;
 use crate::{
-    boft, c3a, delora, fourierft, gralora, hira, hra, loha, lokr, miss, oft, randlora, road, shira,
-    vblora, vera,
+    boft, c3a, deft, delora, fourierft, gralora, hira, hra, loha, lokr, miss, oft, peanut, poly,
+    pvera, randlora, road, shira, vblora, vera,
 };
 
 /// One method of a stack.
@@ -52,8 +59,14 @@ pub enum AdapterConfig {
     Bitfit(BitfitConfig),
     /// Gain and shift of norms.
     LayerNorm(LayerNormConfig),
-    /// Two small layers after a sub-layer.
+    /// Two small layers after a sub-layer or beside it.
     Bottleneck(BottleneckConfig),
+    /// The same with weights that are sums of Kronecker products.
+    Compacter(CompacterConfig),
+    /// A few directions of the hidden states of some tokens.
+    Loreft(LoreftConfig),
+    /// LoRA, a prefix and adapters behind gates.
+    Unipelt(UnipeltConfig),
     /// Whole layers.
     Unfreeze(UnfreezeConfig),
     /// Vectors of a few tokens.
@@ -100,6 +113,14 @@ pub enum AdapterConfig {
     Road(RoadConfig),
     /// A few values of linear layers' weights.
     Shira(ShiraConfig),
+    /// A low-rank side path that each of several tasks mixes out of the same skills.
+    Poly(PolyConfig),
+    /// VeRA whose inner features are drawn while training.
+    Pvera(PveraConfig),
+    /// A small network's output for the weight of linear layers.
+    Peanut(PeanutConfig),
+    /// Other outputs in the place of a part of linear layers' outputs.
+    Deft(DeftConfig),
 }
 
 impl AdapterConfig {
@@ -112,6 +133,9 @@ impl AdapterConfig {
             Self::Bitfit(_) => "bitfit",
             Self::LayerNorm(_) => "layer_norm",
             Self::Bottleneck(_) => "bottleneck",
+            Self::Compacter(_) => "compacter",
+            Self::Loreft(_) => "loreft",
+            Self::Unipelt(_) => "unipelt",
             Self::Unfreeze(_) => "unfreeze",
             Self::TrainableTokens(_) => "trainable_tokens",
             Self::PromptTuning(_) => "prompt_tuning",
@@ -142,6 +166,10 @@ impl AdapterConfig {
             Self::C3a(config) => config,
             Self::Road(config) => config,
             Self::Shira(config) => config,
+            Self::Poly(config) => config,
+            Self::Pvera(config) => config,
+            Self::Peanut(config) => config,
+            Self::Deft(config) => config,
             _ => return None,
         })
     }
@@ -156,6 +184,8 @@ impl AdapterConfig {
             Self::Miss(config) => config.init_weights != MissForm::Plain(false),
             Self::Vblora(_) => false,
             Self::C3a(config) => config.init_weights == C3aInit::Zero(true),
+            Self::Poly(config) => config.init_weights,
+            Self::Deft(config) => !config.para,
             config => !config.is_in_front(),
         }
     }
@@ -165,6 +195,7 @@ impl AdapterConfig {
         match self {
             Self::PromptTuning(config) => config.num_virtual_tokens,
             Self::PrefixTuning(config) => config.num_virtual_tokens,
+            Self::Unipelt(config) => config.num_virtual_tokens,
             Self::PTuning(config) => config.num_virtual_tokens,
             Self::MultitaskPromptTuning(config) => config.num_virtual_tokens,
             _ => 0,
@@ -179,12 +210,13 @@ impl AdapterConfig {
                 | Self::PrefixTuning(_)
                 | Self::PTuning(_)
                 | Self::MultitaskPromptTuning(_)
+                | Self::Unipelt(_)
         )
     }
 }
 
 /// How PEFT's files have the methods of [`AdapterConfig::at_sites`].
-pub(crate) const FORMS: [&PeftForm; 16] = [
+pub(crate) const FORMS: [&PeftForm; 20] = [
     &vera::FORM,
     &loha::FORM,
     &lokr::FORM,
@@ -201,6 +233,10 @@ pub(crate) const FORMS: [&PeftForm; 16] = [
     &c3a::FORM,
     &road::FORM,
     &shira::FORM,
+    &poly::FORM,
+    &pvera::FORM,
+    &peanut::FORM,
+    &deft::FORM,
 ];
 
 #[cfg(test)]
@@ -215,7 +251,10 @@ mod tests {
             r#"{"method": "ia3"}"#,
             r#"{"method": "bitfit", "exclude_modules": ["key"]}"#,
             r#"{"method": "layer_norm"}"#,
-            r#"{"method": "bottleneck", "placement": "pfeiffer"}"#,
+            r#"{"method": "bottleneck", "placement": "parallel", "scaling": 4.0}"#,
+            r#"{"method": "compacter", "phm_dim": 2}"#,
+            r#"{"method": "unipelt", "r": 2, "activation": "relu"}"#,
+            r#"{"method": "loreft", "suffix_positions": 2, "tied_weights": true}"#,
             r#"{"method": "unfreeze", "modules": ["layer.1"]}"#,
             r#"{"method": "trainable_tokens", "token_indices": [3, 1]}"#,
             r#"{"method": "prompt_tuning", "num_virtual_tokens": 4, "prompt_tuning_init": "SAMPLE_VOCAB"}"#,
@@ -229,6 +268,9 @@ mod tests {
             r#"{"method": "c3a", "init_weights": "gaussian"}"#,
             r#"{"method": "road", "variant": "road_4"}"#,
             r#"{"method": "shira", "random_seed": 3}"#,
+            r#"{"method": "poly", "n_tasks": 3, "task": 2}"#,
+            r#"{"method": "peanut", "depth": 2, "act_fn": "silu"}"#,
+            r#"{"method": "deft", "alpha": 3}"#,
         ] {
             let config: AdapterConfig = serde_json::from_str(text).unwrap();
             let value = serde_json::to_value(&config).unwrap();
@@ -252,7 +294,13 @@ mod tests {
             assert_eq!(form.method, form.peft_type.to_lowercase());
             let optional = |key: &str| {
                 key.ends_with("_pattern")
-                    || ["exclude_modules", "layers_to_transform", "random_seed"].contains(&key)
+                    || [
+                        "exclude_modules",
+                        "layers_to_transform",
+                        "random_seed",
+                        "alpha",
+                    ]
+                    .contains(&key)
             };
             let values = own.values();
             for key in form.keys.iter().filter(|key| !optional(key)) {

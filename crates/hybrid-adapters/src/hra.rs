@@ -9,6 +9,7 @@ use burn::tensor::{Tensor, TensorData};
 use hybrid_models::Linear;
 
 use crate::AdapterError;
+use crate::gram_schmidt::{orthonormal, unit};
 use crate::method::Pass;
 use crate::site_method::{ANY_START, Act, NO_BIAS, PeftForm, SiteMethod, site_settings};
 use crate::site_place::Place;
@@ -78,35 +79,17 @@ impl SiteMethod for Hra {
 
     fn act(&self, _base: &Linear, rows: Tensor<2>, _pass: Pass) -> Tensor<2> {
         let vectors = self.hra_u.val();
-        let [_, r] = vectors.dims();
-        let own = (0..r).map(|index| vectors.clone().narrow(1, index, 1));
         match self.orthogonal {
             true => {
-                let vectors = Tensor::cat(orthogonal(own), 1);
+                let vectors = orthonormal(vectors);
                 let along = rows.clone().matmul(vectors.clone()).mul_scalar(2.0);
                 rows - along.matmul(vectors.transpose())
             }
-            false => own.rev().map(unit).fold(rows, |rows, vector| {
+            false => (0..vectors.dims()[1]).rev().fold(rows, |rows, index| {
+                let vector = unit(vectors.clone().narrow(1, index, 1));
                 let along = rows.clone().matmul(vector.clone()).mul_scalar(2.0);
                 rows - along.matmul(vector.transpose())
             }),
         }
     }
-}
-
-fn unit(vector: Tensor<2>) -> Tensor<2> {
-    let length = vector.clone().square().sum_dim(0).sqrt();
-    vector / length
-}
-
-/// Unit vectors, each without its part along those before.
-fn orthogonal(vectors: impl Iterator<Item = Tensor<2>>) -> Vec<Tensor<2>> {
-    vectors.fold(Vec::new(), |mut found: Vec<Tensor<2>>, vector| {
-        let left = found.iter().fold(vector, |left, other| {
-            let along = (left.clone() * other.clone()).sum_dim(0);
-            left - other.clone() * along
-        });
-        found.push(unit(left));
-        found
-    })
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use hybrid_models::{
-    Aside, Base, Embedding, KeyValue, Linear, Norm, Site, SiteId, SiteKind, Stack,
+    Aside, Base, Embedding, KeyValue, Linear, Norm, Site, SiteId, SiteKind, Stack, TokenRanks,
 };
 
 use crate::AdapterError;
@@ -245,9 +245,25 @@ pub(crate) trait Method {
         None
     }
 
-    /// Acts on the output of a sub-layer.
-    fn block(&self, _site: SiteId, x: Tensor<3>) -> Tensor<3> {
-        x
+    /// Changes what stands in front of one layer's keys and values, by the layer's output projection,
+    /// given the input `x` of its other projections.
+    fn prefix(&self, _output: &Linear, _x: &Tensor<3>, prefix: KeyValue) -> KeyValue {
+        prefix
+    }
+
+    /// Acts on the output `y` of a sub-layer with the input `x`.
+    fn block(&self, _site: SiteId, _x: &Tensor<3>, y: Tensor<3>) -> Tensor<3> {
+        y
+    }
+
+    /// Whether it acts on the outputs of whole layers.
+    fn acts_on_layers(&self) -> bool {
+        false
+    }
+
+    /// Acts on the output of a layer, by the site of its last sub-layer.
+    fn layer(&self, _last_block: SiteId, _ranks: &TokenRanks, y: Tensor<3>) -> Tensor<3> {
+        y
     }
 
     /// What it adds to the loss while training.

@@ -1,4 +1,5 @@
-//! PEFT's file format: `adapter_config.json` and `adapter_model.safetensors`, both ways.
+//! PEFT's file format: `adapter_config.json` and `adapter_model.safetensors`, both ways;
+//! `adapter_model.bin` is read where that is not there.
 //!
 //! LoRA, IA3, LayerNorm tuning, all methods of `site_method`, prompt tuning, prefix tuning and P-tuning
 //! have a place in it, each with unfrozen layers beside it (`modules_to_save`). Keys are `base_model.model.` + module path +
@@ -6,10 +7,13 @@
 //! `prompt_embeddings`, without the network it may come from; beside it keys start with
 //! `base_model.`.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
 use burn::tensor::TensorData;
 use hybrid_models::Layer;
 
-use crate::AdapterConfig;
+use crate::{AdapterConfig, AdapterError};
 
 mod config_file;
 mod config_text;
@@ -19,6 +23,7 @@ mod keys;
 mod load;
 mod save;
 mod tensor_file;
+mod torch_file;
 
 pub use inspect::{PeftSummary, inspect_peft};
 pub use keys::{load_torch_tensors, torch_tensors};
@@ -27,10 +32,25 @@ pub use save::{peft_has, save_peft};
 
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
+const OLD_TENSORS: &str = "adapter_model.bin";
 const PROMPT: &str = "prompt_embeddings";
 
 /// Keys without anything before them: [`PROMPT`] and what multitask prompts have beside it.
 const BARE: [&str; 3] = [PROMPT, "prefix_task_cols", "prefix_task_rows"];
+
+/// The tensors of an adapter's folder as float32, and the file that holds them.
+///
+/// # Errors
+/// [`AdapterError::Read`] or [`AdapterError::Format`].
+fn read_tensors(folder: &Path) -> Result<(PathBuf, BTreeMap<String, TensorData>), AdapterError> {
+    let (path, old) = (folder.join(TENSORS), folder.join(OLD_TENSORS));
+    if !path.exists() && old.exists() {
+        let tensors = torch_file::read(&old)?;
+        return Ok((old, tensors));
+    }
+    let tensors = tensor_file::read(&path)?;
+    Ok((path, tensors))
+}
 
 /// What every key of a file starts with, but those in [`BARE`].
 fn key_start(method: &AdapterConfig) -> &'static str {

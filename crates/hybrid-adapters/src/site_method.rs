@@ -61,6 +61,14 @@ pub(crate) trait SiteMethod: Module {
         false
     }
 
+    /// Whether the base's weights can hold it.
+    ///
+    /// # Errors
+    /// [`AdapterError::NotMergeable`].
+    fn mergeable(&self) -> Result<(), AdapterError> {
+        Ok(())
+    }
+
     /// Wraps the function of the site so far.
     fn forward(&self, base: &Linear, x: Tensor<3>, pass: Pass, inner: Inner<'_>) -> Tensor<3> {
         let act = |x| in_rows(x, |rows| self.act(base, rows, pass));
@@ -156,6 +164,7 @@ pub(crate) struct PeftForm {
 /// A value of `adapter_config.json`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Written {
+    Nothing,
     Flag(bool),
     Number(f64),
     Text(&'static str),
@@ -164,6 +173,7 @@ pub(crate) enum Written {
 impl Written {
     pub(crate) fn value(self) -> Value {
         match self {
+            Self::Nothing => Value::Null,
             Self::Flag(flag) => flag.into(),
             Self::Number(number) => number.into(),
             Self::Text(text) => text.into(),
@@ -317,6 +327,11 @@ impl<S: SiteMethod> Method for SiteMap<S> {
             Some(tensors) => tensors.merge(inner),
             None => inner,
         })
+    }
+
+    fn mergeable(&self) -> Result<(), AdapterError> {
+        let mut sites = self.iter();
+        sites.try_for_each(|(_, tensors)| tensors.mergeable())
     }
 
     fn peft_name(&self, name: &str) -> Option<PeftName> {

@@ -152,7 +152,7 @@ impl<'a> Selector<'a> {
                 method,
                 "layers_pattern",
                 pattern,
-                &format!(r"\A(?:.*?\.)?(?:{pattern})\.(\d+)\."),
+                &format!(r"\A(?:.*?\.)?(?:{pattern})\.(\d+)(?:\.|\z)"),
             )?);
         }
         if layer_index.is_empty() {
@@ -160,7 +160,7 @@ impl<'a> Selector<'a> {
                 method,
                 "layers_pattern",
                 "",
-                r"\A.*?\.[^.]*\.(\d+)\.",
+                r"\A.*?\.[^.]*\.(\d+)(?:\.|\z)",
             )?);
         }
         Ok(Self {

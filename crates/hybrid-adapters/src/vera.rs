@@ -12,7 +12,7 @@ use crate::AdapterError;
 use crate::method::Pass;
 use crate::shared_pair::SharedPair;
 use crate::site_method::{
-    ANY_START, Act, KeptTensor, NO_BIAS, Owner, PeftForm, SiteMethod, dropped, site_settings,
+    ANY_START, Act, KeptTensor, NO_BIAS, PeftForm, SiteMethod, dropped, site_settings,
 };
 use crate::site_place::Place;
 use crate::torch_random::TorchRandom;
@@ -81,19 +81,9 @@ impl SiteMethod for Vera {
         let shared = match made.first() {
             Some(other) => other.shared.clone(),
             None => {
-                let [d_in, d_out] = place.largest();
-                let mut random = TorchRandom::new(config.projection_prng_key);
-                let mut kaiming = |shape: [usize; 2]| {
-                    let limit = 3.0f64.sqrt() * (2.0f64.sqrt() / (shape[1] as f64).sqrt());
-                    place.frozen(random.uniform(shape, limit))
-                };
-                SharedPair {
-                    a: kaiming([r, d_in]),
-                    b: kaiming([d_out, r]),
-                    keys: ["vera_A", "vera_B"],
-                    owner: Owner::All,
-                    stored: config.save_projection,
-                }
+                let random = TorchRandom::new(config.projection_prng_key);
+                let keys = ["vera_A", "vera_B"];
+                SharedPair::drawn(place, [r, r], random, keys, config.save_projection)
             }
         };
         Ok(Self {

@@ -7,7 +7,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use crate::blocks::{DecoderLayer, KvCache, Rotation, SelfInputs, padding_bias};
 use crate::layers::LayerPlace;
 use crate::rope::Rope;
-use crate::{Embedding, Hooks, KeyValue, ModelError, NoHooks, Norm, Stack, StackShape};
+use crate::{Embedding, Hooks, KeyValue, ModelError, NoHooks, Norm, Stack, StackShape, TokenRanks};
 use places::Places;
 pub(crate) use places::TreeTokens;
 
@@ -37,6 +37,19 @@ impl DecoderBatch {
             attention_mask: Some(attention_mask),
         }
     }
+
+    /// Where the tokens stand in their rows, after `past` places in a cache.
+    fn ranks(&self, past: usize) -> TokenRanks {
+        let [_, seq] = self.input_ids.dims();
+        match (&self.attention_mask, &self.position_ids) {
+            (Some(mask), _) => TokenRanks::of_started_rows(mask, seq),
+            (None, Some(positions)) => TokenRanks {
+                from_start: positions.clone(),
+                from_end: None,
+            },
+            (None, None) => TokenRanks::after(past, seq, &self.input_ids.device()),
+        }
+    }
 }
 
 /// How places in a sequence are told apart.
@@ -58,6 +71,8 @@ pub struct DecoderAttention {
     sliding: Option<Tensor<4>>,
     rotation: Option<Rotation>,
     prefix: Option<Vec<KeyValue>>,
+    /// None when hooks do not act on layers.
+    ranks: Option<TokenRanks>,
 }
 
 impl DecoderAttention {
@@ -70,6 +85,14 @@ impl DecoderAttention {
             },
             rotation: self.rotation.as_ref(),
             ..SelfInputs::default()
+        }
+    }
+
+    /// What leaves a layer.
+    fn finish(&self, layer: &DecoderLayer, y: Tensor<3>, hooks: &dyn Hooks) -> Tensor<3> {
+        match &self.ranks {
+            Some(ranks) => hooks.layer(layer.feed_forward_block, ranks, y),
+            None => y,
         }
     }
 }
@@ -306,6 +329,7 @@ impl Decoder {
             sliding: if any(true) { bias(self.window) } else { None },
             rotation,
             prefix,
+            ranks: hooks.acts_on_layers().then(|| batch.ranks(width - seq)),
         };
         Ok((hidden, attention))
     }
@@ -331,7 +355,8 @@ impl Decoder {
         {
             let (layer, attention) = (layer.clone(), attention.clone());
             return recomputation.layer(&hidden, move |hidden, hooks| {
-                layer.forward(hidden, attention.inputs(&layer), hooks)
+                let y = layer.forward(hidden, attention.inputs(&layer), hooks);
+                attention.finish(&layer, y, hooks)
             });
         }
         let inputs = SelfInputs {
@@ -339,7 +364,8 @@ impl Decoder {
             cache: cache.map(|cache| &mut cache.layers[index]),
             ..attention.inputs(layer)
         };
-        layer.forward(hidden, inputs, hooks)
+        let y = layer.forward(hidden, inputs, hooks);
+        attention.finish(layer, y, hooks)
     }
 
     /// The last layer's output, normalised.

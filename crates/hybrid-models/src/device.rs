@@ -25,10 +25,20 @@ pub fn open_device(name: &str) -> Result<Device, ModelError> {
     }
 }
 
+/// Whether a device is Burn's embedded backend for processors.
+pub(crate) fn is_flex(device: &Device) -> bool {
+    #[cfg(feature = "flex")]
+    return *device == Device::flex();
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = device;
+        false
+    }
+}
+
 /// Whether a device computes in the memory that this program has its data in.
 pub(crate) fn is_host(device: &Device) -> bool {
-    #[cfg(feature = "flex")]
-    if *device == Device::flex() {
+    if is_flex(device) {
         return true;
     }
     #[cfg(feature = "tch")]

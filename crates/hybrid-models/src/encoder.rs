@@ -4,7 +4,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::blocks::EncoderLayer;
 use crate::layers::LayerPlace;
-use crate::{Embedding, Hooks, KeyValue, ModelError, NoHooks, Norm, Stack, StackShape};
+use crate::{Embedding, Hooks, KeyValue, ModelError, NoHooks, Norm, Stack, StackShape, TokenRanks};
 
 /// Token ids of a padded batch.
 #[derive(Debug, Clone)]
@@ -34,6 +34,8 @@ pub struct EncoderAttention {
     bias: Tensor<4>,
     /// One a layer.
     prefix: Option<Vec<KeyValue>>,
+    /// None when hooks do not act on layers.
+    ranks: Option<TokenRanks>,
 }
 
 impl EncoderAttention {
@@ -41,6 +43,24 @@ impl EncoderAttention {
     fn n_prefix(&self) -> usize {
         let first = self.prefix.as_ref().and_then(|layers| layers.first());
         first.map_or(0, |prefix| prefix.key.dims()[2])
+    }
+
+    /// Runs the layer with this index.
+    fn through(
+        &self,
+        layer: &EncoderLayer,
+        index: usize,
+        hidden: Tensor<3>,
+        hooks: &dyn Hooks,
+    ) -> Tensor<3> {
+        let over = self.ranks.as_ref().and_then(|ranks| hooks.over(ranks));
+        let hooks = over.as_deref().unwrap_or(hooks);
+        let prefix = self.prefix.as_ref().map(|layers| &layers[index]);
+        let y = layer.forward(hidden, &self.bias, prefix, hooks);
+        match &self.ranks {
+            Some(ranks) => hooks.layer(layer.feed_forward_block, ranks, y),
+            None => y,
+        }
     }
 }
 
@@ -103,6 +123,9 @@ impl Encoder {
         EncoderAttention {
             bias: (hidden * f32::MAX).reshape([size, 1, 1, seq]),
             prefix: hooks.key_values(Stack::Encoder),
+            ranks: hooks
+                .acts_on_layers()
+                .then(|| TokenRanks::of_rows(&batch.attention_mask)),
         }
     }
 
@@ -183,15 +206,12 @@ impl Encoder {
         let layer = &self.layers[index];
         match (&attention.prefix, hooks.recomputation()) {
             (None, Some(recomputation)) => {
-                let (layer, bias) = (layer.clone(), attention.bias.clone());
+                let (layer, attention) = (layer.clone(), attention.clone());
                 recomputation.layer(&hidden, move |hidden, hooks| {
-                    layer.forward(hidden, &bias, None, hooks)
+                    attention.through(&layer, index, hidden, hooks)
                 })
             }
-            (prefix, _) => {
-                let prefix = prefix.as_ref().map(|layers| &layers[index]);
-                layer.forward(hidden, &attention.bias, prefix, hooks)
-            }
+            _ => attention.through(layer, index, hidden, hooks),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What may act on a base while it runs.
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 
 use crate::{Embedding, Linear, Norm, Recomputation, SiteId};
 
@@ -55,6 +55,54 @@ pub struct Aside {
     pub gate: Tensor<1>,
 }
 
+/// Where the last positions of hidden states stand among the tokens of their rows; positions before
+/// those come from hooks.
+#[derive(Debug, Clone)]
+pub struct TokenRanks {
+    /// How many tokens of the row stand before, below 0 where there is padding, `[1 or batch, seq]`.
+    pub from_start: Tensor<2, Int>,
+    /// How many tokens of the row come after, below 0 where there is padding, `[1 or batch, seq]`;
+    /// none when rows may go on.
+    pub from_end: Option<Tensor<2, Int>>,
+}
+
+impl TokenRanks {
+    /// Of whole rows with padding on either side.
+    ///
+    /// # Shapes
+    /// - `mask`, 1 for tokens and 0 for padding: `[batch, seq]`
+    pub(crate) fn of_rows(mask: &Tensor<2, Int>) -> Self {
+        let counted = mask.clone().cumsum(1);
+        let all = mask.clone().sum_dim(1);
+        Self {
+            from_start: counted.clone() * mask.clone() - 1,
+            from_end: Some((all - counted + 1) * mask.clone() - 1),
+        }
+    }
+
+    /// Of the last `seq` positions of rows that may go on.
+    ///
+    /// # Shapes
+    /// - `mask`, 1 for tokens and 0 for padding: `[batch, past + seq]`
+    pub(crate) fn of_started_rows(mask: &Tensor<2, Int>, seq: usize) -> Self {
+        let [_, width] = mask.dims();
+        let from_start = mask.clone().cumsum(1) * mask.clone() - 1;
+        Self {
+            from_start: from_start.narrow(1, width - seq, seq),
+            from_end: None,
+        }
+    }
+
+    /// Of `seq` tokens after `past` others.
+    pub(crate) fn after(past: usize, seq: usize, device: &Device) -> Self {
+        let places = Tensor::<1, Int>::arange(past as i64..(past + seq) as i64, device);
+        Self {
+            from_start: places.unsqueeze(),
+            from_end: None,
+        }
+    }
+}
+
 /// What may act on a base while it runs. Every method defaults to "nothing happens".
 ///
 /// A layer passes itself, so an implementation sees the site (`base.site`), the frozen weight and
@@ -81,9 +129,20 @@ pub trait Hooks {
         base.forward(ids)
     }
 
-    /// The output of a sub-layer, before its residual connection: bottleneck adapters.
-    fn block(&self, _site: SiteId, x: Tensor<3>) -> Tensor<3> {
-        x
+    /// The output `y` of a sub-layer, before its residual connection, for the input `x` of its first
+    /// linear layers: bottleneck adapters.
+    fn block(&self, _site: SiteId, _x: &Tensor<3>, y: Tensor<3>) -> Tensor<3> {
+        y
+    }
+
+    /// Whether [`Hooks::layer`] does anything: else it is not called.
+    fn acts_on_layers(&self) -> bool {
+        false
+    }
+
+    /// The output of a whole layer, by the site of its last sub-layer: ReFT.
+    fn layer(&self, _last_block: SiteId, _ranks: &TokenRanks, y: Tensor<3>) -> Tensor<3> {
+        y
     }
 
     /// The token vectors that enter a stack, before positions are added: soft prompts stand in
@@ -102,6 +161,18 @@ pub trait Hooks {
         None
     }
 
+    /// The hooks to use over rows whose tokens are these, where that makes a difference: gates that
+    /// average over a row. Asked for by the layers of an encoder when hooks act on layers.
+    fn over(&self, _ranks: &TokenRanks) -> Option<Box<dyn Hooks + '_>> {
+        None
+    }
+
+    /// What stands in front of one layer's keys and values, by the layer's output projection, given
+    /// the input of its other projections: gated prefixes. It may be another for each row.
+    fn prefix(&self, _output: &Linear, _x: &Tensor<3>, prefix: &KeyValue) -> KeyValue {
+        prefix.clone()
+    }
+
     /// Keys and values in front of those of a stack's self-attention, one for each layer: prefix
     /// tuning. They are used as they are, without position encoding; the tokens' positions begin
     /// after them. Called once a forward, and with a cache only when that is empty.
@@ -115,3 +186,25 @@ pub trait Hooks {
 pub struct NoHooks;
 
 impl Hooks for NoHooks {}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Int, Tensor};
+
+    use super::TokenRanks;
+
+    #[test]
+    fn ranks_count_tokens_alone() {
+        let host = |x: Tensor<2, Int>| x.into_data().iter::<i64>().collect::<Vec<_>>();
+        let mask = Tensor::from_ints([[1, 1, 1, 0], [0, 0, 1, 1]], &Device::flex());
+        let ranks = TokenRanks::of_rows(&mask);
+        assert_eq!(host(ranks.from_start), [0, 1, 2, -1, -1, -1, 0, 1]);
+        let from_end = ranks.from_end.map(host);
+        assert_eq!(from_end.unwrap(), [2, 1, 0, -1, -1, -1, 1, 0]);
+        let ranks = TokenRanks::of_started_rows(&mask, 2);
+        assert_eq!(host(ranks.from_start), [2, -1, 0, 1]);
+        assert!(ranks.from_end.is_none());
+        let ranks = TokenRanks::after(3, 2, &Device::flex());
+        assert_eq!(host(ranks.from_start), [3, 4]);
+    }
+}

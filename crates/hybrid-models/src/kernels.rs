@@ -6,6 +6,7 @@
 
 mod activation;
 mod attention;
+mod elementwise;
 mod norm;
 mod operation;
 mod recomputation;

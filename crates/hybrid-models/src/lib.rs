@@ -69,7 +69,7 @@ pub use generate::{
     BeamConfig, Decoding, EarlyStopping, Finish, Generated, GenerationConfig, LogitsProcessor,
     Reader, SampleConfig, generate,
 };
-pub use hooks::{Aside, Hooks, KeyValue, NoHooks, Stack, StackShape};
+pub use hooks::{Aside, Hooks, KeyValue, NoHooks, Stack, StackShape, TokenRanks};
 pub use kernels::{Copies, Recomputation};
 pub use layer_table::{Base, BaseKind, LayerTable};
 pub use layers::{Embedding, Layer, Linear, Norm, NormKind, linear};

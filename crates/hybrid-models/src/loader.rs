@@ -180,8 +180,10 @@ impl<'a> Loader<'a> {
         let weight_key = format!("{key}.weight");
         let weight = match input_first {
             true => self.matrix(&weight_key, [d_in, d_out])?,
-            // A transposed view costs no copy.
-            false => self.matrix(&weight_key, [d_out, d_in])?.transpose(),
+            false => {
+                let weight = self.matrix(&weight_key, [d_out, d_in])?;
+                weight.transpose().laid_out_for_products()
+            }
         };
         let bias_key = bias.then(|| format!("{key}.bias"));
         let bias = match &bias_key {

@@ -5,6 +5,7 @@ use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData, module};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::device::is_flex;
 use crate::layers::linear;
 use crate::{ModelError, QuantizedWeight};
 
@@ -131,6 +132,23 @@ impl Weight {
                 transposed: !kept.transposed,
                 ..kept
             }),
+        }
+    }
+
+    /// The same matrix as flex multiplies it fastest. Its product packs the rows of a transposed
+    /// view one value at a time, which is slow where these are long: `x W` with a view of 384 rows of 1,536
+    /// takes 1.7 times as long as with a copy that is laid out as `[d_in, d_out]`. The gradient
+    /// of `x` then meets the short rows.
+    pub(crate) fn laid_out_for_products(self) -> Self {
+        match self {
+            Self::Dense(tensor) if is_flex(&tensor.device()) => {
+                let ([d_in, d_out], device) = (tensor.dims(), tensor.device());
+                match d_in > d_out {
+                    true => Self::Dense(Tensor::from_data(tensor.into_data(), &device)),
+                    false => Self::Dense(tensor),
+                }
+            }
+            other => other,
         }
     }
 

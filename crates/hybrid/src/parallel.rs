@@ -2,10 +2,11 @@
 //!
 //! What the pieces are never depends on the number of threads, so results do not either.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use burn::tensor::Device;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::HybridError;
 
@@ -69,17 +70,44 @@ pub(crate) fn try_map<T: Sync, R: Send>(
             outcomes.push((index, outcome));
         }
     };
-    std::thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(run);
-        }
-        run();
-    });
+    side_by_side(&workers(threads)[..threads], &run);
     let mut outcomes = outcomes
         .into_inner()
         .expect("no thread panics while it holds this");
     outcomes.sort_by_key(|(index, _)| *index);
     outcomes.into_iter().map(|(_, outcome)| outcome).collect()
+}
+
+/// Threads that stay, at least so many. Each is a pool of its own, so that what runs on it takes no
+/// other thread: products that wait for each other's halves are slower than whole ones.
+///
+/// # Panics
+/// If the system has no more threads.
+fn workers(threads: usize) -> Arc<Vec<ThreadPool>> {
+    static WORKERS: Mutex<Option<Arc<Vec<ThreadPool>>>> = Mutex::new(None);
+    let mut workers = WORKERS
+        .lock()
+        .expect("no thread panics while it holds this");
+    match &*workers {
+        Some(workers) if workers.len() >= threads => workers.clone(),
+        _ => {
+            let pool = |_| ThreadPoolBuilder::new().num_threads(1).build();
+            let pools: Result<Vec<_>, _> = (0..threads).map(pool).collect();
+            let pools = Arc::new(pools.expect("the system has threads"));
+            *workers = Some(pools.clone());
+            pools
+        }
+    }
+}
+
+/// Runs `work` on each worker at the same time.
+fn side_by_side(workers: &[ThreadPool], work: &(impl Fn() + Sync)) {
+    if let [worker, others @ ..] = workers {
+        worker.in_place_scope(|scope| {
+            scope.spawn(|_| work());
+            side_by_side(others, work);
+        });
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{CONFIG, TENSORS, config_file, tensor_file};
+use super::{CONFIG, config_file, read_tensors};
 use crate::{AdapterConfig, AdapterError, named_tensors};
 
 /// An adapter on disk.
@@ -33,8 +33,7 @@ pub struct PeftSummary {
 /// As [`super::load_peft`], but for what only a base can tell.
 pub fn inspect_peft(folder: &Path) -> Result<PeftSummary, AdapterError> {
     let config = config_file::read(&folder.join(CONFIG))?;
-    let path = folder.join(TENSORS);
-    let tensors = tensor_file::read(&path)?;
+    let (path, tensors) = read_tensors(folder)?;
     let mut shapes = BTreeMap::new();
     for (name, data) in &tensors {
         let shape = data.shape().as_slice().to_vec();

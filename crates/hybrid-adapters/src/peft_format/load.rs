@@ -8,7 +8,7 @@ use hybrid_models::{Base, SiteKind, SiteTable};
 
 use super::config_file::{self, PeftConfig};
 use super::keys::{places, taken};
-use super::{CONFIG, TENSORS, full_key, is_whole, key_start, stored_table, tensor_file};
+use super::{CONFIG, full_key, is_whole, key_start, read_tensors, stored_table};
 use crate::method::Kept;
 use crate::named_tensors::checked;
 use crate::{AdapterConfig, AdapterError, Adapters, Targets, UnfreezeConfig, vblora};
@@ -36,8 +36,7 @@ pub fn load_peft(
     device: &Device,
 ) -> Result<Adapters, AdapterError> {
     let config = config_file::read(&folder.join(CONFIG))?;
-    let path = folder.join(TENSORS);
-    let tensors = tensor_file::read(&path)?;
+    let (path, tensors) = read_tensors(folder)?;
     build(config, tensors, base, device).map_err(|source| AdapterError::File {
         path,
         source: Box::new(source),

@@ -24,6 +24,7 @@ fn why_not(adapters: &Adapters) -> Option<&'static str> {
     let mut configs = adapters.configs().iter();
     let names_task = |config: &AdapterConfig| match config {
         AdapterConfig::MultitaskPromptTuning(config) => config.task > 0,
+        AdapterConfig::Poly(config) => config.task > 0,
         _ => false,
     };
     if configs.any(names_task) {

@@ -14,7 +14,7 @@ use crate::AdapterError;
 const MAX_HEADER: u64 = 16 << 20;
 
 /// What keys of whole numbers end with.
-const INDICES: &str = "_indices";
+pub(super) const INDICES: &str = "_indices";
 
 /// All tensors of a file as float32.
 ///

@@ -80,6 +80,8 @@ impl Attention {
         inputs: SelfInputs<'_>,
         hooks: &dyn Hooks,
     ) -> Tensor<3> {
+        let prefix = inputs.prefix;
+        let prefix = prefix.map(|prefix| hooks.prefix(&self.output, &x, prefix));
         let (query, own) = self.project(x, hooks);
         let (query, own) = match inputs.rotation {
             Some(rotation) => {
@@ -89,7 +91,7 @@ impl Attention {
             None => (query, own),
         };
         let beside = self.aside(&query, hooks);
-        let own = match inputs.prefix {
+        let own = match &prefix {
             Some(prefix) => after_prefix(prefix, own),
             None => own,
         };

@@ -29,11 +29,11 @@ impl DecoderLayer {
         hooks: &dyn Hooks,
     ) -> Tensor<3> {
         let normed = hooks.norm(&self.attention_norm, x.clone());
-        let attended = self.attention.forward(normed, inputs, hooks);
-        let x = hooks.block(self.attention_block, attended) + x;
+        let attended = self.attention.forward(normed.clone(), inputs, hooks);
+        let x = hooks.block(self.attention_block, &normed, attended) + x;
         let normed = hooks.norm(&self.feed_forward_norm, x.clone());
-        let fed = self.feed_forward.forward(normed, hooks);
-        hooks.block(self.feed_forward_block, fed) + x
+        let fed = self.feed_forward.forward(normed.clone(), hooks);
+        hooks.block(self.feed_forward_block, &normed, fed) + x
     }
 
     pub(crate) fn places(&mut self) -> impl Iterator<Item = LayerPlace<'_>> {

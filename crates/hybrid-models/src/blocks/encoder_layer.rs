@@ -33,10 +33,10 @@ impl EncoderLayer {
             ..SelfInputs::default()
         };
         let attended = self.attention.forward(x.clone(), inputs, hooks);
-        let attended = hooks.block(self.attention_block, attended);
+        let attended = hooks.block(self.attention_block, &x, attended);
         let x = hooks.norm(&self.attention_norm, attended + x);
         let fed = self.feed_forward.forward(x.clone(), hooks);
-        let fed = hooks.block(self.feed_forward_block, fed);
+        let fed = hooks.block(self.feed_forward_block, &x, fed);
         hooks.norm(&self.feed_forward_norm, fed + x)
     }
 

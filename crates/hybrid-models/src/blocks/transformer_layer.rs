@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 
 use super::{Attention, CrossAttention, FeedForward, Memory, SelfInputs};
 use crate::layers::LayerPlace;
-use crate::{Hooks, Norm, SiteId};
+use crate::{Hooks, Norm, SiteId, TokenRanks};
 
 /// Self-attention, attention to the encoder in a decoder, and feed-forward.
 #[derive(Debug, Clone)]
@@ -36,15 +36,17 @@ impl<F> SubLayer<F> {
     ) -> Tensor<3> {
         if self.norm_first {
             let normed = hooks.norm(&self.norm, x.clone());
-            return hooks.block(self.block, apply(&self.function, normed)) + x;
+            let y = apply(&self.function, normed.clone());
+            return hooks.block(self.block, &normed, y) + x;
         }
-        let y = hooks.block(self.block, apply(&self.function, x.clone()));
+        let y = apply(&self.function, x.clone());
+        let y = hooks.block(self.block, &x, y);
         hooks.norm(&self.norm, y + x)
     }
 }
 
 impl TransformerLayer {
-    /// `memory` is a decoder's.
+    /// `memory` is a decoder's; without `ranks`, hooks do not act on the layer.
     ///
     /// # Shapes
     /// - `x`: `[batch, seq, d_model]` → the same
@@ -53,6 +55,7 @@ impl TransformerLayer {
         x: Tensor<3>,
         inputs: SelfInputs<'_>,
         memory: Option<Memory<'_>>,
+        ranks: Option<&TokenRanks>,
         hooks: &dyn Hooks,
     ) -> Tensor<3> {
         let attend = |attention: &Attention, x| attention.forward(x, inputs, hooks);
@@ -65,7 +68,11 @@ impl TransformerLayer {
             None => x,
         };
         let feed = |feed_forward: &FeedForward, x| feed_forward.forward(x, hooks);
-        self.feed_forward.forward(x, hooks, feed)
+        let y = self.feed_forward.forward(x, hooks, feed);
+        match ranks {
+            Some(ranks) => hooks.layer(self.feed_forward.block, ranks, y),
+            None => y,
+        }
     }
 
     pub(crate) fn places(&mut self) -> impl Iterator<Item = LayerPlace<'_>> {

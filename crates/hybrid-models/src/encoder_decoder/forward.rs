@@ -5,7 +5,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use super::EncoderDecoder;
 use crate::blocks::{KvCache, Memory, SelfInputs, padding_bias};
 use crate::head::rows_at;
-use crate::{EncoderBatch, Hooks, IGNORED, KeyValue, ModelError, cross_entropy};
+use crate::{EncoderBatch, Hooks, IGNORED, KeyValue, ModelError, TokenRanks, cross_entropy};
 
 /// An encoder's output, for a decoder to attend to.
 #[derive(Debug, Clone)]
@@ -99,6 +99,7 @@ impl EncoderDecoder {
         let begun = self.encoder.begin(ids, Some(mask), 0, hooks)?;
         let in_front = begun.hidden.dims()[1] - ids.dims()[1];
         let mut hidden = begun.hidden;
+        let ranks = hooks.acts_on_layers().then(|| TokenRanks::of_rows(mask));
         for (index, layer) in self.encoder.layers.iter().enumerate() {
             entering(&hidden);
             let inputs = SelfInputs {
@@ -106,7 +107,7 @@ impl EncoderDecoder {
                 prefix: begun.prefix.as_ref().map(|layers| &layers[index]),
                 ..SelfInputs::default()
             };
-            hidden = layer.forward(hidden, inputs, None, hooks);
+            hidden = layer.forward(hidden, inputs, None, ranks.as_ref(), hooks);
         }
         Ok(Encoded {
             states: self.encoder.finish(hidden, hooks),
@@ -199,6 +200,18 @@ impl EncoderDecoder {
         let held = cache.as_ref().map_or(0, |cache| cache.len());
         let begun = self.decoder.begin(ids, None, held, hooks)?;
         let mut hidden = begun.hidden;
+        let mut n_virtual = cache.as_ref().map_or(0, |cache| cache.own.n_virtual);
+        if held == 0 {
+            let prefix = begun.prefix.as_ref().and_then(|layers| layers.first());
+            n_virtual = hidden.dims()[1] - seq + prefix.map_or(0, |first| first.key.dims()[2]);
+            if let Some(cache) = cache.as_deref_mut() {
+                cache.own.n_virtual = n_virtual;
+            }
+        }
+        let past = held.saturating_sub(n_virtual);
+        let ranks = hooks
+            .acts_on_layers()
+            .then(|| TokenRanks::after(past, seq, &ids.device()));
         for (index, layer) in self.decoder.layers.iter().enumerate() {
             entering(&hidden);
             let (own, kept) = match cache.as_deref_mut() {
@@ -218,7 +231,7 @@ impl EncoderDecoder {
                 bias: &encoded.bias,
                 kept,
             });
-            hidden = layer.forward(hidden, inputs, memory, hooks);
+            hidden = layer.forward(hidden, inputs, memory, ranks.as_ref(), hooks);
         }
         Ok(self.decoder.finish(hidden, hooks))
     }

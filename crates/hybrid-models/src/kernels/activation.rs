@@ -4,6 +4,7 @@ use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
 use burn::tensor::{Tensor, activation};
 
+use super::elementwise::{map, normal, sigmoid, zip};
 use super::operation::{Slope, with_gradient};
 
 /// An activation function of a feed-forward or head layer.
@@ -53,7 +54,7 @@ impl Activation {
         }
         let plain = x.clone().inner();
         with_gradient([(&x).into()], self.of(plain.clone()), move |slope, _| {
-            [Some(Slope::from(slope * self.derivative(plain)))]
+            [Some(Slope::from(self.chained(slope, plain)))]
         })
     }
 
@@ -72,7 +73,7 @@ impl Activation {
             y,
             move |slope, [of_gate, of_x]| {
                 let x_slope = of_x.then(|| slope.clone() * self.of(plain_gate.clone()));
-                let gate_slope = of_gate.then(|| slope * plain * self.derivative(plain_gate));
+                let gate_slope = of_gate.then(|| self.chained(slope * plain, plain_gate));
                 [gate_slope.map(Slope::from), x_slope.map(Slope::from)]
             },
         )
@@ -80,13 +81,40 @@ impl Activation {
 
     /// The function of each value, without autodiff.
     fn of<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
-        match self {
+        let ours = match self {
+            Self::Gelu => map(x, |x| x * normal(x).0),
+            Self::GeluTanh => map(x, |x| x * sigmoid(hyperbolic(x).0)),
+            Self::Silu => map(x, |x| x * sigmoid(x)),
+            Self::Relu | Self::Tanh => Err(x),
+        };
+        ours.unwrap_or_else(|x| match self {
             Self::Gelu => activation::gelu(x),
             Self::GeluTanh => activation::gelu_approximate(x),
             Self::Relu => activation::relu(x),
             Self::Silu => activation::silu(x),
             Self::Tanh => x.tanh(),
-        }
+        })
+    }
+
+    /// `slope` times the derivative at each value of `x`, without autodiff.
+    fn chained<const D: usize>(self, slope: Tensor<D>, x: Tensor<D>) -> Tensor<D> {
+        let ours = match self {
+            Self::Gelu => zip(slope, x, |slope, x| {
+                let (below, bell) = normal(x);
+                slope * (below + DENSITY as f32 * bell * x)
+            }),
+            Self::GeluTanh => zip(slope, x, |slope, x| {
+                let (inner, inner_slope) = hyperbolic(x);
+                let gate = sigmoid(inner);
+                slope * gate * (1.0 + x * (1.0 - gate) * inner_slope)
+            }),
+            Self::Silu => zip(slope, x, |slope, x| {
+                let gate = sigmoid(x);
+                slope * gate * (1.0 + x * (1.0 - gate))
+            }),
+            Self::Relu | Self::Tanh => Err((slope, x)),
+        };
+        ours.unwrap_or_else(|(slope, x)| slope * self.derivative(x))
     }
 
     /// The derivative at each value, without autodiff.
@@ -95,7 +123,7 @@ impl Activation {
             Self::Gelu => {
                 let cdf = x.clone().mul_scalar(FRAC_1_SQRT_2).erf().add_scalar(1.0);
                 let density = x.clone().square().mul_scalar(-0.5).exp();
-                cdf.mul_scalar(0.5) + density.mul_scalar(FRAC_1_SQRT_2 * FRAC_2_SQRT_PI / 2.0) * x
+                cdf.mul_scalar(0.5) + density.mul_scalar(DENSITY) * x
             }
             Self::GeluTanh => {
                 let square = x.clone().square();
@@ -115,6 +143,18 @@ impl Activation {
             Self::Tanh => x.tanh().square().neg().add_scalar(1.0),
         }
     }
+}
+
+/// The normal density at 0.
+const DENSITY: f64 = FRAC_1_SQRT_2 * FRAC_2_SQRT_PI / 2.0;
+
+/// Twice what [`Activation::GeluTanh`] takes the hyperbolic tangent of, and its derivative: `1/2 +
+/// tanh(y) / 2` is the logistic function of `2 y`.
+#[inline(always)]
+fn hyperbolic(x: f32) -> (f32, f32) {
+    const SCALE: f32 = (2.0 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2) as f32;
+    let cubic = CUBIC as f32 * x * x;
+    (SCALE * x * (1.0 + cubic), SCALE * (1.0 + 3.0 * cubic))
 }
 
 /// Of the cube in the hyperbolic form of the Gaussian unit.

@@ -3,10 +3,12 @@
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Tensor, activation, module};
 
+use super::elementwise::softmax;
 use super::operation::{Slope, with_gradient};
 use crate::KeyValue;
+use crate::device::is_flex;
 
-/// Scores that backward holds at a time, unless one row of the batch has more: 64 MiB of float32.
+/// Scores that flex and backward hold at a time, unless one row of the batch has more: 64 MiB of float32.
 const SCORES: usize = 1 << 24;
 
 /// `softmax(scale Q K^T + bias) V`. Under autodiff the inputs and the result are kept for backward,
@@ -74,30 +76,64 @@ impl Inputs {
     }
 
     fn attended(&self) -> Tensor<4> {
-        let KeyValue { key, value } = self.seen.clone();
         let [batch, n_heads, seq, d_head] = self.query.dims();
-        let [_, n_kv_heads, n_keys, _] = key.dims();
-        if seq > 1 {
-            let spread = |x: Tensor<4>| match n_heads / n_kv_heads {
-                1 => x,
-                shared => x
-                    .reshape([batch, n_kv_heads, 1, n_keys, d_head])
-                    .expand([batch, n_kv_heads, shared, n_keys, d_head])
-                    .reshape([batch, n_heads, n_keys, d_head]),
-            };
-            let options = AttentionModuleOptions {
-                scale: Some(self.scale),
-                ..AttentionModuleOptions::default()
-            };
-            let (query, bias) = (self.query.clone(), self.bias.clone());
-            // An additive bias, because libtorch inverts Boolean masks here.
-            return module::attention(query, spread(key), spread(value), None, bias, options);
+        let [_, n_kv_heads, n_keys, _] = self.seen.key.dims();
+        if is_flex(&self.query.device()) {
+            let parts = self.parts(SCORES).map(|part| part.mixed()).collect();
+            return joined(parts).expect("a batch has rows");
         }
-        // Keys are not repeated, and those of a cache are read where they lie.
+        if seq == 1 {
+            return self.mixed();
+        }
+        let spread = |x: &Tensor<4>| match n_heads / n_kv_heads {
+            1 => x.clone(),
+            shared => x
+                .clone()
+                .reshape([batch, n_kv_heads, 1, n_keys, d_head])
+                .expand([batch, n_kv_heads, shared, n_keys, d_head])
+                .reshape([batch, n_heads, n_keys, d_head]),
+        };
+        let options = AttentionModuleOptions {
+            scale: Some(self.scale),
+            ..AttentionModuleOptions::default()
+        };
+        let (query, bias) = (self.query.clone(), self.bias.clone());
+        let (key, value) = (spread(&self.seen.key), spread(&self.seen.value));
+        // An additive bias, because libtorch inverts Boolean masks here.
+        module::attention(query, key, value, None, bias, options)
+    }
+
+    /// Out of matrix products and a softmax. Keys are not repeated, and those of a cache are read
+    /// where they lie.
+    fn mixed(&self) -> Tensor<4> {
+        let KeyValue { key, value } = self.seen.clone();
         let query = self.grouped(self.query.clone());
         self.shares(query, key)
             .matmul(value)
-            .reshape([batch, n_heads, seq, d_head])
+            .reshape(self.query.dims())
+    }
+
+    /// So many rows of the batch at a time that there are no more than `limit` scores, or one.
+    fn parts(&self, limit: usize) -> impl Iterator<Item = Self> {
+        let [batch, n_heads, seq, _] = self.query.dims();
+        let [_, _, n_keys, _] = self.seen.key.dims();
+        let step = (limit / (n_heads * seq * n_keys)).max(1);
+        (0..batch).step_by(step).map(move |start| {
+            let n = step.min(batch - start);
+            let some = |x: &Tensor<4>| x.clone().narrow(0, start, n);
+            Self {
+                query: some(&self.query),
+                seen: KeyValue {
+                    key: some(&self.seen.key),
+                    value: some(&self.seen.value),
+                },
+                bias: self.bias.as_ref().map(|bias| match bias.dims() {
+                    [1, _, _, _] => bias.clone(),
+                    _ => some(bias),
+                }),
+                scale: self.scale,
+            }
+        })
     }
 
     /// Query heads that share a key head as rows of one matrix.
@@ -123,11 +159,12 @@ impl Inputs {
             Some(bias) => scores.reshape([batch, n_heads, seq, n_keys]) + bias.clone(),
             None => scores,
         };
-        activation::softmax(scores, 3).reshape([batch, n_kv_heads, rows, n_keys])
+        softmax(scores)
+            .unwrap_or_else(|scores| activation::softmax(scores, 3))
+            .reshape([batch, n_kv_heads, rows, n_keys])
     }
 
-    /// The gradients of query, key, value and bias: of so many rows of the batch at a time that
-    /// there are no more than `limit` scores, or of one.
+    /// The gradients of query, key, value and bias, of [`parts`](Self::parts) one after the other.
     fn slopes(
         &self,
         mixed: Tensor<4>,
@@ -135,36 +172,19 @@ impl Inputs {
         wanted: [bool; 4],
         limit: usize,
     ) -> [Option<Tensor<4>>; 4] {
-        let [batch, n_heads, seq, _] = self.query.dims();
-        let [_, _, n_keys, _] = self.seen.key.dims();
-        let step = (limit / (n_heads * seq * n_keys)).max(1);
         let mut parts: [Vec<Tensor<4>>; 4] = Default::default();
-        for start in (0..batch).step_by(step) {
-            let n = step.min(batch - start);
+        let mut start = 0;
+        for part in self.parts(limit) {
+            let [n, _, _, _] = part.query.dims();
             let some = |x: &Tensor<4>| x.clone().narrow(0, start, n);
-            let part = Self {
-                query: some(&self.query),
-                seen: KeyValue {
-                    key: some(&self.seen.key),
-                    value: some(&self.seen.value),
-                },
-                bias: self.bias.as_ref().map(|bias| match bias.dims() {
-                    [1, _, _, _] => bias.clone(),
-                    _ => some(bias),
-                }),
-                scale: self.scale,
-            };
-            let slopes = part.slopes_at_once(some(&mixed), some(&slope), wanted);
+            let (mixed, slope) = (some(&mixed), some(&slope));
+            start += n;
+            let slopes = part.slopes_at_once(mixed, slope, wanted);
             for (parts, slope) in parts.iter_mut().zip(slopes) {
                 parts.extend(slope);
             }
         }
         let [query, key, value, bias] = parts;
-        let joined = |mut parts: Vec<Tensor<4>>| match parts.len() {
-            0 => None,
-            1 => parts.pop(),
-            _ => Some(Tensor::cat(parts, 0)),
-        };
         let of_bias = match self.bias.as_ref().map(|bias| bias.dims()) {
             Some([1, _, _, _]) => bias.into_iter().reduce(|sum, part| sum + part),
             _ => joined(bias),
@@ -209,6 +229,15 @@ impl Inputs {
             slope.reshape([batch, n_heads, seq, d_head])
         });
         [query_slope, key_slope, value_slope, bias_slope]
+    }
+}
+
+/// Parts of a batch as one.
+fn joined(mut parts: Vec<Tensor<4>>) -> Option<Tensor<4>> {
+    match parts.len() {
+        0 => None,
+        1 => parts.pop(),
+        _ => Some(Tensor::cat(parts, 0)),
     }
 }
 

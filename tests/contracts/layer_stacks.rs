@@ -1,0 +1,158 @@
+//! Stacks under test: what acts on sub-layers and on whole layers, what mixes by task, and PEFT's newer
+//! methods.
+
+use hybrid_adapters::AdapterConfig;
+use hybrid_models::SiteKind;
+use serde_json::json;
+
+use super::counts::{at_queries_and_values, factors, keys, last_block, name, pair, words};
+use super::stacks::Expected;
+
+/// `n` small matrices that all adapters share, counted once.
+fn shared(n: usize, path: &str, kind: &SiteKind) -> usize {
+    usize::from(words(1, path, kind) > 0) * n * n * n
+}
+
+/// Factors and biases of one adapter out of Kronecker products.
+fn phm_pair(size: usize, rank: usize, kind: &SiteKind) -> usize {
+    match kind {
+        SiteKind::Block { d_model } => (2 * rank + 1) * (d_model + size),
+        _ => 0,
+    }
+}
+
+/// Changes of hidden states at the end of a layer.
+fn interventions(n: usize, r: usize, path: &str, kind: &SiteKind) -> usize {
+    match kind {
+        SiteKind::Block { d_model } if last_block(path) => n * (2 * r * d_model + r),
+        _ => 0,
+    }
+}
+
+/// A prefix of 2, side paths of rank 2, adapters of 3 features, and three gates a layer.
+fn unipelt(path: &str, kind: &SiteKind) -> usize {
+    let inner = match kind {
+        SiteKind::Block { d_model } if last_block(path) => pair(3, kind) + 3 * (d_model + 1),
+        _ => 0,
+    };
+    let lora = at_queries_and_values(path, kind, |d_in, d_out| 2 * (d_in + d_out));
+    keys(2, path, kind) + lora + inner
+}
+
+/// Stacks with the number of parameters that each must have, by site.
+pub(super) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
+    let stack = |value: serde_json::Value| serde_json::from_value(value).unwrap();
+    vec![
+        (
+            stack(
+                json!([{"method": "bottleneck", "bottleneck_size": 4, "placement": "parallel", "scaling": 4,
+                          "activation": "relu"}, {"method": "lora", "r": 1}]),
+            ),
+            |path, kind| {
+                let adapter = if last_block(path) { pair(4, kind) } else { 0 };
+                adapter + at_queries_and_values(path, kind, |d_in, d_out| d_in + d_out)
+            },
+        ),
+        // Mix-and-Match.
+        (
+            stack(json!([{"method": "prefix_tuning", "num_virtual_tokens": 2},
+                         {"method": "bottleneck", "bottleneck_size": 4, "placement": "parallel", "scaling": 4}])),
+            |path, kind| {
+                let adapter = if last_block(path) { pair(4, kind) } else { 0 };
+                keys(2, path, kind) + adapter
+            },
+        ),
+        (
+            stack(json!([{"method": "compacter", "bottleneck_size": 6, "phm_dim": 2}])),
+            |path, kind| shared(2, path, kind) + phm_pair(6, 1, kind),
+        ),
+        (
+            stack(
+                json!([{"method": "compacter", "bottleneck_size": 4, "phm_dim": 4, "phm_rank": 2,
+                          "placement": "parallel", "activation": "silu"},
+                         {"method": "lora", "r": 2, "target_modules": ["value", "v_lin"]}]),
+            ),
+            |path, kind| {
+                let adapter = if last_block(path) {
+                    phm_pair(4, 2, kind)
+                } else {
+                    0
+                };
+                let lora = match name(path) {
+                    "value" | "v_lin" => factors(2, kind),
+                    _ => 0,
+                };
+                shared(4, path, kind) + adapter + lora
+            },
+        ),
+        (
+            stack(
+                json!([{"method": "loreft", "r": 2, "prefix_positions": 2, "suffix_positions": 2}]),
+            ),
+            |path, kind| interventions(2, 2, path, kind),
+        ),
+        (
+            stack(json!([{"method": "prompt_tuning", "num_virtual_tokens": 3},
+                         {"method": "loreft", "r": 3, "prefix_positions": 1, "suffix_positions": 1,
+                          "tied_weights": true}])),
+            |path, kind| words(3, path, kind) + interventions(1, 3, path, kind),
+        ),
+        (
+            stack(
+                json!([{"method": "unipelt", "num_virtual_tokens": 2, "r": 2, "bottleneck_size": 3}]),
+            ),
+            unipelt,
+        ),
+        (
+            stack(json!([{"method": "prompt_tuning", "num_virtual_tokens": 2},
+                         {"method": "unipelt", "num_virtual_tokens": 2, "r": 2, "bottleneck_size": 3,
+                          "activation": "tanh"}, {"method": "ia3"}])),
+            |path, kind| {
+                let (_, ia3) = &super::stacks::stacks()[5];
+                words(2, path, kind) + unipelt(path, kind) + ia3(path, kind)
+            },
+        ),
+        (
+            stack(json!([{"method": "poly", "r": 2, "n_skills": 3, "n_splits": 2, "n_tasks": 2}])),
+            |path, kind| at_queries_and_values(path, kind, |d_in, d_out| 6 * (d_in + d_out) + 12),
+        ),
+        (
+            stack(
+                json!([{"method": "poly", "r": 1, "n_skills": 2, "n_tasks": 3, "task": 2,
+                          "init_weights": false}]),
+            ),
+            |path, kind| at_queries_and_values(path, kind, |d_in, d_out| 2 * (d_in + d_out) + 6),
+        ),
+        (
+            stack(json!([{"method": "pvera", "r": 5, "d_initial": 0.3}])),
+            |path, kind| at_queries_and_values(path, kind, |_, d_out| 10 + d_out),
+        ),
+        (
+            stack(
+                json!([{"method": "pvera", "r": 3, "projection_prng_key": 4, "save_projection": false}]),
+            ),
+            |path, kind| at_queries_and_values(path, kind, |_, d_out| 6 + d_out),
+        ),
+        (
+            stack(
+                json!([{"method": "peanut", "r": 3, "depth": 2, "act_fn": "tanh", "scaling": 0.5}]),
+            ),
+            |path, kind| at_queries_and_values(path, kind, |_, d_out| 6 * d_out + 36),
+        ),
+        (
+            stack(json!([{"method": "peanut", "r": 2}, {"method": "ia3"}])),
+            |path, kind| {
+                let (_, ia3) = &super::stacks::stacks()[5];
+                ia3(path, kind) + at_queries_and_values(path, kind, |_, d_out| 4 * d_out)
+            },
+        ),
+        (
+            stack(json!([{"method": "deft", "r": 3, "alpha": 6}])),
+            |path, kind| at_queries_and_values(path, kind, |d_in, d_out| 3 * (d_in + d_out)),
+        ),
+        (
+            stack(json!([{"method": "deft", "r": 2, "para": true}])),
+            |path, kind| at_queries_and_values(path, kind, |_, d_out| 2 * d_out),
+        ),
+    ]
+}
