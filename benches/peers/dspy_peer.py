@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -111,6 +112,8 @@ def main():
     job = jobs.read()
     # No prices of other people's models are fetched.
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    # Ended from outside, it ends the server as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     port = free_port()
     server = serve(job, port)
     try:

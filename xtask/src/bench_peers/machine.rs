@@ -52,6 +52,11 @@ impl Neighbours {
     }
 }
 
+/// Whether other programs left the processors alone. Where the system does not tell, nobody knows.
+pub(super) fn is_quiet(foreign: Option<f64>) -> bool {
+    foreign.is_some_and(|share| share <= MOST_FOREIGN)
+}
+
 /// Busy and whole processor time in a `/proc/stat`, in ticks over all processors.
 fn processor_time(stat: &str) -> Option<(u64, u64)> {
     let line = stat.lines().next()?.strip_prefix("cpu ")?;
@@ -78,13 +83,19 @@ fn own_time(stat: &str, process: u32) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{own_time, processor_time};
+    use super::{is_quiet, own_time, processor_time};
 
     #[test]
     fn idle_and_waiting_processors_are_not_busy() {
         let stat = "cpu  10 20 30 400 50 1 2 3 7 0\ncpu0 1 1 1 1\n";
         assert_eq!(processor_time(stat), Some((66, 516)));
         assert_eq!(processor_time("intr 1\n"), None);
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_quiet() {
+        assert!(is_quiet(Some(0.01)));
+        assert!(!is_quiet(Some(0.4)) && !is_quiet(None));
     }
 
     #[test]

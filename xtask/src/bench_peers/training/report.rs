@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::work::Work;
 use super::{Arguments, Measurement, Program, ROUNDS};
-use crate::bench_peers::machine::{self, MOST_FOREIGN};
+use crate::bench_peers::machine::{self, MOST_FOREIGN, is_quiet};
 use crate::bench_peers::summary::{Measured, ratio, ratios, ratios_json, table};
 
 /// What is said of works that all programs do alike.
@@ -54,6 +54,7 @@ pub(super) fn report(measurement: &Measurement, arguments: &Arguments) -> (Strin
             "figures": program.measured.json(work.figures),
             "losses": program.losses,
             "foreign_processor_share": program.foreign,
+            "repeated_runs": program.repeated,
         })).collect::<Value>(),
         "ratios": ratios_json(&pairs, work.figures),
         "is_quiet": is_quiet(foreign),
@@ -114,11 +115,6 @@ fn command(work: &Work, arguments: &Arguments) -> String {
         command.push_str(&format!(" --rows {rows}"));
     }
     command
-}
-
-/// Whether other programs left the processors alone. Where the system does not tell, nobody knows.
-fn is_quiet(foreign: Option<f64>) -> bool {
-    foreign.is_some_and(|share| share <= MOST_FOREIGN)
 }
 
 /// What stands in place of a verdict: other work does not slow all programs alike.
@@ -226,12 +222,10 @@ fn losses(programs: &[Program]) -> String {
 mod tests {
     use serde_json::json;
 
-    use super::{busy, is_quiet, verdict};
+    use super::{busy, verdict};
 
     #[test]
     fn a_busy_machine_gives_no_verdict() {
-        assert!(is_quiet(Some(0.01)));
-        assert!(!is_quiet(Some(0.4)) && !is_quiet(None));
         assert!(busy(Some(0.4)).contains("took 40 % of the processors"));
     }
 

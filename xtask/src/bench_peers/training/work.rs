@@ -200,8 +200,8 @@ pub(super) const WORKS: [Work; 6] = [
             held_out: None,
         },
         peers: &[
-            target("PEFT LoRA", "lora"),
             target("logistic regression", "logistic_regression"),
+            target("PEFT LoRA", "lora"),
         ],
         figures: &[WALL, ACCURACY, MEMORY],
         wanted: &[wanted(WALL, false, 0.2, 0.1)],
