@@ -54,10 +54,10 @@ fn a_full_disk_is_reported_and_finished_work_is_kept() {
     assert!(largest < blocks * 512, "{largest} and {blocks} blocks");
     let message = train_bounded(&task, "full", blocks);
     assert!(
-        message.contains("checkpoint.safetensors: cannot be written"),
+        message.contains("checkpoints/0.safetensors: cannot be written"),
         "{message}"
     );
-    for folder in ["full", "full/candidates"] {
+    for folder in ["full", "full/checkpoints", "full/candidates"] {
         assert_eq!(unfinished(&task.file(folder)), [""; 0], "{folder}");
     }
     let made = || {

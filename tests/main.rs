@@ -48,4 +48,5 @@ mod train_output;
 mod train_predict;
 mod train_resume;
 mod train_stages;
+mod train_variants;
 mod training_run;

@@ -43,7 +43,7 @@ fn an_interrupted_run_says_how_to_go_on_and_ends_in_the_same_bytes() {
     assert!(!task.file("stopped/report.json").exists());
     let steps = count(&events(&task, "stopped"), "step");
     assert!(steps > 0 && steps < 60 * 6, "{steps}");
-    assert!(task.file("stopped/checkpoint.safetensors").is_file());
+    assert!(task.file("stopped/checkpoints/0.safetensors").is_file());
 
     task.train("stopped").args(settings).assert().success();
     assert_equal_runs(&task, "whole", "stopped");

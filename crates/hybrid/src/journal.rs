@@ -76,6 +76,9 @@ pub enum Event {
     Step {
         /// Name of the stage.
         stage: String,
+        /// Number of the variant, counted from 1, where the stage has some.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        variant: Option<usize>,
         /// Updates so far.
         step: usize,
         /// Mean loss of the batch.
@@ -89,6 +92,9 @@ pub enum Event {
     Evaluated {
         /// Name of the stage.
         stage: String,
+        /// Number of the variant, counted from 1, where the stage has some.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        variant: Option<usize>,
         /// Passes over fit so far.
         epoch: usize,
         /// The target's figure; accuracy without a target.
@@ -100,6 +106,9 @@ pub enum Event {
     Interpolated {
         /// Name of the stage.
         stage: String,
+        /// Number of the variant, counted from 1, where the stage has some.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        variant: Option<usize>,
         /// Share of the way.
         share: f64,
         /// The target's figure; accuracy without a target.
@@ -111,8 +120,20 @@ pub enum Event {
     Checkpoint {
         /// Name of the stage.
         stage: String,
+        /// Number of the variant, counted from 1, where the stage has some.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        variant: Option<usize>,
         /// Updates so far.
         step: usize,
+    },
+    /// Some variants of a stage go on, the best first.
+    VariantsLeft {
+        /// Name of the stage.
+        stage: String,
+        /// Passes over fit that decided.
+        epoch: usize,
+        /// Their numbers, counted from 1.
+        variants: Vec<usize>,
     },
     /// A stage is done and its candidate stored.
     StageEnded {

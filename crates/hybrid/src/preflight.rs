@@ -100,7 +100,8 @@ pub(crate) fn check(
     if let (Some(prompts), Some(first)) = (&mut prompts, &first) {
         prompts.first_prompt(&mut faults, first);
     }
-    let mut earlier: Option<&AdapterStage> = None;
+    // The choices of the first stage that has methods.
+    let mut earlier: Option<Vec<AdapterStage>> = None;
     for (index, stage) in recipe.stages.iter().enumerate() {
         let key = format!("stages.{index}");
         match stage {
@@ -112,31 +113,21 @@ pub(crate) fn check(
                 }
             }
             StageConfig::Adapter(config) => {
-                adapter_stage::check(&mut faults, &key, config, recipe, data, model);
-                let in_front = config.methods.iter().map(AdapterConfig::n_virtual_tokens);
-                let in_front: usize = in_front.sum();
-                let length = recipe.base.max_length;
-                if length <= positions && length + in_front > positions {
-                    faults.add(
-                        &format!("{key}.methods"),
-                        format!(
-                            "{in_front} virtual tokens before the {length} of base.max_length are \
-                            more than the {positions} tokens that the base reads"
-                        ),
-                    );
+                let choices = config.choices();
+                for (place, choice) in choices.iter().enumerate() {
+                    let key = match config.variants.is_empty() {
+                        true => key.clone(),
+                        false => format!("{key}.variants.{place}"),
+                    };
+                    adapter_stage::check(&mut faults, &key, choice, recipe, data, model);
+                    faults.check_room(&key, choice, recipe.base.max_length, positions);
+                    faults.check_methods(&key, choice, earlier.as_ref());
                 }
-                match earlier {
-                    _ if config.methods.is_empty() => {}
-                    Some(earlier) if earlier.methods != config.methods => faults.add(
-                        &format!("{key}.methods"),
-                        format!(
-                            "other methods than those of the stage `{}`; give both the same, \
-                            stacked in one list",
-                            earlier.name
-                        ),
-                    ),
-                    _ => earlier = Some(config),
-                }
+                let stacks = choices
+                    .into_iter()
+                    .filter(|choice| !choice.methods.is_empty());
+                let stacks: Vec<AdapterStage> = stacks.collect();
+                earlier = earlier.or((!stacks.is_empty()).then_some(stacks));
             }
         }
     }
@@ -163,6 +154,45 @@ impl Faults<'_> {
     /// The value, or the error as a fault.
     fn expect<T, E: std::error::Error>(&mut self, key: &str, result: Result<T, E>) -> Option<T> {
         result.map_err(|error| self.add(key, describe(&error))).ok()
+    }
+
+    /// Whether the virtual tokens of a stage leave room for the words.
+    fn check_room(&mut self, key: &str, stage: &AdapterStage, length: usize, positions: usize) {
+        let in_front = stage.methods.iter().map(AdapterConfig::n_virtual_tokens);
+        let in_front: usize = in_front.sum();
+        if length <= positions && length + in_front > positions {
+            self.add(
+                &format!("{key}.methods"),
+                format!(
+                    "{in_front} virtual tokens before the {length} of base.max_length are \
+                    more than the {positions} tokens that the base reads"
+                ),
+            );
+        }
+    }
+
+    /// Whether the methods of a stage are those that an earlier one has trained, whichever that
+    /// chose.
+    fn check_methods(
+        &mut self,
+        key: &str,
+        stage: &AdapterStage,
+        earlier: Option<&Vec<AdapterStage>>,
+    ) {
+        let mut others = earlier.into_iter().flatten();
+        let Some(other) = others.find(|other| other.methods != stage.methods) else {
+            return;
+        };
+        if !stage.methods.is_empty() {
+            self.add(
+                &format!("{key}.methods"),
+                format!(
+                    "other methods than those of the stage `{}`; give both the same, stacked in \
+                    one list",
+                    other.name
+                ),
+            );
+        }
     }
 
     /// Pools one token to see whether the base can.

@@ -28,7 +28,9 @@ pub(crate) use load::{RecipeFile, load_file};
 pub use passages::PassageConfig;
 pub(crate) use places::Places;
 pub use scoring::{CalibrationConfig, ScoringConfig};
-pub use stages::{AdapterStage, HeadInit, HeadStage, PromptStage, StageConfig};
+pub use stages::{
+    AdapterStage, AdapterVariant, Halving, HeadInit, HeadStage, PromptStage, StageConfig,
+};
 pub use task::{Metric, Task};
 
 /// What a recipe or stage may be called: its name becomes the name of a folder.

@@ -208,7 +208,7 @@ fn finish(context: &mut Context<'_>, outcome: &Outcome, device: &str) -> Result<
     })?;
     write_whole(&context.run.card(), card.as_bytes())?;
     write_whole(&context.run.report_html(), report.to_html()?.as_bytes())?;
-    context.run.clear_checkpoint()?;
+    context.run.clear_checkpoints()?;
     // Last, because its presence says that the run is finished.
     write_whole(&context.run.report_json(), report.to_json()?.as_bytes())?;
     context.happened(Event::Finished)

@@ -107,9 +107,22 @@ impl RunFolder {
         self.path.join("answers.jsonl")
     }
 
-    /// State of the stage that is being trained.
-    pub(crate) fn checkpoint(&self) -> PathBuf {
-        self.path.join("checkpoint.safetensors")
+    /// States of the stage that is being trained, one of each variant.
+    fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+
+    /// State of a variant of the stage that is being trained, in a folder that is made for it.
+    ///
+    /// # Errors
+    /// [`HybridError::Write`].
+    pub(crate) fn checkpoint(&self, variant: usize) -> Result<PathBuf, HybridError> {
+        let folder = self.checkpoints();
+        std::fs::create_dir_all(&folder).map_err(|source| HybridError::Write {
+            path: folder.clone(),
+            source,
+        })?;
+        Ok(folder.join(format!("{variant}.safetensors")))
     }
 
     /// The winner, reloadable anywhere.
@@ -159,7 +172,7 @@ impl RunFolder {
         })?;
         for path in [
             self.journal(),
-            self.checkpoint(),
+            self.checkpoints(),
             self.answers(),
             self.path.join(CANDIDATES),
             self.artifact(),
@@ -171,12 +184,12 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Removes the state of a stage that has ended.
+    /// Removes the states of a stage that has ended.
     ///
     /// # Errors
     /// [`HybridError::Write`].
-    pub(crate) fn clear_checkpoint(&self) -> Result<(), HybridError> {
-        remove(&self.checkpoint())
+    pub(crate) fn clear_checkpoints(&self) -> Result<(), HybridError> {
+        remove(&self.checkpoints())
     }
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod prefix;
 pub(crate) mod prompt;
 pub(crate) mod soft_start;
 mod training;
+mod variants;
 
 use std::time::Instant;
 
@@ -58,13 +59,21 @@ pub(crate) struct Spent {
 impl Spent {
     /// What finished stages have spent, read off their candidates.
     pub(crate) fn of<'c>(candidates: impl IntoIterator<Item = &'c Candidate>) -> Self {
-        candidates
-            .into_iter()
-            .fold(Self::default(), |spent, candidate| Self {
-                seconds: spent.seconds + candidate.cost.wall_s,
-                tokens: spent.tokens + candidate.cost.tokens,
-                flops: spent.flops + candidate.cost.flops,
-            })
+        let costs = candidates.into_iter().map(|candidate| Self {
+            seconds: candidate.cost.wall_s,
+            tokens: candidate.cost.tokens,
+            flops: candidate.cost.flops,
+        });
+        costs.fold(Self::default(), Self::and)
+    }
+
+    /// Both together.
+    pub(crate) fn and(self, more: Self) -> Self {
+        Self {
+            seconds: self.seconds + more.seconds,
+            tokens: self.tokens + more.tokens,
+            flops: self.flops + more.flops,
+        }
     }
 
     /// Which budget is used up when `more` comes on top.
@@ -87,7 +96,8 @@ impl Spent {
 
 /// Seconds and tokens of one stage, those before a kill included.
 pub(crate) struct StageMeter {
-    began: Instant,
+    /// None while it rests.
+    began: Option<Instant>,
     tokens_before: u64,
     flops_before: f64,
     carried: Spent,
@@ -96,7 +106,7 @@ pub(crate) struct StageMeter {
 impl StageMeter {
     pub(crate) fn new(model: &LocalModel, carried: Spent) -> Self {
         Self {
-            began: Instant::now(),
+            began: Some(Instant::now()),
             tokens_before: model.tokens(),
             flops_before: model.flops(),
             carried,
@@ -109,9 +119,24 @@ impl StageMeter {
         self.flops_before = model.flops();
     }
 
+    /// Counts nothing until [`go_on`](Self::go_on).
+    pub(crate) fn rest(&mut self, model: &LocalModel) {
+        self.carried = self.spent(model);
+        self.began = None;
+    }
+
+    /// Counts from now on.
+    pub(crate) fn go_on(&mut self, model: &LocalModel) {
+        self.began = Some(Instant::now());
+        self.recount(model);
+    }
+
     pub(crate) fn spent(&self, model: &LocalModel) -> Spent {
+        let Some(began) = self.began else {
+            return self.carried;
+        };
         Spent {
-            seconds: self.carried.seconds + self.began.elapsed().as_secs_f64(),
+            seconds: self.carried.seconds + began.elapsed().as_secs_f64(),
             tokens: self.carried.tokens + model.tokens() - self.tokens_before,
             flops: self.carried.flops + model.flops() - self.flops_before,
         }

@@ -182,13 +182,128 @@ pub struct AdapterStage {
     #[serde(default = "default_checkpoint_every")]
     #[schemars(range(min = 1))]
     pub checkpoint_every: usize,
+    /// Settings to choose among: each entry takes the place of the stage's own. All are trained for
+    /// some epochs, then the best on select for some more, until one has had all
+    /// (`halving`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub variants: Vec<AdapterVariant>,
+    /// How many epochs decide among the variants.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub halving: Halving,
 }
 
 impl AdapterStage {
+    /// The stages to choose among: itself, without variants.
+    pub(crate) fn choices(&self) -> Vec<Self> {
+        let bare = Self {
+            variants: Vec::new(),
+            ..self.clone()
+        };
+        match self.variants.is_empty() {
+            true => vec![bare],
+            false => {
+                let variants = self.variants.iter();
+                variants.map(|variant| variant.applied(&bare)).collect()
+            }
+        }
+    }
+
     /// Updates of the whole stage on so many examples.
     pub(crate) fn total_steps(&self, n_examples: usize) -> usize {
         self.epochs * n_examples.div_ceil(self.batch_size)
     }
+}
+
+/// Settings in the place of those of their stage. What is left out stays as the stage has it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdapterVariant {
+    /// Adapters in stacking order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub methods: Option<Vec<AdapterConfig>>,
+    /// The update rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub optimizer: Option<OptimizerConfig>,
+    /// How the rate moves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<ScheduleConfig>,
+    /// Examples an update.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub batch_size: Option<usize>,
+    /// Chance that a token of a training example is hidden.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 0.9))]
+    pub token_dropout: Option<f64>,
+    /// Taken off the right label's logit while training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0))]
+    pub margin: Option<f64>,
+}
+
+impl AdapterVariant {
+    fn applied(&self, stage: &AdapterStage) -> AdapterStage {
+        let stage = stage.clone();
+        AdapterStage {
+            methods: self.methods.clone().unwrap_or(stage.methods),
+            optimizer: self.optimizer.clone().unwrap_or(stage.optimizer),
+            schedule: self.schedule.clone().unwrap_or(stage.schedule),
+            batch_size: self.batch_size.unwrap_or(stage.batch_size),
+            token_dropout: self.token_dropout.unwrap_or(stage.token_dropout),
+            margin: self.margin.unwrap_or(stage.margin),
+            ..stage
+        }
+    }
+}
+
+/// Successive halving (Jamieson and Talwalkar 2016, algorithm 1) over epochs: one in `eta` goes on,
+/// for `eta` times as many epochs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Halving {
+    /// Epochs after which the first decision falls.
+    #[serde(default = "default_first_epochs")]
+    #[schemars(range(min = 1))]
+    pub first_epochs: usize,
+    /// One in so many goes on.
+    #[serde(default = "default_eta")]
+    #[schemars(range(min = 2))]
+    pub eta: usize,
+}
+
+impl Default for Halving {
+    fn default() -> Self {
+        Self {
+            first_epochs: default_first_epochs(),
+            eta: default_eta(),
+        }
+    }
+}
+
+impl Halving {
+    /// The decisions among so many variants that train for so many epochs: after which epoch, and how
+    /// many go on. A single one goes on to the end.
+    pub(crate) fn decisions(&self, n_variants: usize, epochs: usize) -> Vec<(usize, usize)> {
+        let (mut left, mut epoch) = (n_variants, self.first_epochs);
+        let mut decisions = Vec::new();
+        while left > 1 {
+            left = match epoch < epochs {
+                true => left.div_ceil(self.eta),
+                false => 1,
+            };
+            decisions.push((epoch.min(epochs), left));
+            epoch = epoch.saturating_mul(self.eta);
+        }
+        decisions
+    }
+}
+
+fn default_first_epochs() -> usize {
+    1
+}
+
+fn default_eta() -> usize {
+    2
 }
 
 fn default_adapter_name() -> String {
@@ -261,4 +376,23 @@ pub enum HeadInit {
     LabelWordsAndCentroids,
     /// Small random values.
     Random,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Halving;
+
+    #[test]
+    fn fewer_go_on_for_longer() {
+        let halving = Halving::default();
+        assert_eq!(halving.decisions(8, 10), [(1, 4), (2, 2), (4, 1)]);
+        assert_eq!(halving.decisions(8, 3), [(1, 4), (2, 2), (3, 1)]);
+        assert_eq!(halving.decisions(5, 1), [(1, 1)]);
+        assert!(halving.decisions(1, 3).is_empty());
+        let thirds = Halving {
+            first_epochs: 2,
+            eta: 3,
+        };
+        assert_eq!(thirds.decisions(8, 20), [(2, 3), (6, 1)]);
+    }
 }

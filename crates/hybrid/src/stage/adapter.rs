@@ -1,5 +1,7 @@
 //! The adapter stage: theta <- theta - alpha * gradient over a frozen base.
 
+use std::sync::Arc;
+
 use hybrid_adapters::{AdapterConfig, Adapters, ClassifierHead, HeadConfig, SpanHead, Trainable};
 use hybrid_data::Encoding;
 use hybrid_prompts::{Prompt, SIMILARITY_SCALE};
@@ -7,10 +9,10 @@ use hybrid_prompts::{Prompt, SIMILARITY_SCALE};
 use super::checkpoint::Checkpoint;
 use super::language;
 use super::pass::{Input, SpanTarget, Targets};
-use super::prefix::Prefix;
+use super::prefix::{Frozen, Prefix};
 use super::soft_start::{self, same_but_for_starts};
 use super::training::{Start, Trained, Training};
-use super::{Context, Spent, StageMeter};
+use super::{Context, Spent, StageMeter, variants};
 use crate::HybridError;
 use crate::candidate::{AdapterRecord, Candidate};
 use crate::criterion::Criterion;
@@ -19,7 +21,8 @@ use crate::recipe::{AdapterStage, HeadInit};
 use crate::spans;
 use crate::tensors::{self, NamedTensors};
 
-/// Trains the stage's adapters and head, starting at `parent`.
+/// Trains the stage's adapters and head, starting at `parent`; of several variants the one that is
+/// best on select.
 ///
 /// # Errors
 /// [`HybridError`]; an interruption leaves a checkpoint behind.
@@ -29,8 +32,31 @@ pub(crate) fn train(
     parent: &Candidate,
     criterion: Criterion,
 ) -> Result<(AdapterRecord, Trained), HybridError> {
+    let choices = config.choices();
+    let (winner, spent) = variants::trained(context, config, &choices, parent, criterion)?;
+    let mut trained = winner.training.finish(context.model)?;
+    trained.spent = spent;
+    Ok((winner.record, trained))
+}
+
+/// A training with what its candidate will say of it.
+pub(super) struct Prepared<'c> {
+    pub(super) record: AdapterRecord,
+    pub(super) training: Training<'c>,
+}
+
+/// The training of a stage, or of one of its variants, from where a checkpoint left it. Of the others
+/// it takes the frozen part over where that is the same.
+pub(super) fn prepare<'c>(
+    context: &mut Context<'_>,
+    config: &'c AdapterStage,
+    variant: Option<usize>,
+    parent: &Candidate,
+    others: &[Prepared<'_>],
+) -> Result<Prepared<'c>, HybridError> {
     let (encodings, targets) = rows(context, config, &parent.prompt)?;
-    let checkpoint = Checkpoint::read(context.run, context.round, &config.name)?;
+    let place = variant.unwrap_or(0);
+    let checkpoint = Checkpoint::read(context.run, context.round, &config.name, place)?;
     let carried = checkpoint.as_ref().map(|checkpoint| &checkpoint.progressed);
     let carried = carried.map_or(Spent::default(), |progressed| Spent {
         seconds: progressed.seconds,
@@ -66,9 +92,16 @@ pub(crate) fn train(
     };
     // Hidden tokens change what is pooled.
     let pooling = record.head.as_ref().map(|head| head.pooling);
-    let pooling = pooling.filter(|_| head_alone && config.token_dropout == 0.0);
-    let in_front = record.methods.iter().any(AdapterConfig::is_in_front);
-    let prefix = Prefix::plan(context.model, &encodings, lowest_layer, pooling, in_front);
+    let frozen = Frozen {
+        layers: lowest_layer,
+        pooling: pooling.filter(|_| head_alone && config.token_dropout == 0.0),
+        in_front: record.methods.iter().any(AdapterConfig::is_in_front),
+    };
+    let mut others = others.iter().map(|other| other.training.prefix());
+    let prefix = match others.find(|prefix| prefix.is_of(frozen)) {
+        Some(prefix) => prefix.clone(),
+        None => Arc::new(Prefix::plan(context.model, &encodings, frozen)),
+    };
     if checkpoint.is_some() {
         meter.recount(context.model);
     }
@@ -78,9 +111,9 @@ pub(crate) fn train(
         lowest_layer,
         prefix,
     };
-    let mut training = Training::new(context, config, input, start, checkpoint, meter)?;
-    training.run(context, parent, criterion)?;
-    Ok((record, training.finish(context.model)?))
+    meter.rest(context.model);
+    let training = Training::new(context, config, variant, input, start, checkpoint, meter)?;
+    Ok(Prepared { record, training })
 }
 
 /// The fit examples as tokens, and what is to be learned of them.

@@ -27,6 +27,10 @@ pub(crate) struct Progressed {
     pub(crate) ended: bool,
     /// The best state so far.
     pub(crate) best: Option<Best>,
+    /// How the state stood that was scored last.
+    pub(crate) latest: Option<Standing>,
+    /// How it stood at each decision among variants.
+    pub(crate) stood: Vec<Standing>,
     pub(crate) stopping: Option<EarlyStopping>,
     pub(crate) seconds: f64,
     pub(crate) tokens: u64,
@@ -53,8 +57,8 @@ pub(crate) struct Checkpoint {
 const KEY: &str = "progressed";
 
 impl Checkpoint {
-    /// Stores the state in place of the last one.
-    pub(crate) fn store(self, run: &RunFolder) -> Result<(), HybridError> {
+    /// Stores the state of a variant in place of the last one.
+    pub(crate) fn store(self, run: &RunFolder, variant: usize) -> Result<(), HybridError> {
         let groups = [
             ("current/", self.current),
             ("best/", self.best),
@@ -70,16 +74,17 @@ impl Checkpoint {
             );
         }
         let text = serde_json::to_string(&self.progressed).expect("progress is plain data");
-        tensors::write(&run.checkpoint(), &all, Some((KEY, text)))
+        tensors::write(&run.checkpoint(variant)?, &all, Some((KEY, text)))
     }
 
-    /// The stored state of this stage in this round, if there is one.
+    /// The stored state of a variant of this stage in this round, if there is one.
     pub(crate) fn read(
         run: &RunFolder,
         round: usize,
         stage: &str,
+        variant: usize,
     ) -> Result<Option<Self>, HybridError> {
-        let path = run.checkpoint();
+        let path = run.checkpoint(variant)?;
         if !path.exists() {
             return Ok(None);
         }

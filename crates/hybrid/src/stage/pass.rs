@@ -5,6 +5,7 @@
 //! by token; the prompt's own tokens are never targets.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use burn::module::Module;
 use burn::optim::GradientsParams;
@@ -28,7 +29,7 @@ pub(super) struct Input {
     /// The lowest layer that is trained.
     pub(super) lowest_layer: usize,
     /// What lies under that layer.
-    pub(super) prefix: Prefix,
+    pub(super) prefix: Arc<Prefix>,
 }
 
 /// What is to be learned of each row.

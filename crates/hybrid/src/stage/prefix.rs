@@ -16,8 +16,20 @@ use crate::local_model::{INFERENCE, LoadedBase, LocalModel, host_rows};
 /// Bytes that kept values may take.
 const MAX_BYTES: usize = 256 << 20;
 
+/// What of a base a training leaves as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Frozen {
+    /// Layers, from the lowest.
+    pub(crate) layers: usize,
+    /// The pooling, when it and all layers are frozen.
+    pub(crate) pooling: Option<Pooling>,
+    /// Whether adapters put something in front of the hidden states.
+    pub(crate) in_front: bool,
+}
+
 /// The frozen lower part of a training, over the rows that are trained on.
 pub(crate) struct Prefix {
+    frozen: Frozen,
     /// Layers that are frozen, from the lowest.
     layers: usize,
     kept: Option<Kept>,
@@ -49,18 +61,17 @@ pub(crate) enum Lower {
 }
 
 impl Prefix {
-    /// Plans the first `layers` layers over all rows. Nothing is kept when that saves nothing or
-    /// takes too much memory, nor of an encoder-decoder. With `pooling`, and when all layers are frozen, pooled vectors are
-    /// kept; hidden states are not when adapters put something in front of them (`in_front`).
+    /// Plans the frozen layers over all rows. Nothing is kept when that saves nothing or takes too
+    /// much memory, nor of an encoder-decoder. With a pooling, and when all layers are frozen,
+    /// pooled vectors are kept; hidden states are not when adapters put something in front of them.
     ///
     /// Counts the work of all rows, which is done once however often a run is resumed.
-    pub(crate) fn plan(
-        model: &mut LocalModel,
-        encodings: &[Encoding],
-        layers: usize,
-        pooling: Option<Pooling>,
-        in_front: bool,
-    ) -> Self {
+    pub(crate) fn plan(model: &mut LocalModel, encodings: &[Encoding], frozen: Frozen) -> Self {
+        let Frozen {
+            layers,
+            pooling,
+            in_front,
+        } = frozen;
         let d_model = model.d_model();
         let pooling = pooling.filter(|_| layers == model.n_layers());
         // The layers of two stacks are no chain over one sequence.
@@ -75,7 +86,11 @@ impl Prefix {
         };
         let too_large = vectors * d_model * size_of::<f32>() > MAX_BYTES;
         if layers == 0 || too_large || in_front && pooling.is_none() {
-            return Self { layers, kept: None };
+            return Self {
+                frozen,
+                layers,
+                kept: None,
+            };
         }
         let mut places = vec![(0, 0); encodings.len()];
         let mut chunks = Vec::new();
@@ -93,6 +108,7 @@ impl Prefix {
         }
         model.count_tokens(encodings);
         Self {
+            frozen,
             layers,
             kept: Some(Kept {
                 pooling,
@@ -101,6 +117,11 @@ impl Prefix {
                 places,
             }),
         }
+    }
+
+    /// Whether this is the lower part of a training that leaves so much as it is.
+    pub(crate) fn is_of(&self, frozen: Frozen) -> bool {
+        self.frozen == frozen
     }
 
     /// Whether values are kept.

@@ -1,5 +1,7 @@
 //! The training loop of an adapter stage: batches, updates, evaluations, checkpoints.
 
+use std::sync::Arc;
+
 use hybrid_adapters::{RankAllocator, Trainable};
 use hybrid_data::{BatchLimits, BatchOrder, Encoding, derive_seed, length_buckets};
 use hybrid_eval::{CurvePoint, TrainingPass};
@@ -9,6 +11,7 @@ use hybrid_prompts::Prompt;
 use super::checkpoint::{Best, Checkpoint, Progressed};
 use super::divergence::diverged;
 use super::pass::{Input, Pass, Piece};
+use super::prefix::Prefix;
 use super::{Context, Spent, StageMeter};
 use crate::candidate::Candidate;
 use crate::criterion::{Criterion, LOG_LOSS, Standing};
@@ -36,9 +39,11 @@ pub(super) struct Start {
     pub(super) as_parent: bool,
 }
 
-/// A stage while it trains.
+/// A stage while it trains, or one of its variants.
 pub(super) struct Training<'c> {
     config: &'c AdapterStage,
+    /// Of several variants this one's place.
+    variant: Option<usize>,
     input: Input,
     trainable: Trainable,
     as_parent: bool,
@@ -57,6 +62,7 @@ impl<'c> Training<'c> {
     pub(super) fn new(
         context: &Context<'_>,
         config: &'c AdapterStage,
+        variant: Option<usize>,
         input: Input,
         start: Start,
         checkpoint: Option<Checkpoint>,
@@ -88,6 +94,7 @@ impl<'c> Training<'c> {
         let first: NamedTensors = trainable.named_tensors().into_iter().collect();
         let mut training = Self {
             config,
+            variant,
             input,
             best: first.clone(),
             first,
@@ -106,6 +113,8 @@ impl<'c> Training<'c> {
                 spent: false,
                 ended: false,
                 best: None,
+                latest: None,
+                stood: Vec::new(),
                 stopping: config.early_stopping.clone().map(EarlyStopping::new),
                 seconds: 0.0,
                 tokens: 0,
@@ -128,35 +137,76 @@ impl<'c> Training<'c> {
         Ok(training)
     }
 
+    /// Trains for so many epochs in all, select scored at their end; to the end without a number.
     pub(super) fn run(
         &mut self,
         context: &mut Context<'_>,
         parent: &Candidate,
         criterion: Criterion,
+        epochs: Option<usize>,
     ) -> Result<(), HybridError> {
-        context.progress.begin(
-            &self.config.name,
-            self.progressed.curve.len(),
-            self.total_steps,
-        );
+        self.meter.go_on(context.model);
+        let name = match self.number() {
+            Some(number) => format!("{} {number}", self.config.name),
+            None => self.config.name.clone(),
+        };
+        let done = self.progressed.curve.len();
+        context.progress.begin(&name, done, self.total_steps);
         if self.progressed.best.is_none() && self.as_parent {
             let value = parent.score(criterion.metric.name());
             self.evaluated(context, 0, value, parent.score(LOG_LOSS))?;
             self.started(parent.standing(criterion));
         }
-        while !self.progressed.ended {
-            if self.is_due() {
+        let is_reached =
+            |progressed: &Progressed| epochs.is_some_and(|epochs| progressed.evaluated >= epochs);
+        while !self.progressed.ended && !is_reached(&self.progressed) {
+            if self.is_due(epochs) {
                 self.evaluate(context, &parent.prompt, criterion)?;
             } else {
                 self.epoch(context)?;
             }
         }
         context.progress.end();
-        self.interpolate(context, &parent.prompt, criterion)
+        if epochs.is_none() {
+            self.interpolate(context, &parent.prompt, criterion)?;
+        }
+        self.meter.rest(context.model);
+        Ok(())
+    }
+
+    /// How the state that was scored last stood at the decision of this number, which may be now.
+    pub(super) fn stood(
+        &mut self,
+        context: &mut Context<'_>,
+        decision: usize,
+    ) -> Result<Standing, HybridError> {
+        if let Some(standing) = self.progressed.stood.get(decision) {
+            return Ok(*standing);
+        }
+        let latest = self.progressed.latest;
+        let latest = latest.expect("select is scored before a decision");
+        self.progressed.stood.push(latest);
+        self.checkpoint(context)?;
+        Ok(latest)
+    }
+
+    /// What lies under the lowest layer that it trains.
+    pub(super) fn prefix(&self) -> &Arc<Prefix> {
+        &self.input.prefix
+    }
+
+    /// What it has taken so far.
+    pub(super) fn spent(&self, model: &LocalModel) -> Spent {
+        self.meter.spent(model)
+    }
+
+    /// Of several variants this one's number, counted from 1.
+    pub(super) fn number(&self) -> Option<usize> {
+        self.variant.map(|variant| variant + 1)
     }
 
     /// Whether select is to be scored before more is done.
-    fn is_due(&self) -> bool {
+    fn is_due(&self, epochs: Option<usize>) -> bool {
         let Progressed {
             epoch,
             batch,
@@ -166,7 +216,8 @@ impl<'c> Training<'c> {
         } = self.progressed;
         let whole = batch == 0 && epoch > evaluated;
         let regular = epoch.is_multiple_of(self.config.evaluate_every);
-        spent || (whole && (regular || epoch == self.config.epochs))
+        let last = epoch == self.config.epochs || epochs == Some(epoch);
+        spent || (whole && (regular || last))
     }
 
     /// The rest of one pass, or what the budget allows of it.
@@ -309,6 +360,7 @@ impl<'c> Training<'c> {
         let scored = score_on_select(context, prompt, self.trainable.eval(), criterion)?;
         let (standing, value) = (scored.standing(criterion), scored.metric(criterion.metric));
         let log_loss = scored.log_loss;
+        self.progressed.latest = Some(standing);
         self.evaluated(context, epoch, value, log_loss)?;
         if self
             .progressed
@@ -345,6 +397,7 @@ impl<'c> Training<'c> {
     ) -> Result<(), HybridError> {
         context.happened(Event::Evaluated {
             stage: self.config.name.clone(),
+            variant: self.number(),
             epoch,
             value,
             log_loss,
@@ -368,6 +421,7 @@ impl<'c> Training<'c> {
             let scored = score_on_select(context, prompt, state, criterion)?;
             context.happened(Event::Interpolated {
                 stage: self.config.name.clone(),
+                variant: self.number(),
                 share,
                 value: scored.metric(criterion.metric),
                 log_loss: scored.log_loss,
@@ -388,6 +442,7 @@ impl<'c> Training<'c> {
         if point.step.is_multiple_of(self.config.log_every) || point.step == self.total_steps {
             context.happened(Event::Step {
                 stage: self.config.name.clone(),
+                variant: self.number(),
                 step: point.step,
                 loss: point.loss,
                 learning_rate: point.learning_rate,
@@ -413,10 +468,11 @@ impl<'c> Training<'c> {
                 .map(RankAllocator::state_tensors)
                 .unwrap_or_default(),
         }
-        .store(context.run)?;
+        .store(context.run, self.variant.unwrap_or(0))?;
         let step = self.progressed.curve.len();
         context.happened(Event::Checkpoint {
             stage: self.config.name.clone(),
+            variant: self.number(),
             step,
         })
     }
