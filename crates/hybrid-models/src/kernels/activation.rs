@@ -4,7 +4,7 @@ use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
 use burn::tensor::{Tensor, activation};
 
-use super::elementwise::{map, normal, sigmoid, zip};
+use super::elementwise::{is_ours, map, normal, sigmoid, zip};
 use super::operation::{Slope, with_gradient};
 
 /// An activation function of a feed-forward or head layer.
@@ -81,40 +81,36 @@ impl Activation {
 
     /// The function of each value, without autodiff.
     fn of<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
-        let ours = match self {
-            Self::Gelu => map(x, |x| x * normal(x).0),
-            Self::GeluTanh => map(x, |x| x * sigmoid(hyperbolic(x).0)),
-            Self::Silu => map(x, |x| x * sigmoid(x)),
-            Self::Relu | Self::Tanh => Err(x),
-        };
-        ours.unwrap_or_else(|x| match self {
+        match self {
+            Self::Gelu if is_ours(&x) => map(x, |x| x * normal(x).0),
+            Self::GeluTanh if is_ours(&x) => map(x, |x| x * sigmoid(hyperbolic(x).0)),
+            Self::Silu if is_ours(&x) => map(x, |x| x * sigmoid(x)),
             Self::Gelu => activation::gelu(x),
             Self::GeluTanh => activation::gelu_approximate(x),
             Self::Relu => activation::relu(x),
             Self::Silu => activation::silu(x),
             Self::Tanh => x.tanh(),
-        })
+        }
     }
 
     /// `slope` times the derivative at each value of `x`, without autodiff.
     fn chained<const D: usize>(self, slope: Tensor<D>, x: Tensor<D>) -> Tensor<D> {
-        let ours = match self {
-            Self::Gelu => zip(slope, x, |slope, x| {
+        match self {
+            Self::Gelu if is_ours(&x) => zip(slope, x, |slope, x| {
                 let (below, bell) = normal(x);
                 slope * (below + DENSITY as f32 * bell * x)
             }),
-            Self::GeluTanh => zip(slope, x, |slope, x| {
+            Self::GeluTanh if is_ours(&x) => zip(slope, x, |slope, x| {
                 let (inner, inner_slope) = hyperbolic(x);
                 let gate = sigmoid(inner);
                 slope * gate * (1.0 + x * (1.0 - gate) * inner_slope)
             }),
-            Self::Silu => zip(slope, x, |slope, x| {
+            Self::Silu if is_ours(&x) => zip(slope, x, |slope, x| {
                 let gate = sigmoid(x);
                 slope * gate * (1.0 + x * (1.0 - gate))
             }),
-            Self::Relu | Self::Tanh => Err((slope, x)),
-        };
-        ours.unwrap_or_else(|(slope, x)| slope * self.derivative(x))
+            _ => slope * self.derivative(x),
+        }
     }
 
     /// The derivative at each value, without autodiff.

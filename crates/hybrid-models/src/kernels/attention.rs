@@ -1,7 +1,7 @@
 //! Attention (Vaswani et al. 2017, eq. 1), with key heads that several query heads may share.
 
 use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{Tensor, activation, module};
+use burn::tensor::{Tensor, module};
 
 use super::elementwise::softmax;
 use super::operation::{Slope, with_gradient};
@@ -159,9 +159,7 @@ impl Inputs {
             Some(bias) => scores.reshape([batch, n_heads, seq, n_keys]) + bias.clone(),
             None => scores,
         };
-        softmax(scores)
-            .unwrap_or_else(|scores| activation::softmax(scores, 3))
-            .reshape([batch, n_kv_heads, rows, n_keys])
+        softmax(scores).reshape([batch, n_kv_heads, rows, n_keys])
     }
 
     /// The gradients of query, key, value and bias, of [`parts`](Self::parts) one after the other.

@@ -1,33 +1,32 @@
 //! Functions of single values on flex, in loops that the compiler turns into vector instructions:
 //! Burn's own call the C library's scalar `erf` and `exp` value by value.
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData, activation};
 use pulp::NullaryFnOnce;
 
 use crate::device::is_flex;
 use crate::vectorized::vectorized;
 
-/// `function(x)` of each value; gives `x` back when it is not float32 on flex.
+/// Whether values are float32 on flex, which the functions below ask for.
+pub(super) fn is_ours<const D: usize>(x: &Tensor<D>) -> bool {
+    x.dtype() == DType::F32 && is_flex(&x.device())
+}
+
+/// `function(x)` of each value.
 ///
 /// # Shapes
 /// - `x`: any → the same
-pub(super) fn map<const D: usize>(
-    x: Tensor<D>,
-    function: impl Fn(f32) -> f32,
-) -> Result<Tensor<D>, Tensor<D>> {
-    if !is_ours(&x) {
-        return Err(x);
-    }
+pub(super) fn map<const D: usize>(x: Tensor<D>, function: impl Fn(f32) -> f32) -> Tensor<D> {
     let device = x.device();
     let mut data = x.into_data();
     vectorized(Map {
         values: values_mut(&mut data),
         function,
     });
-    Ok(Tensor::from_data(data, &device))
+    Tensor::from_data(data, &device)
 }
 
-/// `function(x, y)` of each pair of values; gives them back when they are not float32 on flex.
+/// `function(x, y)` of each pair of values.
 ///
 /// # Shapes
 /// - `x`, `y`: of one shape → the same
@@ -35,10 +34,7 @@ pub(super) fn zip<const D: usize>(
     x: Tensor<D>,
     y: Tensor<D>,
     function: impl Fn(f32, f32) -> f32,
-) -> Result<Tensor<D>, (Tensor<D>, Tensor<D>)> {
-    if !is_ours(&x) || !is_ours(&y) || x.dims() != y.dims() {
-        return Err((x, y));
-    }
+) -> Tensor<D> {
     let device = x.device();
     let (mut data, other) = (x.into_data(), y.into_data());
     vectorized(Zip {
@@ -46,16 +42,16 @@ pub(super) fn zip<const D: usize>(
         others: other.as_slice::<f32>().expect("float32 was checked"),
         function,
     });
-    Ok(Tensor::from_data(data, &device))
+    Tensor::from_data(data, &device)
 }
 
-/// The softmax of the last axis; gives `x` back when it is not float32 on flex.
+/// The softmax of the last axis, by Burn where values are not ours.
 ///
 /// # Shapes
 /// - `x`: any → the same
-pub(super) fn softmax<const D: usize>(x: Tensor<D>) -> Result<Tensor<D>, Tensor<D>> {
+pub(super) fn softmax<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if !is_ours(&x) {
-        return Err(x);
+        return activation::softmax(x, D - 1);
     }
     let (device, row_len) = (x.device(), x.dims()[D - 1]);
     let mut data = x.into_data();
@@ -63,11 +59,7 @@ pub(super) fn softmax<const D: usize>(x: Tensor<D>) -> Result<Tensor<D>, Tensor<
         values: values_mut(&mut data),
         row_len,
     });
-    Ok(Tensor::from_data(data, &device))
-}
-
-fn is_ours<const D: usize>(x: &Tensor<D>) -> bool {
-    x.dtype() == DType::F32 && is_flex(&x.device())
+    Tensor::from_data(data, &device)
 }
 
 fn values_mut(data: &mut TensorData) -> &mut [f32] {
@@ -197,7 +189,7 @@ pub(super) fn normal(x: f32) -> (f32, f32) {
 mod tests {
     use burn::tensor::{Tensor, activation};
 
-    use super::{exp, is_ours, normal, sigmoid, softmax};
+    use super::{exp, normal, sigmoid, softmax};
     use crate::kernels::tests::{close, device};
 
     #[test]
@@ -227,28 +219,14 @@ mod tests {
     fn shares_of_a_row_are_those_of_the_parts() {
         let host = |x: Tensor<2>| x.into_data().iter::<f32>().collect::<Vec<f32>>();
         for row_len in [1, 15, 16, 37] {
-            let values: Vec<f32> = (0..3 * row_len)
-                .map(|i| (i * 37 % 101) as f32 - 50.0)
-                .collect();
+            let values = (0..3 * row_len).map(|i| (i * 37 % 101) as f32 - 50.0);
+            let values: Vec<f32> = values.collect();
             let x = Tensor::<1>::from_floats(values.as_slice(), &device()).reshape([3, row_len]);
-            if !is_ours(&x) {
-                return;
-            }
-            let found = host(softmax(x.clone()).expect("it is on flex"));
-            close(&found, &host(activation::softmax(x, 1)));
+            close(&host(softmax(x.clone())), &host(activation::softmax(x, 1)));
         }
-        let of = |values: [f32; 3]| {
-            let x = Tensor::<2>::from_floats([values], &device());
-            softmax(x).map_or(values.to_vec(), host)
-        };
-        if device_is_ours() {
-            assert_eq!(of([0.0, -1e9, 0.0]), [0.5, 0.0, 0.5]);
-            assert!(of([0.0, f32::NAN, 1.0]).iter().any(|share| share.is_nan()));
-        }
-    }
-
-    fn device_is_ours() -> bool {
-        is_ours(&Tensor::<1>::from_floats([0.0], &device()))
+        let of = |values: [f32; 3]| host(softmax(Tensor::from_floats([values], &device())));
+        assert_eq!(of([0.0, -1e9, 0.0]), [0.5, 0.0, 0.5]);
+        assert!(of([0.0, f32::NAN, 1.0]).iter().any(|share| share.is_nan()));
     }
 
     /// The integral of the density from 0 on, by Simpson's rule.
