@@ -146,10 +146,8 @@ impl<'c> Training<'c> {
         epochs: Option<usize>,
     ) -> Result<(), HybridError> {
         self.meter.go_on(context.model);
-        let name = match self.number() {
-            Some(number) => format!("{} {number}", self.config.name),
-            None => self.config.name.clone(),
-        };
+        let number = self.number().map(|number| format!(" {number}"));
+        let name = self.config.name.clone() + &number.unwrap_or_default();
         let done = self.progressed.curve.len();
         context.progress.begin(&name, done, self.total_steps);
         if self.progressed.best.is_none() && self.as_parent {
@@ -160,7 +158,7 @@ impl<'c> Training<'c> {
         let is_reached =
             |progressed: &Progressed| epochs.is_some_and(|epochs| progressed.evaluated >= epochs);
         while !self.progressed.ended && !is_reached(&self.progressed) {
-            if self.is_due(epochs) {
+            if self.is_due(enough) {
                 self.evaluate(context, &parent.prompt, criterion)?;
             } else {
                 self.epoch(context)?;
@@ -206,7 +204,7 @@ impl<'c> Training<'c> {
     }
 
     /// Whether select is to be scored before more is done.
-    fn is_due(&self, epochs: Option<usize>) -> bool {
+    fn is_due(&self, enough: usize) -> bool {
         let Progressed {
             epoch,
             batch,
@@ -216,8 +214,7 @@ impl<'c> Training<'c> {
         } = self.progressed;
         let whole = batch == 0 && epoch > evaluated;
         let regular = epoch.is_multiple_of(self.config.evaluate_every);
-        let last = epoch == self.config.epochs || epochs == Some(epoch);
-        spent || (whole && (regular || last))
+        spent || (whole && (regular || [self.config.epochs, enough].contains(&epoch)))
     }
 
     /// The rest of one pass, or what the budget allows of it.
