@@ -155,9 +155,8 @@ impl<'c> Training<'c> {
             self.evaluated(context, 0, value, parent.score(LOG_LOSS))?;
             self.started(parent.standing(criterion));
         }
-        let is_reached =
-            |progressed: &Progressed| epochs.is_some_and(|epochs| progressed.evaluated >= epochs);
-        while !self.progressed.ended && !is_reached(&self.progressed) {
+        let enough = epochs.unwrap_or(usize::MAX);
+        while !self.progressed.ended && self.progressed.evaluated < enough {
             if self.is_due(enough) {
                 self.evaluate(context, &parent.prompt, criterion)?;
             } else {
