@@ -15,6 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bias::{self, Biases};
+use crate::error::wrong_setting;
 use crate::lora::{self, BiasMode, dropped_rows};
 use crate::method::{Building, Inner, Method, Pass};
 use crate::site_map::SiteMap;
@@ -107,14 +108,7 @@ impl Default for AdaloraConfig {
 
 impl AdaloraConfig {
     fn validate(&self) -> Result<(), AdapterError> {
-        let wrong = |key, expected, found: String| {
-            Err(AdapterError::Setting {
-                method: METHOD,
-                key,
-                expected,
-                found,
-            })
-        };
+        let wrong = wrong_setting(METHOD);
         for (key, value) in [
             ("init_r", self.init_r),
             ("target_r", self.target_r),

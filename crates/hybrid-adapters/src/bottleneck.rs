@@ -15,11 +15,12 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData, activation, module};
-use hybrid_models::{Linear, Site, SiteId, SiteKind};
+use hybrid_models::{Site, SiteId, SiteKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::AdapterError;
+use crate::error::wrong_setting;
 use crate::method::{Building, Method};
 use crate::site_map::SiteMap;
 use crate::site_method::in_rows;
@@ -132,14 +133,7 @@ impl Bottleneck {
         config: &BottleneckConfig,
         building: &Building<'_>,
     ) -> Result<Self, AdapterError> {
-        let wrong = |key, expected, found: String| {
-            Err(AdapterError::Setting {
-                method: METHOD,
-                key,
-                expected,
-                found,
-            })
-        };
+        let wrong = wrong_setting(METHOD);
         if config.bottleneck_size == 0 {
             return wrong("bottleneck_size", "1 or more", "0".to_owned());
         }
@@ -270,10 +264,6 @@ impl Method for Bottleneck {
             method: METHOD,
             reason: "its activation lies between its two layers",
         })
-    }
-
-    fn merge_linear(&self, inner: Linear) -> Result<Linear, AdapterError> {
-        self.mergeable().map(|()| inner)
     }
 }
 

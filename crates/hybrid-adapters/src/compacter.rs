@@ -8,12 +8,13 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData, module};
-use hybrid_models::{Linear, Site, SiteId};
+use hybrid_models::{Site, SiteId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::AdapterError;
 use crate::bottleneck::{Activation, Placement, width};
+use crate::error::wrong_setting;
 use crate::method::{Building, Method, PeftName};
 use crate::random::HostRandom;
 use crate::site_map::SiteMap;
@@ -101,14 +102,7 @@ impl Compacter {
         config: &CompacterConfig,
         building: &Building<'_>,
     ) -> Result<Self, AdapterError> {
-        let wrong = |key, expected, found: String| {
-            Err(AdapterError::Setting {
-                method: METHOD,
-                key,
-                expected,
-                found,
-            })
-        };
+        let wrong = wrong_setting(METHOD);
         let (size, n) = (config.bottleneck_size, config.phm_dim);
         if n == 0 {
             return wrong("phm_dim", "1 or more", "0".to_owned());
@@ -217,10 +211,6 @@ impl Method for Compacter {
             method: METHOD,
             reason: "its activation lies between its two layers",
         })
-    }
-
-    fn merge_linear(&self, inner: Linear) -> Result<Linear, AdapterError> {
-        self.mergeable().map(|()| inner)
     }
 }
 

@@ -219,3 +219,16 @@ pub enum AdapterError {
     #[error(transparent)]
     Model(#[from] ModelError),
 }
+/// Refuses settings of a method: by key, what would be right, and what was given.
+pub(crate) fn wrong_setting<T>(
+    method: &'static str,
+) -> impl Fn(&'static str, &'static str, String) -> Result<T, AdapterError> {
+    move |key, expected, found| {
+        Err(AdapterError::Setting {
+            method,
+            key,
+            expected,
+            found,
+        })
+    }
+}

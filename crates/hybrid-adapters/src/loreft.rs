@@ -10,11 +10,12 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData};
-use hybrid_models::{Linear, Site, SiteId, Stack, TokenRanks};
+use hybrid_models::{Site, SiteId, Stack, TokenRanks};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bottleneck::{Placement, width};
+use crate::error::wrong_setting;
 use crate::gram_schmidt::orthonormal;
 use crate::method::{Building, Method, PeftName};
 use crate::site_map::SiteMap;
@@ -94,14 +95,7 @@ impl Loreft {
         config: &LoreftConfig,
         building: &Building<'_>,
     ) -> Result<Self, AdapterError> {
-        let wrong = |key, expected, found: String| {
-            Err(AdapterError::Setting {
-                method: METHOD,
-                key,
-                expected,
-                found,
-            })
-        };
+        let wrong = wrong_setting(METHOD);
         if config.r == 0 {
             return wrong("r", "1 or more", "0".to_owned());
         }
@@ -247,10 +241,6 @@ impl Method for Loreft {
             method: METHOD,
             reason: "it changes the states of some tokens only",
         })
-    }
-
-    fn merge_linear(&self, inner: Linear) -> Result<Linear, AdapterError> {
-        self.mergeable().map(|()| inner)
     }
 }
 

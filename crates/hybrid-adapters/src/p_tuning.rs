@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::dense::{self, Dense};
+use crate::error::wrong_setting;
 use crate::lora::drop_out;
 use crate::lstm::Lstm;
 use crate::method::{Building, Method, Pass};
@@ -94,14 +95,7 @@ const METHOD: &str = "p_tuning";
 
 impl PTuningConfig {
     fn check(&self) -> Result<(), AdapterError> {
-        let wrong = |key, expected, found: String| {
-            Err(AdapterError::Setting {
-                method: METHOD,
-                key,
-                expected,
-                found,
-            })
-        };
+        let wrong = wrong_setting(METHOD);
         if self.encoder_hidden_size == Some(0) {
             return wrong("encoder_hidden_size", "1 or more", "0".to_owned());
         }

@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::dense::{self, Dense};
+use crate::error::wrong_setting;
 use crate::method::{Building, Method};
 use crate::virtual_tokens::{Asked, Planned, not_mergeable};
 use crate::{AdapterError, frozen};
@@ -82,14 +83,7 @@ impl PrefixTuningConfig {
     }
 
     fn check(&self, planned: &Planned) -> Result<(), AdapterError> {
-        let wrong = |key, expected, found: String| {
-            Err(AdapterError::Setting {
-                method: METHOD,
-                key,
-                expected,
-                found,
-            })
-        };
+        let wrong = wrong_setting(METHOD);
         if self.encoder_hidden_size == Some(0) {
             return wrong("encoder_hidden_size", "1 or more", "0".to_owned());
         }

@@ -15,6 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bottleneck::{Activation, Pair, Placement, width};
+use crate::error::wrong_setting;
 use crate::method::{Building, Inner, Method, Pass};
 use crate::prefix_tuning::PrefixTuning;
 use crate::site_map::SiteMap;
@@ -113,14 +114,7 @@ impl Unipelt {
         config: &UnipeltConfig,
         building: &Building<'_>,
     ) -> Result<Self, AdapterError> {
-        let wrong = |key, expected, found: String| {
-            Err(AdapterError::Setting {
-                method: METHOD,
-                key,
-                expected,
-                found,
-            })
-        };
+        let wrong = wrong_setting(METHOD);
         if building.base.kind() != BaseKind::Encoder {
             let expected = "for an encoder, as its gates average over whole rows";
             return wrong("method", expected, building.base.model_type().to_owned());
@@ -305,10 +299,6 @@ impl Method for Unipelt {
             method: METHOD,
             reason: "its gates depend on the input",
         })
-    }
-
-    fn merge_linear(&self, inner: Linear) -> Result<Linear, AdapterError> {
-        self.mergeable().map(|()| inner)
     }
 }
 

@@ -4,6 +4,7 @@ use burn::tensor::Tensor;
 use hybrid_models::{Base, BaseKind, ModelError, StackShape};
 
 use crate::AdapterError;
+use crate::error::wrong_setting;
 
 /// The settings that all of these methods have.
 pub(crate) struct Asked {
@@ -41,14 +42,7 @@ impl Asked {
                 part: "place in front of its tokens",
             }));
         };
-        let wrong = |key, expected, found: String| {
-            Err(AdapterError::Setting {
-                method: self.method,
-                key,
-                expected,
-                found,
-            })
-        };
+        let wrong = wrong_setting(self.method);
         if self.num_virtual_tokens == 0 {
             return wrong("num_virtual_tokens", "1 or more", "0".to_owned());
         }

@@ -26,7 +26,7 @@ pub fn open_device(name: &str) -> Result<Device, ModelError> {
 }
 
 /// Whether a device is Burn's embedded backend for processors.
-pub(crate) fn is_flex(device: &Device) -> bool {
+pub fn is_flex(device: &Device) -> bool {
     #[cfg(feature = "flex")]
     return *device == Device::flex();
     #[cfg(not(feature = "flex"))]

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use burn::tensor::Device;
+use hybrid_models::is_flex;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::HybridError;
@@ -28,16 +29,6 @@ pub(crate) fn threads(device: &Device) -> usize {
 /// Into how many pieces a training batch is divided.
 pub(crate) fn pieces(device: &Device) -> usize {
     if is_flex(device) { 2 } else { 1 }
-}
-
-#[cfg(feature = "flex")]
-fn is_flex(device: &Device) -> bool {
-    *device == Device::flex()
-}
-
-#[cfg(not(feature = "flex"))]
-fn is_flex(_device: &Device) -> bool {
-    false
 }
 
 /// The results of `work` on each item, in the items' order, computed on up to `threads` threads.

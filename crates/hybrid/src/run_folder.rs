@@ -112,17 +112,18 @@ impl RunFolder {
         self.path.join("checkpoints")
     }
 
-    /// State of a variant of the stage that is being trained, in a folder that is made for it.
+    /// State of a variant of the stage that is being trained.
+    pub(crate) fn checkpoint(&self, variant: usize) -> PathBuf {
+        self.checkpoints().join(format!("{variant}.safetensors"))
+    }
+
+    /// Makes the folder of [`checkpoint`](Self::checkpoint).
     ///
     /// # Errors
     /// [`HybridError::Write`].
-    pub(crate) fn checkpoint(&self, variant: usize) -> Result<PathBuf, HybridError> {
-        let folder = self.checkpoints();
-        std::fs::create_dir_all(&folder).map_err(|source| HybridError::Write {
-            path: folder.clone(),
-            source,
-        })?;
-        Ok(folder.join(format!("{variant}.safetensors")))
+    pub(crate) fn make_room_for_checkpoints(&self) -> Result<(), HybridError> {
+        let path = self.checkpoints();
+        std::fs::create_dir_all(&path).map_err(|source| HybridError::Write { path, source })
     }
 
     /// The winner, reloadable anywhere.

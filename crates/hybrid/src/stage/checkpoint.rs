@@ -74,7 +74,8 @@ impl Checkpoint {
             );
         }
         let text = serde_json::to_string(&self.progressed).expect("progress is plain data");
-        tensors::write(&run.checkpoint(variant)?, &all, Some((KEY, text)))
+        run.make_room_for_checkpoints()?;
+        tensors::write(&run.checkpoint(variant), &all, Some((KEY, text)))
     }
 
     /// The stored state of a variant of this stage in this round, if there is one.
@@ -84,7 +85,7 @@ impl Checkpoint {
         stage: &str,
         variant: usize,
     ) -> Result<Option<Self>, HybridError> {
-        let path = run.checkpoint(variant)?;
+        let path = run.checkpoint(variant);
         if !path.exists() {
             return Ok(None);
         }
