@@ -248,9 +248,11 @@ impl Work {
             } => {
                 let hidden = base.decoder.forward(batch, None, hooks);
                 let hidden = hidden.unwrap_or_else(|error| panic!("{error}"));
-                let logits = base.logits_at(hidden, places, hooks);
-                let logits = logits.unwrap_or_else(|error| panic!("{error}"));
-                cross_entropy_sum(logits, targets.clone(), 0.0).div_scalar(places.len() as f64)
+                let sum = base.sum_at(hidden, places, hooks, |logits, range| {
+                    cross_entropy_sum(logits, targets.clone().slice([range]), 0.0)
+                });
+                let sum = sum.unwrap_or_else(|error| panic!("{error}"));
+                sum.div_scalar(places.len() as f64)
             }
             Self::Encoder { base, batch } => base.encoder.forward(batch, hooks).square().mean(),
         }

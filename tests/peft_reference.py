@@ -3,10 +3,11 @@
     python tests/peft_reference.py CASES.json
 
 CASES.json is a list of objects: `name`; `base` and `adapter` (folders); `input_ids` and
-`attention_mask`; `logits` or `hidden` (what `hybrid` computed; hidden states count where the mask
-is 1, those of virtual tokens do not). What PEFT has loaded it writes again, next to `adapter` with
-`-again` at the end of its name, with the tensors in `adapter_model.bin` too. Needs torch, transformers and peft 0.21. Exits with 1 if a
-value differs by more than 1e-4.
+`attention_mask`; `logits` of a classifier, `hidden` states of an encoder or `causal`, the logits of a decoder
+(what `hybrid` computed; values count where the mask is 1, those of virtual tokens do not). What PEFT has
+loaded it writes again, next to `adapter` with `-again` at the end of its name, with the tensors in
+`adapter_model.bin` too. The largest difference of each case goes to `differences.json` next to CASES.json.
+Needs torch, transformers and peft 0.21. Exits with 1 if a value differs by more than 1e-4.
 
 The Rust test `parity_of_files_in_peft_itself` writes the cases and runs this script with the
 interpreter that HYBRID_REFERENCE_PYTHON names; without that variable it does nothing.
@@ -20,15 +21,19 @@ import warnings
 import torch
 from peft import PeftModel, PeftType, get_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 TOLERANCE = 1e-4
 
+# Methods that PEFT does not merge into a base.
+NEVER_MERGED = {PeftType.POLY, PeftType.ADAPTION_PROMPT}
+
 
 def outputs(case):
-    """What PEFT computes for one case."""
-    headed = "logits" in case
-    if headed:
+    """What PEFT computes for one case, with the adapter beside the base and merged into it."""
+    if "causal" in case:
+        base = AutoModelForCausalLM.from_pretrained(case["base"])
+    elif "logits" in case:
         labels = len(case["logits"][0])
         base = AutoModelForSequenceClassification.from_pretrained(
             case["base"], num_labels=labels, ignore_mismatched_sizes=True
@@ -51,37 +56,45 @@ def outputs(case):
         os.path.join(case["adapter"] + "-again", "adapter_model.bin"),
     )
     inputs = {key: torch.tensor(case[key]) for key in ("input_ids", "attention_mask")}
-    routed = model.active_peft_config.peft_type == PeftType.POLY
-    if routed:
+    kind = model.active_peft_config.peft_type
+    routed = kind == PeftType.POLY
+    if routed or kind == PeftType.MULTITASK_PROMPT_TUNING:
         inputs["task_ids"] = torch.zeros(len(case["input_ids"]), dtype=torch.long)
     with torch.no_grad():
         # Without a task PEFT's outermost model passes no `task_ids` on.
         out = (model.base_model if routed else model)(**inputs)
-        merged = out
-        if not model.active_peft_config.is_prompt_learning and not routed:
-            merged = model.merge_and_unload()(**inputs)
-    pick = (lambda o: o.logits) if headed else (lambda o: o.last_hidden_state)
-    return pick(out), pick(merged)
+        found = {"as adapter": out}
+        unmerged = model.active_peft_config.is_prompt_learning or kind in NEVER_MERGED
+        if not unmerged:
+            found["merged"] = model.merge_and_unload()(**inputs)
+    part = "last_hidden_state" if "hidden" in case else "logits"
+    return {name: getattr(output, part) for name, output in found.items()}
 
 
 def main(path):
     """Compares all cases; the exit code."""
-    worst_of_all = 0.0
+    differences = {}
     with open(path, encoding="utf-8") as file:
         cases = json.load(file)
     for case in cases:
-        expected = torch.tensor(case["logits"] if "logits" in case else case["hidden"])
+        part = next(part for part in ("logits", "hidden", "causal") if part in case)
+        expected = torch.tensor(case[part])
         mask = torch.tensor(case["attention_mask"], dtype=torch.bool)
-        for kind, actual in zip(("as adapter", "merged"), outputs(case)):
-            difference = (actual - expected).abs()
-            if "hidden" in case:
-                difference = difference[:, -mask.shape[1] :][mask]
-            worst = difference.max().item()
-            worst_of_all = max(worst_of_all, worst)
+        differences[case["name"]] = of_case = {}
+        for kind, actual in outputs(case).items():
+            if part != "logits":
+                actual = actual[:, -mask.shape[1] :]
+            difference = (actual - expected[:, -actual.shape[1] :]).abs()
+            if part != "logits":
+                difference = difference[mask]
+            of_case[kind] = worst = difference.max().item()
             print(f"{case['name']}: {kind}: largest difference {worst:.1e}")
             if not worst <= TOLERANCE:
                 return 1
-    print(f"{len(cases)} adapters agree within {worst_of_all:.1e}")
+    out = os.path.join(os.path.dirname(path), "differences.json")
+    with open(out, "w", encoding="utf-8") as file:
+        json.dump(differences, file)
+    print(f"{len(cases)} adapters agree")
     return 0
 
 

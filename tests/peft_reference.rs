@@ -1,44 +1,53 @@
-//! Adapters written here, loaded by PEFT itself, written by it and loaded here again. Runs only where the reference stack is installed:
-//! `HYBRID_REFERENCE_PYTHON` names its interpreter.
+//! Adapters written here, loaded by PEFT itself, written by it and loaded here again. Runs only where
+//! the reference stack is installed: `HYBRID_REFERENCE_PYTHON` names its interpreter. The table of
+//! what was found is written to the file that `HYBRID_REFERENCE_TABLE` names.
 
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
 
-use burn::tensor::Tensor;
-use hybrid_adapters::{
-    AdapterConfig, Adapters, ClassifierHead, HeadConfig, load_peft, peft_has, save_peft,
-};
-use hybrid_models::{Base, Model, Pooling};
+use burn::tensor::{Int, Tensor};
+use hybrid_adapters::AdapterConfig;
 use serde_json::{Value, json};
 
-use crate::contracts::bench::{Bench, benches, close, moved};
-use crate::contracts::stacks::stacks;
+use crate::contracts::bench::close;
 use crate::fixtures;
 use crate::reference;
 
+mod decoders;
+mod encoders;
+
 const TYPES: &str = "the reference computes on rows of numbers";
 
-/// Rows of numbers for JSON.
-fn rows(x: Tensor<2>) -> Value {
-    let [_, width] = x.dims();
-    let values: Vec<f32> = x.into_data().iter::<f32>().collect();
-    json!(values.chunks(width).collect::<Vec<_>>())
+/// Adapters of one base on their way to PEFT and back.
+#[derive(Default)]
+struct Journey<'b> {
+    /// What the script reads.
+    cases: Vec<Value>,
+    sent: Vec<Sent<'b>>,
 }
 
-fn ints(x: &Tensor<2, burn::tensor::Int>) -> Value {
-    let [_, width] = x.dims();
-    let values: Vec<i64> = x.to_data().iter::<i64>().collect();
-    json!(values.chunks(width).collect::<Vec<_>>())
+/// An adapter that PEFT is given.
+struct Sent<'b> {
+    name: String,
+    /// The methods of its stack.
+    methods: String,
+    family: String,
+    /// Where PEFT writes it again.
+    again: PathBuf,
+    expected: Vec<f32>,
+    /// Reads a folder, and computes what is expected.
+    outputs: Box<dyn Fn(&Path) -> Vec<f32> + 'b>,
 }
 
-/// One case for the script, without the expected output.
-fn case(bench: &Bench, name: &str, adapter: &Path) -> Value {
-    json!({
-        "name": name,
-        "base": bench.folder,
-        "adapter": adapter,
-        "input_ids": ints(&bench.batch.input_ids),
-        "attention_mask": ints(&bench.batch.attention_mask),
-    })
+/// The largest differences of a method.
+#[derive(Default)]
+struct Found {
+    families: BTreeSet<String>,
+    n_adapters: usize,
+    in_peft: f64,
+    merged: Option<f64>,
+    back: f64,
 }
 
 #[test]
@@ -47,114 +56,116 @@ fn parity_of_files_in_peft_itself() {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
-    let (mut cases, mut written) = (Vec::new(), Vec::new());
-    for (number, bench) in benches().into_iter().enumerate() {
-        let bare = Model::load_encoder(&bench.folder, &bench.device).unwrap();
-        for (index, (stack, _)) in stacks().into_iter().enumerate() {
-            let name = format!(
-                "{} {}",
-                bench.name,
-                serde_json::to_string(&stack).expect(TYPES)
-            );
-            let adapters = moved(Adapters::init(&stack, &bench.model, 7, &bench.device).unwrap());
-            let has_prefix = stack.iter().any(|config| config.name() == "prefix_tuning");
-            // PEFT knows no such attention outside of decoders, and its classifiers pass no task on.
-            let has_none = |config: &AdapterConfig| {
-                ["adaption_prompt", "multitask_prompt_tuning"].contains(&config.name())
-            };
-            if stack.iter().any(has_none) {
-                continue;
-            }
-            // DistilBERT takes no keys from outside in Transformers.
-            // Without a graphics card PEFT has no second factor of a butterfly.
-            let has_butterfly = |config: &AdapterConfig| match config {
-                AdapterConfig::Boft(config) => config.boft_n_butterfly_factor > 1,
-                _ => false,
-            };
-            if !peft_has(&adapters)
-                || has_prefix && bare.model_type() == "distilbert"
-                || stack.iter().any(has_butterfly)
-            {
-                continue;
-            }
-            let place = |kind: &str| {
-                folder
-                    .path()
-                    .join(format!("{}-{index}-{kind}", bench.name.replace('/', "-")))
-            };
-            save_peft(&adapters, &bench.model, "tiny", None, &place("headed")).unwrap();
-            let mut headed = case(&bench, &name, &place("headed"));
-            headed["logits"] = rows(bench.model.classify(&bench.batch, &adapters).unwrap());
-            cases.push(headed);
-            written.push((
-                number,
-                name.clone(),
-                place("headed-again"),
-                adapters.encoded(),
-            ));
+    let (encoders, decoders) = (encoders::benches(), decoders::benches());
+    let mut journey = Journey::default();
+    encoders::send(&encoders, folder.path(), &mut journey);
+    decoders::send(&decoders, folder.path(), &mut journey);
+    reference::compare(python, "peft_reference.py", folder.path(), journey.cases);
+    let differences = fixtures::json(&folder.path().join("differences.json"));
 
-            let Ok(adapters) =
-                Adapters::init(&without_head(&stack), &bare, 7, &bench.device).map(moved)
-            else {
-                continue;
-            };
-            let hidden = bare.encoder.forward(&bench.batch, &adapters);
-            save_peft(&adapters, &bare, "tiny", None, &place("bare")).unwrap();
-            let mut case_bare = case(&bench, &format!("{name} (bare)"), &place("bare"));
-            let [batch, seq, width] = hidden.dims();
-            let per_row: Vec<Value> = (0..batch)
-                .map(|row| rows(hidden.clone().narrow(0, row, 1).reshape([seq, width])))
-                .collect();
-            case_bare["hidden"] = json!(per_row);
-            cases.push(case_bare);
-
-            if bare.model_type() == "bert" {
-                let config = HeadConfig {
-                    pooling: Pooling::Pooler,
-                    normalize: false,
-                    scale: 1.0,
-                };
-                let head =
-                    ClassifierHead::init(config, bare.encoder.d_model(), 5, 3, &bench.device);
-                save_peft(&adapters, &bare, "tiny", Some(&head), &place("head")).unwrap();
-                let config = fixtures::json(&place("head").join("adapter_config.json"));
-                // Files of some methods hold no head.
-                if config.get("modules_to_save").is_none() {
-                    continue;
-                }
-                let pooled = bare
-                    .pool(hidden, &bench.batch, Pooling::Pooler, &adapters)
-                    .unwrap();
-                let mut with_head = case(&bench, &format!("{name} (head)"), &place("head"));
-                with_head["logits"] = rows(head.forward(pooled));
-                cases.push(with_head);
-            }
-        }
-    }
-    reference::compare(python, "peft_reference.py", folder.path(), cases);
-    let benches = benches();
-    for (number, name, again, adapters) in written {
-        let bench = &benches[number];
-        let expected = bench.logits(&bench.model, &adapters);
-        let load = || {
-            let found = load_peft(&again, &bench.model, &bench.device);
-            let found = found.unwrap_or_else(|error| panic!("{name}: {error}"));
-            bench.logits(&bench.model, &found)
-        };
-        close(&name, &load(), &expected, 1e-5);
+    let mut found: BTreeMap<String, Found> = BTreeMap::new();
+    for sent in journey.sent {
+        let outputs = (sent.outputs)(&sent.again);
+        close(&sent.name, &outputs, &sent.expected, 1e-5);
         // Then `adapter_model.bin` is all that is there.
-        std::fs::remove_file(again.join("adapter_model.safetensors")).unwrap();
-        close(&name, &load(), &expected, 1e-5);
+        std::fs::remove_file(sent.again.join("adapter_model.safetensors")).unwrap();
+        close(
+            &sent.name,
+            &(sent.outputs)(&sent.again),
+            &sent.expected,
+            1e-5,
+        );
+
+        let of_method = found.entry(sent.methods).or_default();
+        let kinds = &differences[&sent.name];
+        of_method.families.insert(sent.family);
+        of_method.n_adapters += 1;
+        of_method.in_peft = of_method.in_peft.max(kinds["as adapter"].as_f64().unwrap());
+        of_method.merged = kinds["merged"]
+            .as_f64()
+            .into_iter()
+            .chain(of_method.merged)
+            .reduce(f64::max);
+        let back = outputs
+            .iter()
+            .zip(&sent.expected)
+            .map(|(a, b)| f64::from((a - b).abs()));
+        of_method.back = back.fold(of_method.back, f64::max);
+    }
+    if let Some(path) = std::env::var_os("HYBRID_REFERENCE_TABLE") {
+        std::fs::write(path, table(&found)).unwrap();
     }
 }
 
-/// The stack without what acts on a head.
-fn without_head(stack: &[AdapterConfig]) -> Vec<AdapterConfig> {
-    let mut stack = serde_json::to_value(stack).expect(TYPES);
-    for config in stack.as_array_mut().expect(TYPES) {
-        if let Some(modules) = config.get_mut("modules").and_then(Value::as_array_mut) {
-            modules.retain(|name| name != "classifier");
-        }
+fn table(found: &BTreeMap<String, Found>) -> String {
+    let mut text = "# Adapters there and back\n\n\
+        Each adapter, its values moved at random, is written by hybrid, loaded by PEFT 0.21.2 over the same tiny \
+        base, written by PEFT and loaded by hybrid. Largest difference of an output from hybrid's own, in the \
+        last run of\n\n```sh\nHYBRID_REFERENCE_PYTHON=venv/bin/python HYBRID_REFERENCE_TABLE=docs/peft_both_ways.md \\\n  \
+        cargo test --test tests -- peft_reference\n```\n\n\
+        | method | bases | adapters | hybrid to PEFT | merged by PEFT | PEFT to hybrid |\n\
+        | --- | --- | ---: | ---: | ---: | ---: |\n"
+        .to_owned();
+    for (methods, found) in found {
+        let families: Vec<&str> = found.families.iter().map(String::as_str).collect();
+        let merged = found
+            .merged
+            .map_or("-".to_owned(), |merged| format!("{merged:.1e}"));
+        let Found {
+            n_adapters,
+            in_peft,
+            back,
+            ..
+        } = found;
+        writeln!(
+            text,
+            "| {methods} | {} | {n_adapters} | {in_peft:.1e} | {merged} | {back:.1e} |",
+            families.join(", ")
+        )
+        .expect("strings take text");
     }
-    serde_json::from_value(stack).expect(TYPES)
+    text
+}
+
+/// The names of a stack's methods.
+fn methods(stack: &[AdapterConfig]) -> String {
+    let names: Vec<&str> = stack.iter().map(AdapterConfig::name).collect();
+    names.join(" + ")
+}
+
+/// Rows of numbers for JSON.
+fn rows(x: Tensor<2>) -> Value {
+    let [_, width] = x.dims();
+    let values: Vec<f32> = x.into_data().iter::<f32>().collect();
+    json!(values.chunks(width).collect::<Vec<_>>())
+}
+
+/// The same for each element of a batch.
+fn rows_of_each(x: Tensor<3>) -> Value {
+    let [batch, seq, width] = x.dims();
+    let row = |row| rows(x.clone().narrow(0, row, 1).reshape([seq, width]));
+    (0..batch).map(row).collect()
+}
+
+fn ints(x: &Tensor<2, Int>) -> Value {
+    let [_, width] = x.dims();
+    let values: Vec<i64> = x.to_data().iter::<i64>().collect();
+    json!(values.chunks(width).collect::<Vec<_>>())
+}
+
+/// One case for the script, without the expected output.
+fn case(
+    name: &str,
+    base: &Path,
+    adapter: &Path,
+    ids: &Tensor<2, Int>,
+    mask: &Tensor<2, Int>,
+) -> Value {
+    json!({
+        "name": name,
+        "base": base,
+        "adapter": adapter,
+        "input_ids": ints(ids),
+        "attention_mask": ints(mask),
+    })
 }

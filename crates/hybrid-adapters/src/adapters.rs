@@ -187,6 +187,11 @@ impl Adapters {
         self.lowest_layer
     }
 
+    fn acts_on(&self, site: SiteId) -> bool {
+        let mut methods = self.stack.iter().map(AnyMethod::as_method);
+        methods.any(|method| method.sites().contains(&site))
+    }
+
     /// Names and float32 values of all parameters, in a stable order.
     pub fn named_tensors(&self) -> Vec<(String, TensorData)> {
         named_tensors::collect(self)
@@ -340,6 +345,10 @@ impl<A: Borrow<Adapters>> Hooks for Acting<A> {
         }
     }
 
+    fn acts_on_linear(&self, site: SiteId) -> bool {
+        self.adapters().acts_on(site)
+    }
+
     fn recomputation(&self) -> Option<&Recomputation> {
         self.recomputation.as_ref()
     }
@@ -422,6 +431,10 @@ fn side_by_side(first: Vec<KeyValue>, second: Vec<KeyValue>) -> Vec<KeyValue> {
 impl Hooks for Adapters {
     fn linear(&self, base: &Linear, x: Tensor<3>) -> Tensor<3> {
         self.inference().linear(base, x)
+    }
+
+    fn acts_on_linear(&self, site: SiteId) -> bool {
+        self.acts_on(site)
     }
 
     fn norm(&self, base: &Norm, x: Tensor<3>) -> Tensor<3> {

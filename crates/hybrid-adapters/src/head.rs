@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor, TensorData, module};
+use burn::tensor::{Device, Int, Tensor, TensorData, module};
 use hybrid_models::Pooling;
 use serde::{Deserialize, Serialize};
 
@@ -120,6 +120,27 @@ impl ClassifierHead {
             false => pooled,
         };
         module::linear(pooled, self.weight.val(), Some(self.bias.val()))
+    }
+
+    /// The head with these of its classes, in this order.
+    ///
+    /// # Panics
+    /// For a class that is not there.
+    #[must_use]
+    pub fn with_classes(&self, classes: &[usize]) -> Self {
+        let classes: Vec<i32> = classes.iter().map(|class| *class as i32).collect();
+        let n_classes = classes.len();
+        let (weight, bias) = (frozen::plain(&self.weight), frozen::plain(&self.bias));
+        let device = weight.device();
+        let classes = Tensor::<1, Int>::from_data(TensorData::new(classes, [n_classes]), &device);
+        let bias = bias.select(0, classes.clone()).into_data();
+        let weight = weight.select(1, classes).into_data();
+        Self::from_data(
+            self.config.clone(),
+            weight,
+            bias.iter::<f32>().collect(),
+            &device,
+        )
     }
 
     /// How the head reads text vectors.

@@ -15,6 +15,7 @@ use hybrid_models::Layer;
 
 use crate::{AdapterConfig, AdapterError};
 
+mod classifier;
 mod config_file;
 mod config_text;
 mod inspect;
@@ -25,6 +26,7 @@ mod save;
 mod tensor_file;
 mod torch_file;
 
+pub use classifier::load_peft_classifier;
 pub use inspect::{PeftSummary, inspect_peft};
 pub use keys::{load_torch_tensors, torch_tensors};
 pub use load::load_peft;

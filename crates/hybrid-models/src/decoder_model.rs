@@ -1,16 +1,17 @@
 //! A decoder with its head, and the sites of both.
 
+use std::ops::Range;
 use std::path::Path;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::checkpoint::Checkpoint;
 use crate::config_file::ConfigFile;
-use crate::head::{linear_rows, rows_at};
+use crate::head::{linear_rows, rows_at, sum_of_logits};
 use crate::layers::LayerPlace;
 use crate::llama::Member;
 use crate::loader::{LinearShape, Loader, Part};
-use crate::losses::{IGNORED, cross_entropy};
+use crate::losses::{IGNORED, cross_entropy_sum};
 use crate::{
     Base, BaseKind, Decoder, DecoderBatch, Hooks, KeyValue, Layer, LayerTable, Linear, ModelError,
     StackShape, WeightFormat, gpt2, llama,
@@ -28,6 +29,16 @@ pub struct DecoderModel {
     /// The ids that end a sequence.
     eos_ids: Vec<i64>,
     layers: LayerTable,
+}
+
+/// Where a batch predicts its labels.
+struct TargetStates {
+    /// The last hidden states, `[batch, n_virtual + seq, d_model]`.
+    hidden: Tensor<3>,
+    /// `row * (n_virtual + seq) + position` before each label.
+    places: Vec<usize>,
+    /// The labels, `[places]`.
+    targets: Tensor<1, Int>,
 }
 
 /// What a model computes on top of its decoder.
@@ -316,6 +327,30 @@ impl DecoderModel {
         Ok(linear_rows(output, rows_at(hidden, places), hooks))
     }
 
+    /// The sum of a loss over the logits of the next token at chosen places. `loss` is given the
+    /// logits of some places, as few at a time as keeps them small, and which of `places` they are.
+    ///
+    /// # Shapes
+    /// - `hidden`: `[batch, seq, d_model]`, given to `loss`: `[group, vocab]` → `[1]`
+    ///
+    /// # Errors
+    /// As [`logits_at`](Self::logits_at).
+    ///
+    /// # Panics
+    /// As [`logits_at`](Self::logits_at), and without places.
+    pub fn sum_at(
+        &self,
+        hidden: Tensor<3>,
+        places: &[usize],
+        hooks: &dyn Hooks,
+        loss: impl Fn(Tensor<2>, Range<usize>) -> Tensor<1>,
+    ) -> Result<Tensor<1>, ModelError> {
+        let output = self.output()?;
+        let rows = rows_at(hidden, places);
+        let logits = |rows| linear_rows(output, rows, hooks);
+        Ok(sum_of_logits(output, &rows, hooks, logits, loss))
+    }
+
     /// The mean of a sequence's last hidden states, `d_model` values: a vector of its text.
     ///
     /// # Errors
@@ -352,6 +387,17 @@ impl DecoderModel {
         labels: &Tensor<2, Int>,
         hooks: &dyn Hooks,
     ) -> Result<(Tensor<2>, Tensor<1, Int>), ModelError> {
+        let states = self.target_states(batch, labels, hooks)?;
+        let logits = self.logits_at(states.hidden, &states.places, hooks)?;
+        Ok((logits, states.targets))
+    }
+
+    fn target_states(
+        &self,
+        batch: &DecoderBatch,
+        labels: &Tensor<2, Int>,
+        hooks: &dyn Hooks,
+    ) -> Result<TargetStates, ModelError> {
         let [size, seq] = batch.input_ids.dims();
         if labels.dims() != [size, seq] {
             return Err(ModelError::BatchShape {
@@ -376,8 +422,11 @@ impl DecoderModel {
         }
         let n_targets = targets.len();
         let targets = TensorData::new(targets, [n_targets]);
-        let logits = self.logits_at(hidden, &places, hooks)?;
-        Ok((logits, Tensor::from_data(targets, &labels.device())))
+        Ok(TargetStates {
+            hidden,
+            places,
+            targets: Tensor::from_data(targets, &labels.device()),
+        })
     }
 
     /// Mean negative log-likelihood of the labels, as Transformers' causal language models define
@@ -394,8 +443,14 @@ impl DecoderModel {
         labels: &Tensor<2, Int>,
         hooks: &dyn Hooks,
     ) -> Result<Tensor<1>, ModelError> {
-        let (logits, targets) = self.target_logits(batch, labels, hooks)?;
-        Ok(cross_entropy(logits, targets))
+        let TargetStates {
+            hidden,
+            places,
+            targets,
+        } = self.target_states(batch, labels, hooks)?;
+        let loss = |logits, range| cross_entropy_sum(logits, targets.clone().slice([range]));
+        let sum = self.sum_at(hidden, &places, hooks, loss)?;
+        Ok(sum.div_scalar(places.len() as f64))
     }
 
     /// Logits of the labels of whole rows, from each row's last token that is not the padding's.

@@ -26,7 +26,7 @@ pub fn open_device(name: &str) -> Result<Device, ModelError> {
 }
 
 /// Whether a device is Burn's embedded backend for processors.
-pub fn is_flex(device: &Device) -> bool {
+pub(crate) fn is_flex(device: &Device) -> bool {
     #[cfg(feature = "flex")]
     return *device == Device::flex();
     #[cfg(not(feature = "flex"))]
@@ -36,8 +36,9 @@ pub fn is_flex(device: &Device) -> bool {
     }
 }
 
-/// Whether a device computes in the memory that this program has its data in.
-pub(crate) fn is_host(device: &Device) -> bool {
+/// Whether a device is this machine's processor: it computes in the memory that this program has its
+/// data in.
+pub fn is_host(device: &Device) -> bool {
     if is_flex(device) {
         return true;
     }

@@ -1,10 +1,12 @@
 //! Task heads on top of an encoder.
 
+use std::ops::Range;
+
 use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::architecture::{Architecture, EncoderPlan, Task};
 use crate::config_file::ConfigFile;
-use crate::kernels::Activation;
+use crate::kernels::{Activation, row_sum};
 use crate::layers::LayerPlace;
 use crate::loader::{LinearShape, Loader, Part};
 use crate::{Embedding, Hooks, Linear, ModelError, Norm, NormKind, distilbert};
@@ -152,6 +154,29 @@ impl Head {
             }
         }
     }
+}
+
+/// Logits over a vocabulary that exist at once while a loss is summed: 32 MiB of them.
+const LOGITS_HELD: usize = 1 << 23;
+
+/// The sum of a loss over the logits of some rows, of a group of rows at a time unless something
+/// trained acts on the output layer.
+///
+/// # Shapes
+/// - `rows`: `[rows, d_model]`, `logits` of a group: `[group, d_model]` → `[group, vocab]`
+pub(crate) fn sum_of_logits(
+    output: &Linear,
+    rows: &Tensor<2>,
+    hooks: &dyn Hooks,
+    logits: impl Fn(Tensor<2>) -> Tensor<2>,
+    loss: impl Fn(Tensor<2>, Range<usize>) -> Tensor<1>,
+) -> Tensor<1> {
+    let ([n_rows, _], [_, vocab]) = (rows.dims(), output.weight.dims());
+    if hooks.acts_on_linear(output.site) {
+        return loss(logits(rows.clone()), 0..n_rows);
+    }
+    let most = (LOGITS_HELD / vocab).max(1);
+    row_sum(rows, most, |group, range| loss(logits(group), range))
 }
 
 /// The vectors at chosen places: `row * seq + position` each.

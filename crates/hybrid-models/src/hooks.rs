@@ -113,6 +113,12 @@ pub trait Hooks {
         base.forward(x)
     }
 
+    /// Whether [`Hooks::linear`] does anything at a site. Where it does not, the gradient of the
+    /// input is all that backward needs.
+    fn acts_on_linear(&self, _site: SiteId) -> bool {
+        true
+    }
+
     /// What the layers of an encoder or a decoder are run again with in backward; without it they
     /// keep their activations.
     fn recomputation(&self) -> Option<&Recomputation> {
@@ -185,7 +191,11 @@ pub trait Hooks {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoHooks;
 
-impl Hooks for NoHooks {}
+impl Hooks for NoHooks {
+    fn acts_on_linear(&self, _site: SiteId) -> bool {
+        false
+    }
+}
 
 #[cfg(test)]
 mod tests {

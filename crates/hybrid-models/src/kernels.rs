@@ -11,12 +11,14 @@ mod norm;
 mod operation;
 mod recomputation;
 mod rotation;
+mod row_sum;
 
 pub(crate) use activation::Activation;
 pub(crate) use attention::attend;
 pub(crate) use norm::normalize;
 pub use recomputation::{Copies, Recomputation};
 pub(crate) use rotation::rotate;
+pub(crate) use row_sum::row_sum;
 
 #[cfg(test)]
 mod tests;

@@ -59,7 +59,7 @@ pub use blocks::KvCache;
 pub use checkpoint::{BlockFormat, GgufArray, GgufFile, GgufTensor, GgufValue};
 pub use decoder::{Decoder, DecoderAttention, DecoderBatch};
 pub use decoder_model::DecoderModel;
-pub use device::{is_flex, open_device};
+pub use device::{is_host, open_device};
 pub use encoder::{Encoder, EncoderAttention, EncoderBatch};
 pub use encoder_decoder::{
     Encoded, EncoderDecoder, EncoderDecoderCache, TargetRequest, TargetTokens,

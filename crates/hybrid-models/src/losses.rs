@@ -23,6 +23,18 @@ pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     (losses * counted.clone()).sum() / counted.sum()
 }
 
+/// Summed negative log-likelihood.
+///
+/// # Shapes
+/// - `logits`: `[rows, classes]`, `targets`: `[rows]` → `[1]`
+pub(crate) fn cross_entropy_sum(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+    let log_probabilities = activation::log_softmax(logits, 1);
+    log_probabilities
+        .gather(1, targets.unsqueeze_dim(1))
+        .sum()
+        .neg()
+}
+
 /// Mean binary cross-entropy of independent labels.
 ///
 /// # Shapes

@@ -25,6 +25,7 @@ use crate::candidate::AdapterRecord;
 use crate::error::describe;
 use crate::local_model::LocalModel;
 use crate::open_model::{find_base, open_model};
+use crate::peft_artifact;
 use crate::recipe::{BaseInit, DataConfig, Recipe, is_default};
 use crate::run_folder::write_whole;
 use crate::task::TaskSettings;
@@ -60,7 +61,7 @@ pub struct ArtifactDescription {
 /// The base of an artifact that holds it.
 pub(crate) const OWN_FOLDER: &str = ".";
 
-const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 const DESCRIPTION: &str = "artifact.json";
 const PROMPT: &str = "prompt.toml";
 pub(crate) const PEFT: &str = "adapter";
@@ -81,6 +82,11 @@ pub struct Artifact {
 }
 
 impl ArtifactDescription {
+    /// Whether a run is known that made it, with its examples.
+    pub(crate) fn has_run(&self) -> bool {
+        !self.data.report.as_os_str().is_empty()
+    }
+
     /// The description of a run's result.
     pub fn of(recipe: &Recipe, task: TaskSettings, adapter: Option<AdapterRecord>) -> Self {
         Self {
@@ -185,12 +191,16 @@ fn write_head(folder: &Path, head: &ClassifierHead) -> Result<(), HybridError> {
 }
 
 impl Artifact {
-    /// Loads an artifact, or that of a run folder, and its base.
+    /// Loads an artifact, or that of a run folder, and its base. A folder of PEFT's with a classifier
+    /// is taken for one.
     ///
     /// # Errors
     /// [`HybridError`] naming the file that is missing or faulty.
     pub fn load(folder: &Path, device: &str, say: &dyn Fn(&str)) -> Result<Self, HybridError> {
         let folder = &artifact_folder(folder);
+        if !folder.join(DESCRIPTION).exists() && peft_artifact::is_there(folder) {
+            return peft_artifact::load(folder, device, say);
+        }
         let description = ArtifactDescription::read(folder)?;
         let path = folder.join(PROMPT);
         let format = |reason: String| HybridError::Format {

@@ -18,6 +18,7 @@ mod merged;
 mod model_tokenizer;
 mod open_model;
 mod parallel;
+mod peft_artifact;
 mod preflight;
 mod progress;
 pub mod recipe;

@@ -6,17 +6,18 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use burn::tensor::Device;
-use hybrid_models::is_flex;
+use hybrid_models::is_host;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::HybridError;
 
 /// How many pieces of work a device computes at once.
 ///
-/// Flex runs most operations on the calling thread, so it takes as many as there are processors, or
-/// as `RAYON_NUM_THREADS` allows. Other devices use all of themselves for one.
+/// A processor takes as many as it has cores, or as `RAYON_NUM_THREADS` allows: cores that each have a
+/// piece wait less for each other than cores that share each operation. Other devices use all of
+/// themselves for one.
 pub(crate) fn threads(device: &Device) -> usize {
-    if !is_flex(device) {
+    if !is_host(device) {
         return 1;
     }
     let allowed = std::env::var("RAYON_NUM_THREADS").ok();
@@ -28,7 +29,7 @@ pub(crate) fn threads(device: &Device) -> usize {
 
 /// Into how many pieces a training batch is divided.
 pub(crate) fn pieces(device: &Device) -> usize {
-    if is_flex(device) { 2 } else { 1 }
+    if is_host(device) { 2 } else { 1 }
 }
 
 /// The results of `work` on each item, in the items' order, computed on up to `threads` threads.
@@ -82,13 +83,25 @@ fn workers(threads: usize) -> Arc<Vec<ThreadPool>> {
     match &*workers {
         Some(workers) if workers.len() >= threads => workers.clone(),
         _ => {
-            let pool = |_| ThreadPoolBuilder::new().num_threads(1).build();
+            let pool = |_| {
+                let pool = ThreadPoolBuilder::new().num_threads(1);
+                pool.start_handler(|_| keep_to_this_thread()).build()
+            };
+            #[cfg(feature = "tch")]
+            // Settles what other threads do, before those of the pools are told otherwise.
+            tch::get_num_threads();
             let pools: Result<Vec<_>, _> = (0..threads).map(pool).collect();
             let pools = Arc::new(pools.expect("the system has threads"));
             *workers = Some(pools.clone());
             pools
         }
     }
+}
+
+/// Has libtorch divide no operation that this thread asks for; flex keeps to the thread's pool.
+fn keep_to_this_thread() {
+    #[cfg(feature = "tch")]
+    tch::set_num_threads(1);
 }
 
 /// Runs `work` on each worker at the same time.

@@ -178,6 +178,25 @@ pub struct DataConfig {
 }
 
 impl DataConfig {
+    /// Of examples with a text and a label, none of which are known.
+    pub(crate) fn of_text_column() -> Self {
+        Self {
+            folder: PathBuf::new(),
+            fit: PathBuf::new(),
+            select: None,
+            select_fraction: None,
+            report: PathBuf::new(),
+            out_of_scope: None,
+            second_report: None,
+            shots: None,
+            select_shots: None,
+            report_shots: None,
+            fields: default_fields(),
+            label: None,
+            references: None,
+        }
+    }
+
     /// Which columns are read.
     pub(crate) fn mapping(&self) -> FieldMapping {
         FieldMapping {

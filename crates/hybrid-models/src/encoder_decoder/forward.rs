@@ -1,11 +1,14 @@
 //! Reading an input and the targets of it.
 
+use std::ops::Range;
+
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::EncoderDecoder;
 use crate::blocks::{KvCache, Memory, SelfInputs, padding_bias};
-use crate::head::rows_at;
-use crate::{EncoderBatch, Hooks, IGNORED, KeyValue, ModelError, TokenRanks, cross_entropy};
+use crate::head::{rows_at, sum_of_logits};
+use crate::losses::cross_entropy_sum;
+use crate::{EncoderBatch, Hooks, IGNORED, KeyValue, ModelError, TokenRanks};
 
 /// An encoder's output, for a decoder to attend to.
 #[derive(Debug, Clone)]
@@ -261,8 +264,37 @@ impl EncoderDecoder {
     /// # Panics
     /// If a place is outside of `hidden`.
     pub fn logits_at(&self, hidden: Tensor<3>, places: &[usize], hooks: &dyn Hooks) -> Tensor<2> {
-        let rows = rows_at(hidden, places).unsqueeze_dim(1);
-        self.logits(rows, hooks).squeeze_dim(1)
+        self.logits_of(rows_at(hidden, places), hooks)
+    }
+
+    /// # Shapes
+    /// - `rows`: `[rows, d_model]` → `[rows, vocab]`
+    fn logits_of(&self, rows: Tensor<2>, hooks: &dyn Hooks) -> Tensor<2> {
+        self.logits(rows.unsqueeze_dim(1), hooks).squeeze_dim(1)
+    }
+
+    /// The sum of a loss over the logits of the targets, each given the input and the targets before
+    /// it. `loss` is given the logits of some targets, as few at a time as keeps them small, and
+    /// which of all targets they are, row by row. [`IGNORED`] asks for nothing.
+    ///
+    /// # Shapes
+    /// - `batch`: `[batch, seq]`, `labels`: `[batch, labels]`, given to `loss`: `[group, vocab]` → `[1]`
+    ///
+    /// # Errors
+    /// As [`target_logits`](Self::target_logits).
+    ///
+    /// # Panics
+    /// As [`encode`](Self::encode).
+    pub fn target_sum(
+        &self,
+        batch: &EncoderBatch,
+        labels: &Tensor<2, Int>,
+        hooks: &dyn Hooks,
+        loss: impl Fn(Tensor<2>, Range<usize>) -> Tensor<1>,
+    ) -> Result<Tensor<1>, ModelError> {
+        let (rows, _) = self.target_states(batch, labels, hooks)?;
+        let logits = |rows| self.logits_of(rows, hooks);
+        Ok(sum_of_logits(&self.output, &rows, hooks, logits, loss))
     }
 
     /// Logits of the targets, each given the input and the targets before it, and those targets,
@@ -278,6 +310,17 @@ impl EncoderDecoder {
     /// # Panics
     /// As [`encode`](Self::encode).
     pub fn target_logits(
+        &self,
+        batch: &EncoderBatch,
+        labels: &Tensor<2, Int>,
+        hooks: &dyn Hooks,
+    ) -> Result<(Tensor<2>, Tensor<1, Int>), ModelError> {
+        let (rows, targets) = self.target_states(batch, labels, hooks)?;
+        Ok((self.logits_of(rows, hooks), targets))
+    }
+
+    /// The last hidden states of the places that predict a target, and those targets.
+    fn target_states(
         &self,
         batch: &EncoderBatch,
         labels: &Tensor<2, Int>,
@@ -304,7 +347,7 @@ impl EncoderDecoder {
         let n_targets = targets.len();
         let targets = TensorData::new(targets, [n_targets]);
         let targets = Tensor::from_data(targets, &labels.device());
-        Ok((self.logits_at(hidden, &places, hooks), targets))
+        Ok((rows_at(hidden, &places), targets))
     }
 
     /// Mean negative log-likelihood of the labels that are not [`IGNORED`], as Transformers'
@@ -324,7 +367,11 @@ impl EncoderDecoder {
         labels: &Tensor<2, Int>,
         hooks: &dyn Hooks,
     ) -> Result<Tensor<1>, ModelError> {
-        let (logits, targets) = self.target_logits(batch, labels, hooks)?;
-        Ok(cross_entropy(logits, targets))
+        let (rows, targets) = self.target_states(batch, labels, hooks)?;
+        let logits = |rows| self.logits_of(rows, hooks);
+        let loss = |logits, range| cross_entropy_sum(logits, targets.clone().slice([range]));
+        let sum = sum_of_logits(&self.output, &rows, hooks, logits, loss);
+        let [n_targets] = targets.dims();
+        Ok(sum.div_scalar(n_targets as f64))
     }
 }

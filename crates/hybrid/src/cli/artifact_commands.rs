@@ -19,7 +19,7 @@ use crate::task::{Split, report_split};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct EvalArguments {
-    /// The artifact folder.
+    /// The artifact folder, or a folder of PEFT's that holds a classifier.
     artifact: PathBuf,
     /// Labelled examples; the run's own report split when left out.
     #[arg(long)]
@@ -49,7 +49,13 @@ pub(super) struct MergeArguments {
 pub(super) fn eval(arguments: &EvalArguments) -> Result<(), HybridError> {
     let mut artifact = Artifact::load(&arguments.artifact, &arguments.device.device, &say)?;
     let split = match &arguments.data {
-        None => report_split(&artifact.description)?,
+        None if artifact.description.has_run() => report_split(&artifact.description)?,
+        None => {
+            return Err(HybridError::Option {
+                option: "--data",
+                reason: "an adapter without its run knows no examples; name a file of them",
+            });
+        }
         Some(path) => {
             let examples = read_examples(path, &artifact.description.data.mapping())?;
             Split::new(examples, &artifact.description.task.labels)?

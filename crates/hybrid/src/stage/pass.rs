@@ -133,17 +133,18 @@ impl Pass<'_> {
                 let logits = self.label_logits(model, trainable, piece, tokens, hooks)?;
                 (logits, of_rows(classes, &piece.rows))
             }
-            Targets::Tokens(begins) => self.token_logits(model, trainable, piece, begins, hooks)?,
+            Targets::Tokens(begins) => {
+                return self.token_loss(model, trainable, piece, begins, hooks);
+            }
         };
-        let n_targets = targets.len();
-        let targets: Tensor<1, Int> =
-            Tensor::from_data(TensorData::new(targets, [n_targets]), &model.device);
+        Ok(self.loss_of(logits, &targets))
+    }
+
+    fn loss_of(&self, logits: Tensor<2>, targets: &[i32]) -> Tensor<1> {
+        let data = TensorData::new(targets.to_vec(), [targets.len()]);
+        let targets: Tensor<1, Int> = Tensor::from_data(data, &logits.device());
         let logits = with_margin(logits, targets.clone(), self.config.margin);
-        Ok(cross_entropy_sum(
-            logits,
-            targets,
-            self.config.label_smoothing,
-        ))
+        cross_entropy_sum(logits, targets, self.config.label_smoothing)
     }
 
     fn head_logits(
@@ -284,24 +285,24 @@ impl Pass<'_> {
         Ok(Tensor::cat(tokens.iter().map(class).collect(), 1))
     }
 
-    /// Logits at the places before the wanted tokens, and those tokens.
-    fn token_logits(
+    /// The summed loss of the wanted tokens at the places before them.
+    fn token_loss(
         &self,
         model: &LocalModel,
         trainable: &Trainable,
         piece: &Piece,
         begins: &[usize],
         hooks: &dyn Hooks,
-    ) -> Result<(Tensor<2>, Vec<i32>), HybridError> {
+    ) -> Result<Tensor<1>, HybridError> {
         let wanted = |row: &usize| &self.input.encodings[*row].ids[begins[*row]..];
         let targets = piece.rows.iter().flat_map(wanted);
         let targets: Vec<i32> = targets.map(|id| *id as i32).collect();
+        let loss = |logits, range| self.loss_of(logits, &targets[range]);
         let base = match model.language() {
             LanguageBase::Decoder(base) => base,
             LanguageBase::EncoderDecoder(base) => {
                 let (batch, labels) = self.inputs_and_labels(model, piece, begins)?;
-                let (logits, _) = base.target_logits(&batch, &labels, hooks)?;
-                return Ok((logits, targets));
+                return Ok(base.target_sum(&batch, &labels, hooks, loss)?);
             }
         };
         let (hidden, n_virtual) = self.decoder_states(model, base, trainable, piece, hooks)?;
@@ -311,7 +312,7 @@ impl Pass<'_> {
             let wanted = begins[*row]..self.input.encodings[*row].len();
             places.extend(wanted.map(|index| place * seq + n_virtual + index - 1));
         }
-        Ok((base.logits_at(hidden, &places, hooks)?, targets))
+        Ok(base.sum_at(hidden, &places, hooks, loss)?)
     }
 
     /// An encoder-decoder's logits of the first token that is not given.

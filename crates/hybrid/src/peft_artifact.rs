@@ -1,0 +1,168 @@
+//! A classifier that PEFT has written, taken for an artifact.
+//!
+//! PEFT's folder says the base, the method and the values of adapter and classifier, but not what the
+//! classes are called: that is `id2label` of Transformers' `config.json` beside it
+//! (`model.config.save_pretrained(FOLDER)`). Without that file they are `LABEL_0`, `LABEL_1` and so on,
+//! as in Transformers.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use hybrid_adapters::{ClassifierHead, Trainable, inspect_peft, load_peft, load_peft_classifier};
+use hybrid_data::LabelSet;
+use hybrid_models::{BaseKind, Pooling, WeightFormat, open_device};
+use hybrid_prompts::{GenerateOptions, LabelScoring, Prompt};
+use serde::Deserialize;
+
+use crate::HybridError;
+use crate::artifact::{Artifact, ArtifactDescription, FORMAT};
+use crate::candidate::AdapterRecord;
+use crate::open_model::{find_base, open_model};
+use crate::recipe::{BaseInit, DataConfig, PassageConfig, Task};
+use crate::task::TaskSettings;
+
+const CONFIG: &str = "adapter_config.json";
+const BASE_CONFIG: &str = "config.json";
+
+/// Whether PEFT's files lie in a folder.
+pub(crate) fn is_there(folder: &Path) -> bool {
+    folder.join(CONFIG).exists()
+}
+
+/// Loads the adapter of a `BertForSequenceClassification` with its base.
+///
+/// # Errors
+/// [`HybridError::Format`] for an adapter that does not classify or names no base,
+/// [`HybridError::Adapter`] for faulty files, and those of the base.
+pub(crate) fn load(
+    folder: &Path,
+    device: &str,
+    say: &dyn Fn(&str),
+) -> Result<Artifact, HybridError> {
+    let summary = inspect_peft(folder)?;
+    let wrong = |reason: &str| HybridError::Format {
+        path: folder.join(CONFIG),
+        reason: reason.to_owned(),
+    };
+    let base = summary.base_name.clone();
+    let base = base.ok_or_else(|| wrong("base_model_name_or_path names no base"))?;
+    let device = open_device(device)?;
+    let base_folder = find_base(&base, BaseInit::Pretrained, say)?.folder;
+    if BaseKind::of_folder(&base_folder)? != BaseKind::Encoder {
+        return Err(wrong(
+            "only adapters of encoders that classify are taken without an artifact",
+        ));
+    }
+    let max_length = read::<BaseConfig>(&base_folder.join(BASE_CONFIG))?.max_position_embeddings;
+    let mut model = open_model(
+        &base_folder,
+        (BaseInit::Pretrained, 0),
+        max_length,
+        Pooling::Pooler,
+        WeightFormat::Float32,
+        device,
+    )?;
+    let adapters = load_peft(folder, model.base.as_base(), &model.device)?;
+    let head = load_peft_classifier(folder, model.d_model(), &model.device)?;
+    let head = head.ok_or_else(|| {
+        wrong("it holds no classifier: train it with `modules_to_save=[\"classifier\"]`")
+    })?;
+    let (labels, head) = in_order(class_names(folder, head.n_labels())?, head);
+    let record = AdapterRecord {
+        methods: adapters.configs().to_vec(),
+        head: Some(head.config().clone()),
+        span_head: false,
+        trainable_parameters: summary.n_values,
+    };
+    let data = DataConfig::of_text_column();
+    let fields = data.fields.keys().cloned().collect();
+    let prompt = Prompt::plain(&fields, &labels)?;
+    model.activate(
+        Some(Trainable {
+            adapters,
+            head: Some(head),
+            span_head: None,
+        }),
+        None,
+    );
+    let description = ArtifactDescription {
+        format: FORMAT,
+        base,
+        init: BaseInit::Pretrained,
+        max_length,
+        pooling: Pooling::Pooler,
+        dtype: WeightFormat::Float32,
+        task: TaskSettings {
+            kind: Task::TextClassification,
+            labels,
+            scoring: LabelScoring::default(),
+            generation: GenerateOptions::default(),
+            passages: PassageConfig::default(),
+        },
+        adapter: Some(record),
+        data,
+        seed: 0,
+    };
+    Ok(Artifact {
+        description,
+        prompt,
+        model,
+        base_folder,
+    })
+}
+
+/// What is needed of Transformers' configurations.
+#[derive(Deserialize)]
+struct BaseConfig {
+    max_position_embeddings: usize,
+}
+
+#[derive(Deserialize)]
+struct ClassNames {
+    #[serde(default)]
+    id2label: BTreeMap<usize, String>,
+}
+
+/// The name of each class.
+fn class_names(folder: &Path, n_labels: usize) -> Result<Vec<String>, HybridError> {
+    let path = folder.join(BASE_CONFIG);
+    if !path.exists() {
+        return Ok((0..n_labels)
+            .map(|class| format!("LABEL_{class}"))
+            .collect());
+    }
+    let names = read::<ClassNames>(&path)?.id2label;
+    let mut different: Vec<&String> = names.values().collect();
+    different.sort();
+    different.dedup();
+    match names.keys().copied().eq(0..n_labels) && different.len() == n_labels {
+        true => Ok(names.into_values().collect()),
+        false => Err(HybridError::Format {
+            path,
+            reason: format!(
+                "id2label: expected a name of its own for each class from 0 to {}, found {} names",
+                n_labels - 1,
+                different.len()
+            ),
+        }),
+    }
+}
+
+/// Labels as they are sorted here, and the head with its classes in that order.
+fn in_order(names: Vec<String>, head: ClassifierHead) -> (LabelSet, ClassifierHead) {
+    let labels = LabelSet::from(names.clone());
+    let class = |label: &String| names.iter().position(|name| name == label);
+    let order: Vec<usize> = labels.names().iter().filter_map(class).collect();
+    (labels, head.with_classes(&order))
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, HybridError> {
+    let text = std::fs::read_to_string(path).map_err(|source| HybridError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    serde_json::from_str(&text).map_err(|error| HybridError::Format {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })
+}
