@@ -17,6 +17,8 @@ pub(super) struct Bench {
     name: String,
     folder: PathBuf,
     model_type: String,
+    /// Whether the heads together are as wide as a token's vector.
+    has_plain_heads: bool,
     model: DecoderModel,
     batch: DecoderBatch,
 }
@@ -34,11 +36,14 @@ pub(super) fn benches() -> Vec<Bench> {
         if !is_decoder || !fixture.meta["generation"].is_object() || model_type == "gpt2" {
             continue;
         }
+        let size = |key: &str| config[key].as_u64();
+        let widths = size("head_dim").zip(size("num_attention_heads"));
         let ids: Vec<i32> = (0..12).map(|place| 5 + place * 7 % 31).collect();
         let ids = TensorData::new(ids, [2, 6]);
         benches.push(Bench {
             name: fixture.name,
             model_type,
+            has_plain_heads: widths.is_none_or(|(width, n)| Some(width * n) == size("hidden_size")),
             model: DecoderModel::load(&folder, &device).unwrap(),
             folder,
             batch: DecoderBatch {
@@ -71,7 +76,7 @@ pub(super) fn send<'b>(benches: &'b [Bench], folder: &Path, journey: &mut Journe
             let Ok(adapters) = Adapters::init(&stack, &bench.model, 7, &device).map(moved) else {
                 continue;
             };
-            if !is_for_peft(&stack, &bench.model_type) || !peft_has(&adapters) {
+            if !is_for_peft(&stack, bench) || !peft_has(&adapters) {
                 continue;
             }
             let start = format!("{}-{index}", bench.name.replace('/', "-"));
@@ -100,9 +105,11 @@ pub(super) fn send<'b>(benches: &'b [Bench], folder: &Path, journey: &mut Journe
 }
 
 /// Whether PEFT computes what a stack does over a decoder.
-fn is_for_peft(stack: &[AdapterConfig], model_type: &str) -> bool {
+fn is_for_peft(stack: &[AdapterConfig], bench: &Bench) -> bool {
     stack.iter().all(|config| match config {
-        AdapterConfig::AdaptionPrompt(_) => ["llama", "mistral"].contains(&model_type),
+        AdapterConfig::AdaptionPrompt(_) => {
+            bench.has_plain_heads && ["llama", "mistral"].contains(&bench.model_type.as_str())
+        }
         // Without a graphics card PEFT has no second factor of a butterfly.
         AdapterConfig::Boft(config) => config.boft_n_butterfly_factor == 1,
         _ => true,
