@@ -1,8 +1,8 @@
 //! One integration binary over the public faces of all crates.
 //!
 //! Every test that reads golden fixtures has `parity` in its name and walks the folder that
-//! `HYBRID_FIXTURES` names (default: `tests/fixtures`) on the device that `HYBRID_DEVICE` names
-//! (default: `flex`). `HYBRID_TOLERANCE` widens what such tests allow (default: 0).
+//! `HYBRID_FIXTURES` names (`tests/fixtures` without it, and for kinds of fixtures that it has none of)
+//! on the device that `HYBRID_DEVICE` names (default: `flex`). `HYBRID_TOLERANCE` widens what such tests allow (default: 0).
 
 #![recursion_limit = "256"]
 

@@ -108,9 +108,7 @@ fn table(found: &BTreeMap<String, Found>) -> String {
         .to_owned();
     for (methods, found) in found {
         let families: Vec<&str> = found.families.iter().map(String::as_str).collect();
-        let merged = found
-            .merged
-            .map_or("-".to_owned(), |merged| format!("{merged:.1e}"));
+        let merged = found.merged.map_or("-".to_owned(), difference);
         let Found {
             n_adapters,
             in_peft,
@@ -119,12 +117,21 @@ fn table(found: &BTreeMap<String, Found>) -> String {
         } = found;
         writeln!(
             text,
-            "| {methods} | {} | {n_adapters} | {in_peft:.1e} | {merged} | {back:.1e} |",
-            families.join(", ")
+            "| {methods} | {} | {n_adapters} | {} | {merged} | {} |",
+            families.join(", "),
+            difference(*in_peft),
+            difference(*back)
         )
         .expect("strings take text");
     }
     text
+}
+
+fn difference(value: f64) -> String {
+    match value {
+        0.0 => "0".to_owned(),
+        value => format!("{value:.1e}"),
+    }
 }
 
 /// The names of a stack's methods.
