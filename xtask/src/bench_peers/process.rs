@@ -21,6 +21,8 @@ pub(super) struct Said {
     pub(super) at_s: f64,
     /// The largest resident memory by then in MB (10^6 bytes), mapped files included.
     pub(super) peak_rss_mb: Option<f64>,
+    /// The same of what is resident now.
+    pub(super) rss_mb: Option<f64>,
     pub(super) event: Value,
     /// At the report, the share of processor time that other programs took so far.
     pub(super) foreign: Option<f64>,
@@ -90,6 +92,7 @@ pub(super) fn listen(command: &mut Command) -> Result<Vec<Said>, XtaskError> {
                 said.push(Said {
                     at_s,
                     peak_rss_mb: memory_mb(&status, "VmHWM:"),
+                    rss_mb: memory_mb(&status, "VmRSS:"),
                     event,
                     foreign: watched.and_then(|watched| watched.share(child.id())),
                 });
@@ -191,6 +194,7 @@ mod tests {
         let said = |foreign: f64| Said {
             at_s: 1.0,
             peak_rss_mb: None,
+            rss_mb: None,
             event: json!({"event": "report"}),
             foreign: Some(foreign),
         };

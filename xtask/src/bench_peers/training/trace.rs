@@ -193,6 +193,7 @@ mod tests {
         Said {
             at_s,
             peak_rss_mb: Some(peak_rss_mb),
+            rss_mb: None,
             event,
             foreign: Some(0.25),
         }
