@@ -210,6 +210,7 @@ pub(super) const WORKS: [Work; 7] = [
         },
         peers: &[
             target("logistic regression", "logistic_regression"),
+            target("SetFit", "setfit"),
             target("PEFT LoRA", "lora"),
         ],
         figures: &[WALL, ACCURACY, MEMORY],
