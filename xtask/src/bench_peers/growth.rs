@@ -167,13 +167,15 @@ impl Measured {
     /// What a run said; none if something of it is not there.
     fn of(point: Point, said: &[Said], repeated: usize) -> Option<Self> {
         let first = |name: &str| said.iter().find(|said| said.event["event"] == name);
+        let last = |name: &str| said.iter().rfind(|said| said.event["event"] == name);
         let steps = said.iter().filter(|said| said.event["event"] == "step");
         let report = first("report")?;
         let peaks = said.iter().take_while(|said| said.at_s <= report.at_s);
         let version = first("started")?.event["version"].as_str()?;
         Some(Self {
             point,
-            seconds: first("stage_ended")?.at_s - first("stage_began")?.at_s,
+            // The baseline ends before the stage begins.
+            seconds: last("stage_ended")?.at_s - first("stage_began")?.at_s,
             peak_rss_mb: peaks.filter_map(|said| said.peak_rss_mb).reduce(f64::max)?,
             tokens: report.event["cost"]["tokens"].as_u64(),
             resident_mb: steps.filter_map(|said| said.rss_mb).collect(),
@@ -202,6 +204,11 @@ mod tests {
         };
         let said = [
             said(0.1, 9.0, json!({"event": "started", "version": "1.2"})),
+            said(
+                0.5,
+                9.0,
+                json!({"event": "stage_ended", "stage": "baseline"}),
+            ),
             said(1.0, 10.0, json!({"event": "stage_began"})),
             said(2.0, 20.0, json!({"event": "step"})),
             said(3.0, 30.0, json!({"event": "step"})),
@@ -213,7 +220,7 @@ mod tests {
         assert_eq!((measured.seconds, measured.peak_rss_mb), (2.5, 32.0));
         assert_eq!(measured.resident_mb, [19.0, 29.0]);
         assert_eq!((measured.tokens, measured.foreign), (Some(7), Some(0.02)));
-        assert!(Measured::of(point, &said[..4], 0).is_none());
+        assert!(Measured::of(point, &said[..5], 0).is_none());
     }
 
     #[test]
