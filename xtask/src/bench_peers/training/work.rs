@@ -245,7 +245,7 @@ pub(super) const WORKS: [Work; 7] = [
     Work {
         name: "prompt_search",
         title: "Prompt search with SmolLM2",
-        about: "Four candidates, each with four demonstrations, scored on 16 reviews of SST-2 \
+        about: "Four candidates, each with four demonstrations, scored on 8 reviews of SST-2 \
                 with SmolLM2-135M-Instruct from one GGUF file: hybrid scores label words in \
                 float32, DSPy has the server of llama.cpp write an answer with weights in Q4_1.",
         recipe: "benches/peers/training/prompt_search.toml",
@@ -253,7 +253,7 @@ pub(super) const WORKS: [Work; 7] = [
         given: Given::Data,
         data: Data {
             source: Source::Sst2,
-            rows: Some(16),
+            rows: Some(8),
             held_out: Some(8),
         },
         peers: &[Peer {
