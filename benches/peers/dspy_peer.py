@@ -77,7 +77,9 @@ def search(job, port):
         max_tokens=24,
         num_retries=0,
     )
-    dspy.configure(lm=lm)
+    # A second question in another format, where an answer has none of the first, would read a whole
+    # other prompt and take the place of the prefix that is kept.
+    dspy.configure(lm=lm, adapter=dspy.ChatAdapter(use_json_adapter_fallback=False))
     lines = pathlib.Path(f"{job['data']}/fit.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     examples = [

@@ -8,13 +8,17 @@ end, which is scored once. Modes:
 
 - `logistic_regression`: the frozen encoder's sentence vectors and scikit-learn's logistic regression, with
   the C that is best on the test questions;
+- `setfit`: SetFit (Tunstall et al. 2022): the encoder learns from pairs of texts whether their labels are
+  the same, then logistic regression is fitted on its vectors;
 - `lora`: PEFT's LoRA at all linear layers, six epochs, with a classifier that starts at the labels'
   mean vectors.
 """
 
+import contextlib
 import json
 import pathlib
 import sys
+import tempfile
 
 import torch
 import transformers
@@ -23,6 +27,10 @@ import job as jobs
 from training_peer import INFERENCE_ROWS, say
 
 MAX_LENGTH = 64
+
+# The least log loss on select among the settings of SetFit that were tried: pairs, batches, rates and C.
+SETFIT = {"batch_size": 32, "max_steps": 24, "body_learning_rate": 2e-5}
+SETFIT_HEAD = {"C": 100.0, "max_iter": 300}
 
 
 def read_rows(path):
@@ -79,6 +87,36 @@ def logistic_regression(job, fit, report):
     return share_right(predicted, report[1]), {"scikit-learn": sklearn.__version__}
 
 
+def setfit(job, fit, report):
+    """Accuracy of SetFit."""
+    import datasets
+    import sentence_transformers
+    import setfit as library
+
+    model = library.SetFitModel.from_pretrained(job["model"], head_params=SETFIT_HEAD)
+    model.model_body.max_seq_length = MAX_LENGTH
+    pairs_from = datasets.Dataset.from_dict({"text": fit[0], "label": fit[1]})
+    # Standard output is for events alone.
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+        arguments = library.TrainingArguments(
+            **SETFIT,
+            num_epochs=1,
+            seed=42,
+            output_dir=folder,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            show_progress_bar=False,
+        )
+        library.Trainer(model=model, args=arguments, train_dataset=pairs_from).train()
+    predicted = model.predict(report[0], batch_size=INFERENCE_ROWS, show_progress_bar=False)
+    versions = {
+        "setfit": library.__version__,
+        "sentence-transformers": sentence_transformers.__version__,
+    }
+    return share_right([str(label) for label in predicted], report[1]), versions
+
+
 def lora(job, fit, report, epochs=6, batch_rows=16, rate=2e-3, scale=20.0):
     """Accuracy of LoRA with a classifier that starts at the labels' mean vectors."""
     import peft
@@ -128,7 +166,7 @@ def main():
     fit = read_rows(f"{job['data']}/fit.jsonl")
     report = read_rows(f"{job['data']}/report.jsonl")
     say(event="stage_began")
-    modes = {"logistic_regression": logistic_regression, "lora": lora}
+    modes = {"logistic_regression": logistic_regression, "setfit": setfit, "lora": lora}
     accuracy, versions = modes[mode](job, fit, report)
     versions |= {"torch": torch.__version__, "transformers": transformers.__version__}
     say(event="report", accuracy=accuracy, versions=versions)

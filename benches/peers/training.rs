@@ -7,7 +7,8 @@
 //! A job is a JSON object: `model`, a folder or GGUF file; `adapter`, a folder in PEFT's format, or
 //! null; `head`, the first values of the classifier; `label_tokens`, in place of a head the first
 //! tokens of each label's words; `ids` and `targets` of each row; `batches`, for each epoch the rows
-//! of each update; `lr`, the constant rate of AdamW.
+//! of each update; `lr`, the constant rate of AdamW. Of a stage with variants, `variants` has the
+//! `adapter` and the `lr` of each, and `select` and `report` have `ids` and `targets` to score.
 //!
 //! The recipe has one adapter stage, and a prompt if its base is a language model. Its draws are
 //! those of a run of it (`ARCHITECTURE.md`, Determinism); where they were not, losses would differ.
@@ -17,7 +18,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use hybrid::load_tokenizer;
-use hybrid::recipe::{AdapterStage, HeadStage, Recipe, StageConfig, load};
+use hybrid::recipe::{AdapterStage, AdapterVariant, HeadStage, Recipe, StageConfig, load};
 use hybrid_adapters::{AdapterConfig, Adapters, ClassifierHead, HeadConfig, save_peft};
 use hybrid_data::{
     BatchLimits, BatchOrder, Example, FieldMapping, LabelSet, Tokenizer, derive_seed,
@@ -60,16 +61,20 @@ fn prepare(recipe: &Recipe, folder: &Path) -> Result<Value, Box<dyn Error>> {
     let [StageConfig::Adapter(stage)] = &recipe.stages[..] else {
         return Err("expected a recipe of one adapter stage".into());
     };
-    let OptimizerConfig::Adamw { lr, .. } = stage.optimizer else {
-        return Err("expected a stage with AdamW".into());
-    };
     let mapping = FieldMapping::new([("text", "text")], Some("label"));
-    let fit = read_examples(&recipe.data.folder.join(&recipe.data.fit), &mapping)?;
+    let read = |file: &Path| read_examples(&recipe.data.folder.join(file), &mapping);
+    let fit = read(&recipe.data.fit)?;
     let labels = LabelSet::of(&fit)?;
     let model = model_of(recipe)?;
     let device = open_device("flex")?;
     let init_seed = derive_seed(recipe.seed, &format!("1/{}/init", stage.name));
     let save = |base: &dyn Base| save_adapter(&stage.methods, base, init_seed, folder);
+    let encoded =
+        |tokenizer: &Tokenizer, rows: &[Example]| -> Result<Vec<Vec<u32>>, Box<dyn Error>> {
+            let texts: Vec<String> = rows.iter().map(|row| row.fields["text"].clone()).collect();
+            let encodings = tokenizer.encode(&texts)?;
+            Ok(encodings.into_iter().map(|row| row.ids).collect())
+        };
 
     let mut job = match &recipe.prompt {
         Some(prompt) => {
@@ -84,16 +89,24 @@ fn prepare(recipe: &Recipe, folder: &Path) -> Result<Value, Box<dyn Error>> {
         None => {
             let tokenizer = load_tokenizer(&model, recipe.base.max_length)?;
             let base = Model::load_encoder(&model, &device)?;
-            let texts: Vec<String> = fit.iter().map(|row| row.fields["text"].clone()).collect();
-            let encodings = tokenizer.encode(&texts)?;
-            let ids: Vec<&[u32]> = encodings.iter().map(|row| &row.ids[..]).collect();
             let config = head_config(&stage.head);
             let d_model = base.encoder.d_model();
             let head = ClassifierHead::init(config, d_model, labels.len(), init_seed, &device);
-            json!({
+            let mut job = json!({
                 "model": model, "adapter": save(&base)?,
-                "head": described(&head), "ids": ids,
-            })
+                "head": described(&head), "ids": encoded(&tokenizer, &fit)?,
+            });
+            if !stage.variants.is_empty() {
+                job["variants"] = json!(variants(stage, &base, init_seed, folder)?);
+                let select = recipe.data.select.as_ref().ok_or("expected select rows")?;
+                for (part, file) in [("select", select), ("report", &recipe.data.report)] {
+                    let rows = read(file)?;
+                    job[part] = json!({
+                        "ids": encoded(&tokenizer, &rows)?, "targets": labels.targets(&rows)?,
+                    });
+                }
+            }
+            job
         }
     };
     let lengths: Vec<usize> = serde_json::from_value::<Vec<Vec<u32>>>(job["ids"].clone())?
@@ -102,8 +115,43 @@ fn prepare(recipe: &Recipe, folder: &Path) -> Result<Value, Box<dyn Error>> {
         .collect();
     job["targets"] = json!(labels.targets(&fit)?);
     job["batches"] = json!(batches(recipe.seed, stage, &lengths));
-    job["lr"] = json!(lr);
+    job["lr"] = json!(constant_rate(&stage.optimizer)?);
     Ok(job)
+}
+
+/// The first values and the rate of each variant.
+fn variants(
+    stage: &AdapterStage,
+    base: &dyn Base,
+    seed: u64,
+    folder: &Path,
+) -> Result<Vec<Value>, Box<dyn Error>> {
+    let variants = stage.variants.iter().enumerate();
+    let described = variants.map(|(place, variant)| -> Result<Value, Box<dyn Error>> {
+        let methods = variant.methods.as_ref().unwrap_or(&stage.methods);
+        let optimizer = variant.optimizer.as_ref().unwrap_or(&stage.optimizer);
+        let known = AdapterVariant {
+            methods: variant.methods.clone(),
+            optimizer: variant.optimizer.clone(),
+            ..AdapterVariant::default()
+        };
+        if *variant != known {
+            return Err("expected variants of methods and optimizer alone".into());
+        }
+        let folder = folder.join(format!("variant-{}", place + 1));
+        Ok(json!({
+            "adapter": save_adapter(methods, base, seed, &folder)?,
+            "lr": constant_rate(optimizer)?,
+        }))
+    });
+    described.collect()
+}
+
+fn constant_rate(optimizer: &OptimizerConfig) -> Result<f64, Box<dyn Error>> {
+    match optimizer {
+        OptimizerConfig::Adamw { lr, .. } => Ok(*lr),
+        _ => Err("expected a stage with AdamW".into()),
+    }
 }
 
 /// Writes the first values of adapters, if there are any; where.

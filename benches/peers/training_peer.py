@@ -119,6 +119,23 @@ def kept_features(model, rows):
     return torch.stack(kept).clone()
 
 
+def train(model, job, lr, kept=None, **said):
+    """Does the updates of a job and says each, with `said`; over kept features, if there are any."""
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.0, fused=True)
+    rows, targets = job["ids"], torch.tensor(job["targets"])
+    step = 0
+    for epoch in job["batches"]:
+        for batch in epoch:
+            logits = model([rows[row] for row in batch]) if kept is None else model.head(kept[batch])
+            loss = torch.nn.functional.cross_entropy(logits, targets[batch])
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+            say(event="step", step=step, loss=loss.item(), **said)
+
+
 def matrix_product_gflops():
     """What the machine's matrix product reaches at best, for comparison."""
     size = 2048
@@ -136,21 +153,9 @@ def main():
     job, mode = jobs.read(), sys.argv[2]
     torch.set_num_threads(job["threads"])
     model, versions = load(job, mode)
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=job["lr"], weight_decay=0.0, fused=True)
-    rows, targets = job["ids"], torch.tensor(job["targets"])
     say(event="stage_began")
-    kept = kept_features(model, rows) if mode == "features" else None
-    step = 0
-    for epoch in job["batches"]:
-        for batch in epoch:
-            logits = model([rows[row] for row in batch]) if kept is None else model.head(kept[batch])
-            loss = torch.nn.functional.cross_entropy(logits, targets[batch])
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            step += 1
-            say(event="step", step=step, loss=loss.item())
+    kept = kept_features(model, job["ids"]) if mode == "features" else None
+    train(model, job, job["lr"], kept)
     peak_rss_mb = jobs.peak_rss_mb()
     say(event="report", versions=versions, peak_rss_mb=peak_rss_mb)
     say(event="machine", matrix_product_gflops=matrix_product_gflops())

@@ -9,6 +9,7 @@ use crate::error::XtaskError;
 mod decoding;
 mod document;
 mod exported;
+mod growth;
 mod machine;
 mod process;
 mod python;
@@ -22,6 +23,8 @@ pub(crate) enum Comparison {
     Decoding(decoding::Arguments),
     /// Training and prompt search, beside Transformers with PEFT and others.
     Training(training::Arguments),
+    /// How the time and memory of hybrid's own training grow.
+    Growth(growth::Arguments),
 }
 
 /// Runs all programs and writes the figures down.
@@ -29,5 +32,6 @@ pub(crate) fn run(comparison: &Comparison) -> Result<ExitCode, XtaskError> {
     match comparison {
         Comparison::Decoding(arguments) => decoding::run(arguments),
         Comparison::Training(arguments) => training::run(arguments),
+        Comparison::Growth(arguments) => growth::run(arguments),
     }
 }

@@ -72,6 +72,15 @@ pub(crate) enum XtaskError {
         reason: String,
     },
 
+    /// A model's file is not what it should be.
+    #[error("{path}: expected {expected}")]
+    Model {
+        /// The file.
+        path: PathBuf,
+        /// What was looked for.
+        expected: &'static str,
+    },
+
     /// The lines between which a table belongs are not there.
     #[error("{path}: the marks of the table of methods are not there")]
     Marks {

@@ -14,17 +14,15 @@ use super::{document, exported, machine, process, python};
 use crate::error::XtaskError;
 use crate::libtorch::Variables;
 use crate::{train, workspace};
-use trace::{Amount, Trace};
-use work::{Peer, WORKS, Work};
+use trace::{Amount, Losses, Trace};
+use work::{Given, Peer, WORKS, Work};
 
+mod choice;
 mod report;
 mod trace;
 mod work;
 
 const ROUNDS: u64 = 3;
-
-/// How often a run is tried that other programs disturb.
-const TRIES: usize = 3;
 
 /// How the programs are compared.
 #[derive(Debug, Args)]
@@ -71,7 +69,11 @@ struct Program {
     shown: String,
     versions: Value,
     /// The loss of each update of the last run.
-    losses: Vec<f64>,
+    losses: Losses,
+    /// The setting that each run chose, where there are some.
+    chosen: Vec<u64>,
+    /// What became of all settings in the last run, where the program trains each to its end.
+    grid: Value,
     matrix_product_gflops: Option<f64>,
     /// The largest share of processor time that other programs took in a run that counts.
     foreign: Option<f64>,
@@ -138,9 +140,11 @@ impl Bench<'_> {
         let source = work.data.folder(work.name, self.arguments)?;
         work.data.lay_out(&source, &data, self.arguments.rows)?;
         let recipe = workspace::root().join(work.recipe);
-        let job = match work.is_equal {
-            true => self.job(&recipe, &data, &folder.path().join("adapter"))?,
-            false => self.free_job(&recipe, &data)?,
+        let job = match work.given {
+            Given::Updates | Given::Settings => {
+                self.job(&recipe, &data, &folder.path().join("adapter"))?
+            }
+            Given::Data => self.free_job(&recipe, &data)?,
         };
         let job_path = folder.path().join("job.json");
         fs::write(&job_path, job.to_string()).map_err(XtaskError::write(&job_path))?;
@@ -167,9 +171,11 @@ impl Bench<'_> {
                         Some(peer) => self.peer(&work.peers[peer], &job_path),
                     };
                     process::set_environment(&mut command);
-                    process::listen(&mut command).map(Trace::new)
+                    process::listen(&mut command)
                 };
-                let trace = program.undisturbed(run)?;
+                let (said, repeated) = process::undisturbed(run)?;
+                let trace = Trace::new(said);
+                program.repeated += repeated;
                 amount.flops = amount.flops.or_else(|| trace.flops());
                 program.add(work, &trace, amount);
             }
@@ -241,30 +247,13 @@ impl Program {
             measured: Measured::new(name),
             shown,
             versions: Value::Null,
-            losses: Vec::new(),
+            losses: Losses::new(),
+            chosen: Vec::new(),
+            grid: Value::Null,
             matrix_product_gflops: None,
             foreign: None,
             repeated: 0,
         }
-    }
-
-    /// A run that other programs left alone, or the last of some tries. Only what they took decides
-    /// whether a run is repeated, never what came out of it.
-    fn undisturbed(
-        &mut self,
-        run: impl Fn() -> Result<Trace, XtaskError>,
-    ) -> Result<Trace, XtaskError> {
-        let mut trace = run()?;
-        for _ in 1..TRIES {
-            if machine::is_quiet(trace.foreign()) {
-                break;
-            }
-            let share = trace.foreign().unwrap_or(f64::NAN) * 100.0;
-            eprintln!("  other programs took {share:.0} % of the processors: again");
-            self.repeated += 1;
-            trace = run()?;
-        }
-        Ok(trace)
     }
 
     /// Adds the figures of a run.
@@ -276,6 +265,8 @@ impl Program {
         }
         self.versions = trace.versions();
         self.losses = trace.losses();
+        self.chosen.extend(trace.chosen());
+        self.grid = trace.grid().cloned().unwrap_or_default();
         let foreign = self.foreign.into_iter().chain(trace.foreign());
         self.foreign = foreign.reduce(f64::max);
         let peak = trace.matrix_product_gflops();

@@ -4,15 +4,20 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::work::Work;
-use super::{Arguments, Measurement, Program, ROUNDS};
+use super::trace::Losses;
+use super::work::{Given, Work};
+use super::{Arguments, Measurement, Program, ROUNDS, choice};
 use crate::bench_peers::machine::{self, MOST_FOREIGN, is_quiet};
 use crate::bench_peers::summary::{Measured, ratio, ratios, ratios_json, table};
 
 /// What is said of works that all programs do alike.
-const EQUAL: &str = " All programs do the same updates from the same first values. Peers do not \
-                     tokenise: they are given the tokens. Speeds count from the first update to \
-                     the last, or with the first update from when the model is loaded.";
+const UPDATES: &str = " All programs do the same updates from the same first values. Peers do not \
+                       tokenise: they are given the tokens. Speeds count from the first update to \
+                       the last, or with the first update from when the model is loaded.";
+
+/// What is said of works in which hybrid does a part of the updates that its peers do.
+const SETTINGS: &str = " Settings start at the same values in all programs and go over the same \
+                        batches. Peers do not tokenise: they are given the tokens.";
 
 /// Updates whose losses are shown.
 const SHOWN: usize = 5;
@@ -52,7 +57,12 @@ pub(super) fn report(measurement: &Measurement, arguments: &Arguments) -> (Strin
             "command": program.shown,
             "versions": program.versions,
             "figures": program.measured.json(work.figures),
-            "losses": program.losses,
+            "losses": match program.losses.get(&0) {
+                Some(losses) => json!(losses),
+                None => json!(program.losses),
+            },
+            "chosen": program.chosen,
+            "grid": program.grid,
             "foreign_processor_share": program.foreign,
             "repeated_runs": program.repeated,
         })).collect::<Value>(),
@@ -73,9 +83,10 @@ pub(super) fn report(measurement: &Measurement, arguments: &Arguments) -> (Strin
          {processor}, {threads} threads; each program had a process of its own in each of \
          {rounds} rounds, in turn: medians, in brackets least and most.{}\n\n{}\n{}\n",
         work.about,
-        match work.is_equal {
-            true => EQUAL,
-            false => "",
+        match work.given {
+            Given::Updates => UPDATES,
+            Given::Settings => SETTINGS,
+            Given::Data => "",
         },
         table(measured, work.figures),
         ratios(&pairs, work.figures),
@@ -84,7 +95,12 @@ pub(super) fn report(measurement: &Measurement, arguments: &Arguments) -> (Strin
         true => verdict(&wanted),
         false => busy(foreign),
     });
-    section.push_str(&losses(programs));
+    section.push_str(&choice::in_words(programs));
+    let losses: Vec<(&str, &Losses)> = programs
+        .iter()
+        .map(|program| (program.measured.name, &program.losses))
+        .collect();
+    section.push_str(&losses_in_words(&losses));
     if let Some(peak) = peak {
         section.push_str(&format!(
             "PyTorch's product of two matrices of 2048 by 2048 reaches {peak:.0} GFLOP/s here. "
@@ -186,33 +202,49 @@ fn verdict(wanted: &Value) -> String {
     }
 }
 
-/// Losses side by side, where programs say them.
-fn losses(programs: &[Program]) -> String {
-    let n_steps = programs.iter().map(|program| program.losses.len()).min();
-    let n_steps = n_steps.unwrap_or_default();
+/// Losses side by side, of the updates that all programs have done.
+fn losses_in_words(programs: &[(&str, &Losses)]) -> String {
+    let Some((_, own)) = programs.first() else {
+        return String::new();
+    };
+    let shared = own.keys().flat_map(|setting| {
+        let counts = programs.iter();
+        let counts = counts.map(|(_, losses)| losses.get(setting).map_or(0, Vec::len));
+        let n_steps = counts.min().unwrap_or_default();
+        (0..n_steps).map(move |step| (*setting, step))
+    });
+    let shared: Vec<(u64, usize)> = shared.collect();
+    let n_steps = shared.len();
     if n_steps == 0 {
         return String::new();
     }
-    let shown: BTreeSet<usize> = (0..SHOWN)
-        .map(|place| place * (n_steps - 1) / (SHOWN - 1))
+    let shown: BTreeSet<(u64, usize)> = (0..SHOWN)
+        .map(|place| shared[place * (n_steps - 1) / (SHOWN - 1)])
         .collect();
     let row = |first: &str, cells: Vec<String>| format!("| {first} | {} |\n", cells.join(" | "));
-    let head = shown.iter().map(|step| (step + 1).to_string()).collect();
-    let mut text = row("loss of update", head);
+    let has_settings = !own.contains_key(&0);
+    let update = |(setting, step): &(u64, usize)| match has_settings {
+        true => format!("{setting}, {}", step + 1),
+        false => (step + 1).to_string(),
+    };
+    let heading = match has_settings {
+        true => "loss of setting, update",
+        false => "loss of update",
+    };
+    let mut text = row(heading, shown.iter().map(update).collect());
     text.push_str(&row(
         "---",
         shown.iter().map(|_| "---:".to_owned()).collect(),
     ));
-    for program in programs {
+    for (name, losses) in programs {
         let cells = shown
             .iter()
-            .map(|step| format!("{:.5}", program.losses[*step]));
-        text.push_str(&row(program.measured.name, cells.collect()));
+            .map(|(setting, step)| format!("{:.5}", losses[setting][*step]));
+        text.push_str(&row(name, cells.collect()));
     }
-    let own = &programs[0].losses;
-    let differences = programs[1..].iter().flat_map(|peer| {
-        let pairs = peer.losses.iter().zip(own);
-        pairs.map(|(loss, own)| (loss - own).abs())
+    let differences = programs[1..].iter().flat_map(|(_, losses)| {
+        let pairs = shared.iter();
+        pairs.map(|(setting, step)| (losses[setting][*step] - own[setting][*step]).abs())
     });
     let largest = differences.fold(0.0, f64::max);
     format!("{text}\nLargest difference of a loss over all {n_steps} updates: {largest:.1e}. ")
@@ -222,7 +254,7 @@ fn losses(programs: &[Program]) -> String {
 mod tests {
     use serde_json::json;
 
-    use super::{busy, verdict};
+    use super::{Losses, busy, losses_in_words, verdict};
 
     #[test]
     fn a_busy_machine_gives_no_verdict() {
@@ -243,5 +275,21 @@ mod tests {
         );
         assert!(text.contains("at most 0.5 of that of PEFT; reached 0.40: met\n"));
         assert_eq!(verdict(&json!([])), "");
+    }
+    #[test]
+    fn losses_stand_beside_those_of_the_same_update() {
+        let only = |losses: &[f64]| Losses::from([(0, losses.to_vec())]);
+        let (own, peer) = (only(&[4.0, 3.0]), only(&[4.0, 3.5]));
+        let text = losses_in_words(&[("a", &own), ("b", &peer)]);
+        assert!(text.starts_with("| loss of update | 1 | 2 |\n"), "{text}");
+        assert!(text.contains("| b | 4.00000 | 3.50000 |\n"), "{text}");
+        assert!(text.contains("over all 2 updates: 5.0e-1."), "{text}");
+        assert_eq!(losses_in_words(&[("a", &own), ("b", &Losses::new())]), "");
+
+        let own = Losses::from([(1, vec![4.0]), (2, vec![3.0, 2.0])]);
+        let peer = Losses::from([(1, vec![4.0, 9.0]), (2, vec![3.0, 2.0])]);
+        let text = losses_in_words(&[("a", &own), ("b", &peer)]);
+        assert!(text.contains("update | 1, 1 | 2, 1 | 2, 2 |\n"), "{text}");
+        assert!(text.contains("over all 3 updates: 0.0e0."), "{text}");
     }
 }

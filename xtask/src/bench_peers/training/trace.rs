@@ -2,11 +2,14 @@
 //!
 //! Hybrid (`hybrid train --json`) and the peers' scripts say the same events: `stage_began` when
 //! what follows is training or search, `step` after each update, `trial` after each scored prompt,
-//! `report` at the end. Clock and memory are read by the listener, for all programs alike.
+//! `report` at the end. Of a choice among settings, a `step` names its `variant`; the one that was
+//! chosen is in hybrid's last `variants_left` or in a peer's `report`. Clock and memory are read by the listener, for all programs alike.
+
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::bench_peers::process::Said;
+use crate::bench_peers::process::{self, Said};
 use crate::bench_peers::summary::Figure;
 
 const fn figure(key: &'static str, heading: &'static str, digits: usize) -> Figure {
@@ -27,6 +30,9 @@ pub(super) const TRAINED: Figure = figure("trained_s", "command to last update, 
 pub(super) const WALL: Figure = figure("wall_s", "command to test accuracy, s", 1);
 pub(super) const ACCURACY: Figure = figure("accuracy_percent", "test accuracy, %", 1);
 pub(super) const MEMORY: Figure = figure("peak_rss_mb", "peak memory, MB", 0);
+
+/// The losses of the updates of each setting, by its number; of the only one, which has none, by 0.
+pub(super) type Losses = BTreeMap<u64, Vec<f64>>;
 
 /// What is done in one run, where all programs do the same.
 #[derive(Debug, Clone, Copy)]
@@ -63,9 +69,26 @@ impl Trace {
     }
 
     /// The loss of each update.
-    pub(super) fn losses(&self) -> Vec<f64> {
-        let losses = self.events("step").map(|said| said.event["loss"].as_f64());
-        losses.map(|loss| loss.unwrap_or(f64::NAN)).collect()
+    pub(super) fn losses(&self) -> Losses {
+        let mut losses = Losses::new();
+        for Said { event, .. } in self.events("step") {
+            let setting = losses.entry(event["variant"].as_u64().unwrap_or_default());
+            let loss = event["loss"].as_f64().unwrap_or(f64::NAN);
+            setting.or_default().push(loss);
+        }
+        losses
+    }
+
+    /// The number of the setting that was chosen.
+    pub(super) fn chosen(&self) -> Option<u64> {
+        let left = || self.events("variants_left").next_back();
+        let own = || left()?.event["variants"][0].as_u64();
+        self.report()?.event["chosen"].as_u64().or_else(own)
+    }
+
+    /// What became of all settings, where the program has trained each to its end.
+    pub(super) fn grid(&self) -> Option<&Value> {
+        Some(&self.events("grid").next()?.event)
     }
 
     /// The versions that the program names.
@@ -86,7 +109,7 @@ impl Trace {
 
     /// The share of processor time that other programs took.
     pub(super) fn foreign(&self) -> Option<f64> {
-        self.report()?.foreign
+        process::foreign(&self.said)
     }
 
     /// What the machine's matrix product reaches at best, where the program tries it.
@@ -170,6 +193,7 @@ mod tests {
         Said {
             at_s,
             peak_rss_mb: Some(peak_rss_mb),
+            rss_mb: None,
             event,
             foreign: Some(0.25),
         }
@@ -205,7 +229,7 @@ mod tests {
         ]
         .map(|figure| trace.value(&figure, amount).unwrap());
         assert_eq!(values, [4.0, 5.0, 20.0, 4.0, 1.0, 2.5, 61.0]);
-        assert_eq!(trace.losses(), [4.0, 3.0]);
+        assert_eq!(trace.losses(), [(0, vec![4.0, 3.0])].into());
         assert_eq!(trace.versions(), json!({"hybrid": "1.2"}));
         assert_eq!(trace.matrix_product_gflops(), Some(7.5));
         assert_eq!(trace.foreign(), Some(0.25));
@@ -220,6 +244,42 @@ mod tests {
             [WALL, ACCURACY].map(|figure| trace.value(&figure, NOTHING).unwrap())
         });
         assert_eq!(figures, [[3.0, 50.0], [3.0, 25.0]]);
+    }
+
+    #[test]
+    fn settings_have_losses_of_their_own() {
+        let step = |variant: u64, loss: f64| {
+            said(
+                1.0,
+                1.0,
+                json!({"event": "step", "variant": variant, "loss": loss}),
+            )
+        };
+        let left = |variants: &[u64]| {
+            said(
+                2.0,
+                1.0,
+                json!({"event": "variants_left", "variants": variants}),
+            )
+        };
+        let report = |event: Value| said(3.0, 1.0, event);
+        let own = Trace::new(vec![
+            step(1, 4.0),
+            step(2, 3.0),
+            left(&[2, 1]),
+            step(2, 2.0),
+            left(&[2]),
+            report(json!({"event": "report"})),
+        ]);
+        let losses = [(1, vec![4.0]), (2, vec![3.0, 2.0])];
+        assert_eq!(own.losses(), losses.into());
+        assert_eq!((own.chosen(), own.grid()), (Some(2), None));
+        let grid = json!({"event": "grid", "accuracies": [0.5]});
+        let peer = Trace::new(vec![
+            report(json!({"event": "report", "chosen": 7})),
+            said(4.0, 1.0, grid.clone()),
+        ]);
+        assert_eq!((peer.chosen(), peer.grid()), (Some(7), Some(&grid)));
     }
 
     #[test]
