@@ -27,6 +27,8 @@ struct Journey<'b> {
     sent: Vec<Sent<'b>>,
 }
 
+type Outputs<'b> = dyn Fn(&Path) -> Vec<f32> + 'b;
+
 /// An adapter that PEFT is given.
 struct Sent<'b> {
     name: String,
@@ -37,7 +39,7 @@ struct Sent<'b> {
     again: PathBuf,
     expected: Vec<f32>,
     /// Reads a folder, and computes what is expected.
-    outputs: Box<dyn Fn(&Path) -> Vec<f32> + 'b>,
+    outputs: Box<Outputs<'b>>,
 }
 
 /// The largest differences of a method.

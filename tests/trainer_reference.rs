@@ -41,7 +41,7 @@ fn parity_of_a_classifier_of_the_real_trainer() {
         .success();
     let found: Value = serde_json::from_str(&printed(&evaluated)).unwrap();
     let found = found["accuracy"].as_f64().unwrap();
-    println!("accuracy {found} here, {expected} there");
+    eprintln!("accuracy {found} here, {expected} there");
     assert!(expected > 0.5, "nothing was learned: {expected}");
     assert!(
         (found - expected).abs() <= 0.001,

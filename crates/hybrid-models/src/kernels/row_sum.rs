@@ -63,7 +63,7 @@ mod tests {
     /// Weighs each row by its place, so that a group in the wrong place is seen.
     fn term(rows: Tensor<2>, first: usize) -> Tensor<1> {
         let [n_rows, d_model] = rows.dims();
-        let weights = values([first + n_rows, d_model], 3.0).slice([first..first + n_rows]);
+        let weights = values([first + n_rows, d_model], 3.0).narrow(0, first, n_rows);
         (rows.exp() * weights).sum()
     }
 
