@@ -74,8 +74,11 @@ def search(job, port):
         api_key="none",
         cache=False,
         temperature=0.0,
-        max_tokens=24,
         num_retries=0,
+        # DSPy's own `max_tokens` goes out under a name that the server does not know: answers would go
+        # on to the end of the context.
+        extra_body={"max_tokens": 24},
+        stop=["[[ ## completed ## ]]"],
     )
     # A second question in another format, where an answer has none of the first, would read a whole
     # other prompt and take the place of the prefix that is kept.
