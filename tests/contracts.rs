@@ -19,6 +19,7 @@ pub(crate) mod bench;
 mod counts;
 mod decoders;
 mod drawn;
+pub(crate) mod eva;
 mod gates;
 mod in_front;
 mod layer_stacks;

@@ -31,7 +31,7 @@ fn ints(x: &Tensor<2, burn::tensor::Int>) -> Value {
 }
 
 /// One case for the script, without the expected output.
-fn case(bench: &Bench, name: &str, adapter: &Path) -> Value {
+pub(crate) fn case(bench: &Bench, name: &str, adapter: &Path) -> Value {
     json!({
         "name": name,
         "base": bench.folder,

@@ -10,6 +10,8 @@
 //! `W - s A₀ B₀ + s A B`. It is computed again from the weight wherever the adapter is built, as PEFT
 //! does, and the base stays as it is: `A₀` and `B₀` are constants of the side path.
 //!
+//! `A` may also start at what the sites see (EVA; see `eva`), with ranks that follow it.
+//!
 //! LoRA+ (Hayou et al. 2024) and LoRA-FA (Zhang et al. 2023) are groups of the optimizer: a
 //! larger rate for `lora_b$`, and none for `lora_a$`.
 
@@ -27,11 +29,15 @@ use crate::targets::{Selection, Selector};
 use crate::{AdapterError, frozen};
 
 mod config;
+mod eva;
+mod explained_variance;
 mod start;
 mod table;
 
 use config::wrong;
 pub use config::{BiasMode, LoraConfig};
+pub use eva::EvaConfig;
+pub use explained_variance::ExplainedVariance;
 pub use start::LoraInit;
 pub(crate) use table::TableFactors;
 
@@ -115,7 +121,8 @@ impl Lora {
             layers: config.layers_to_transform.as_deref(),
             layers_pattern: config.layers_pattern.as_deref(),
         })?;
-        let sites = building.weight_sites(METHOD, &selector)?;
+        let mut sites = building.weight_sites(METHOD, &selector)?;
+        sites.retain(|site| config.chosen_rank(&site.path) != Some(0));
         let (linears, tables): (Vec<&Site>, Vec<&Site>) = sites
             .into_iter()
             .partition(|site| matches!(site.kind, SiteKind::Linear { .. }));
