@@ -16,6 +16,7 @@ use bench::{Bench, benches, close, differ, gradient_values, moved};
 use stacks::stacks;
 
 pub(crate) mod bench;
+mod by_row;
 mod counts;
 mod decoders;
 mod drawn;
