@@ -17,7 +17,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Bool, Int, Tensor, TensorData};
-use hybrid_models::{Embedding, Layer, Linear, Norm, Site, SiteId, SiteKind};
+use hybrid_models::{Embedding, Layer, Linear, Norm, Site, SiteId, SiteKind, low_rank};
 
 use crate::bias::{self, Biases};
 use crate::decomposition::Matrix;
@@ -275,7 +275,7 @@ impl Factors {
     /// - `rows`: `[rows, d_in]` → `[rows, d_out]`
     fn side(&self, rows: Tensor<2>, up: f64) -> Tensor<2> {
         let (a, b) = self.pair(self.lora_a.val(), self.lora_b.val());
-        let side = rows.matmul(a).mul_scalar(self.scale * up).matmul(b);
+        let side = low_rank(rows, a, b, self.scale * up);
         match &self.bias {
             Some(bias) => side + bias.val().mul_scalar(self.scale).unsqueeze(),
             None => side,
