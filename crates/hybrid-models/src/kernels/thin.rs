@@ -19,6 +19,9 @@ const ROWS: usize = 16;
 /// sums as a first cache holds.
 const COLUMNS: usize = 128;
 
+/// Products of values from which on more threads than one take less time: a tenth of a millisecond's.
+const MANY: usize = 1 << 21;
+
 /// `x tᵀ`.
 ///
 /// # Shapes
@@ -28,10 +31,11 @@ pub(super) fn narrowed(x: &Tensor<2>, t: &Tensor<2>) -> Tensor<2> {
     if !is_thin(x, thin) {
         return x.clone().matmul(t.clone().transpose());
     }
+    let n_products = n_rows * width * thin;
     let mut y = vec![0.0; n_rows * thin];
     read(x, |x| {
         read(t, |t| {
-            in_pieces(&mut y, ROWS * thin, |index, y| {
+            in_pieces(&mut y, ROWS * thin, n_products, |index, y| {
                 let start = index * ROWS * width;
                 Arch::new().dispatch(DotProducts {
                     weight: &x[start..start + y.len() / thin * width],
@@ -54,10 +58,11 @@ pub(super) fn widened(h: &Tensor<2>, t: &Tensor<2>) -> Tensor<2> {
     if !is_thin(h, thin) {
         return h.clone().matmul(t.clone());
     }
+    let n_products = n_rows * width * thin;
     let mut y = vec![0.0; n_rows * width];
     read(h, |h| {
         read(t, |t| {
-            in_pieces(&mut y, ROWS * width, |index, y| {
+            in_pieces(&mut y, ROWS * width, n_products, |index, y| {
                 let start = index * ROWS * thin;
                 let h = &h[start..start + y.len() / width * thin];
                 Arch::new().dispatch(Sums { h, t, width, y });
@@ -72,16 +77,17 @@ pub(super) fn widened(h: &Tensor<2>, t: &Tensor<2>) -> Tensor<2> {
 /// # Shapes
 /// - `h`: `[rows, thin]`, `x`: `[rows, width]` → `[thin, width]`
 pub(super) fn summed(h: &Tensor<2>, x: &Tensor<2>) -> Tensor<2> {
-    let ([_, thin], [_, width]) = (h.dims(), x.dims());
+    let ([n_rows, thin], [_, width]) = (h.dims(), x.dims());
     if !is_thin(x, thin) {
         return h.clone().transpose().matmul(x.clone());
     }
     // Block after block of columns, each with its rows.
+    let n_products = n_rows * width * thin;
     let n_blocks = width.div_ceil(COLUMNS);
     let mut blocks = vec![0.0; n_blocks * thin * COLUMNS];
     read(h, |h| {
         read(x, |x| {
-            in_pieces(&mut blocks, thin * COLUMNS, |index, sums| {
+            in_pieces(&mut blocks, thin * COLUMNS, n_products, |index, sums| {
                 let first = index * COLUMNS;
                 Arch::new().dispatch(RowSums {
                     h,
@@ -109,11 +115,18 @@ fn is_thin(x: &Tensor<2>, thin: usize) -> bool {
     is_ours(x) && (1..=MOST).contains(&thin)
 }
 
-/// Works on pieces of some length at the same time; on a single one at once.
-fn in_pieces(values: &mut [f32], length: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
-    match values.len() <= length {
-        true if values.is_empty() => {}
-        true => work(0, values),
+/// Works on pieces of some length, at the same time where there are [`MANY`] products.
+fn in_pieces(
+    values: &mut [f32],
+    length: usize,
+    n_products: usize,
+    work: impl Fn(usize, &mut [f32]) + Sync,
+) {
+    match n_products < MANY {
+        true => {
+            let pieces = values.chunks_mut(length).enumerate();
+            pieces.for_each(|(index, piece)| work(index, piece));
+        }
         false => {
             let pieces = values.par_chunks_mut(length).enumerate();
             pieces.for_each(|(index, piece)| work(index, piece));
@@ -248,11 +261,13 @@ mod tests {
     /// Sizes that fill pieces, blocks and vectors, and such that do not.
     #[test]
     fn thin_products_are_products() {
-        for rows in [1, 3, ROWS, 2 * ROWS + 7] {
+        // The last with many threads.
+        for rows in [1, 3, ROWS, 2 * ROWS + 7, 1100] {
             for width in [1, 5, 64, 100, COLUMNS, 2 * COLUMNS + 3] {
                 for thin in [1, 2, 8, 13, 40] {
-                    let x = values([rows, width], 0.1);
-                    let (t, h) = (values([thin, width], 0.2), values([rows, thin], 0.3));
+                    // Sums of many rows that do not cancel.
+                    let x = values([rows, width], 0.1) + 1.0;
+                    let (t, h) = (values([thin, width], 0.2), values([rows, thin], 0.3) + 1.0);
                     let found = host(narrowed(&x, &t));
                     close(&found, &host(x.clone().matmul(t.clone().transpose())));
                     close(&host(widened(&h, &t)), &host(h.clone().matmul(t)));
