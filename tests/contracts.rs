@@ -16,9 +16,11 @@ use bench::{Bench, benches, close, differ, gradient_values, moved};
 use stacks::stacks;
 
 pub(crate) mod bench;
+mod by_row;
 mod counts;
 mod decoders;
 mod drawn;
+pub(crate) mod eva;
 mod gates;
 mod in_front;
 mod layer_stacks;

@@ -15,6 +15,7 @@ mod bad_input_preflight;
 mod contracts;
 mod decoder_reference;
 mod encoder_decoder_loop;
+mod eva_reference;
 mod fixtures;
 mod language;
 mod parity_adapter_commands;

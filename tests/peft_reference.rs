@@ -163,7 +163,7 @@ fn ints(x: &Tensor<2, Int>) -> Value {
 }
 
 /// One case for the script, without the expected output.
-fn case(
+pub(crate) fn case(
     name: &str,
     base: &Path,
     adapter: &Path,

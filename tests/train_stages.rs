@@ -4,7 +4,7 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 
 use crate::fixtures::json;
-use crate::run_comparison::{candidate, count, events, report};
+use crate::run_comparison::{assert_equal_runs, candidate, count, events, report};
 use crate::tiny_task::{TinyTask, hybrid, printed};
 
 /// Losses of the updates of the only adapter stage.
@@ -306,4 +306,44 @@ fn label_words_are_trained_on_when_asked_for() {
     let steps = |rows: usize| 4 * rows.div_ceil(4);
     assert_eq!(losses(&plain).len(), steps(24));
     assert_eq!(losses(&words).len(), steps(24 + extra));
+}
+
+/// Ranks and first values follow the fit rows; a killed run finds the same, and a later round goes on
+/// from there.
+#[test]
+fn loras_start_at_what_their_sites_see_of_the_fit_rows() {
+    let start_at_rows = |task: &TinyTask| {
+        let start = "method = \"lora\", init_lora_weights = \"eva\", ";
+        task.edit_recipe("method = \"lora\", ", start);
+    };
+    let encoder = by_log_loss();
+    // The pooler among them, which is not asked.
+    encoder.edit_recipe("[\"query\", \"value\"]", "\"all-linear\"");
+    for (task, r) in [(encoder, 2), (TinyTask::texts(), 4)] {
+        start_at_rows(&task);
+        let whole = trained(&task, "whole", &["budget.max_rounds=2"]);
+        let methods = |id: &str| candidate(&whole, id)["adapter"]["methods"][0].clone();
+        let eva = methods("1-lora");
+        let ranks = eva["eva_config"]["ranks"].as_object().unwrap();
+        let ranks: Vec<u64> = ranks.values().map(|rank| rank.as_u64().unwrap()).collect();
+        let n_reached = ranks.len() - usize::from(eva["eva_config"]["ranks"]["pooler.dense"] == 0);
+        assert_eq!(ranks.iter().sum::<u64>(), r * n_reached as u64);
+        assert!(ranks.iter().any(|rank| *rank != r), "{ranks:?}");
+        assert_eq!(methods("2-lora"), eva, "the second round goes on");
+        let mut eval = hybrid();
+        let eval = eval
+            .arg("eval")
+            .arg(task.file("whole/artifact"))
+            .arg("--json");
+        let figures: Value = serde_json::from_str(&printed(&eval.assert().success())).unwrap();
+        let metric = whole["final"]["metric"].as_str().unwrap();
+        assert_eq!(figures[metric], whole["final"]["value"]);
+        task.train("alone").assert().success();
+        task.train_through_kills("killed");
+        assert_equal_runs(&task, "alone", "killed");
+    }
+    let task = TinyTask::translation();
+    start_at_rows(&task);
+    let said = task.refusal(&[]);
+    assert!(said.contains("two sequences"), "{said}");
 }

@@ -16,7 +16,7 @@ use crate::fixtures;
 pub(super) struct Bench {
     pub(super) name: String,
     pub(super) model: DecoderModel,
-    batch: DecoderBatch,
+    pub(super) batch: DecoderBatch,
     labels: Tensor<2, Int>,
 }
 
@@ -110,7 +110,7 @@ fn stacks(has_bias: bool) -> Vec<(Value, bool)> {
 }
 
 impl Bench {
-    fn each(&self) -> Vec<(Adapters, String, bool)> {
+    pub(super) fn each(&self) -> Vec<(Adapters, String, bool)> {
         let has_bias = self.model.sites().iter().any(|site| {
             matches!(
                 site.kind,

@@ -44,8 +44,10 @@ impl Adapters {
         device: &Device,
     ) -> Result<Self, AdapterError> {
         for config in configs {
-            if let AdapterConfig::PromptTuning(config) = config {
-                config.check_start()?;
+            match config {
+                AdapterConfig::PromptTuning(config) => config.check_start()?,
+                AdapterConfig::Lora(config) => config.check_start()?,
+                _ => {}
             }
         }
         Self::build(configs, base, "", seed, device)

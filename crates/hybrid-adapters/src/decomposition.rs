@@ -3,6 +3,8 @@
 use burn::tensor::Tensor;
 use nalgebra::{DMatrix, SymmetricEigen};
 
+use crate::random::HostRandom;
+
 /// A matrix, row by row.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Matrix {
@@ -104,6 +106,53 @@ pub(crate) fn singular(matrix: &Matrix, rank: usize) -> Singular {
     }
 }
 
+/// The `rank` largest singular values in falling order with their right vectors, `[rank, columns]`,
+/// whose rows are orthonormal also where values are zero; `rank` is no more than the columns.
+///
+/// By subspace iteration from random directions (Halko et al. 2011, algorithm 4.4) until the squares
+/// of the values stay, so it takes time in proportion to `rank` and is exact to rounding.
+pub(crate) fn leading_right(matrix: &Matrix, rank: usize) -> (Vec<f64>, Matrix) {
+    const MOST_STEPS: usize = 200;
+    let (rows, columns) = (matrix.rows, matrix.columns);
+    let width = (2 * rank + 8).min(columns);
+    let values = DMatrix::from_row_slice(rows, columns, &matrix.values);
+    let transposed = values.transpose();
+    let first = HostRandom::new(0, 0).normal([columns, width], 1.0);
+    let first = DMatrix::from_iterator(columns, width, first.iter::<f64>());
+    let mut basis = first.qr().q();
+    let mut along = &values * &basis;
+    let mut before = f64::INFINITY;
+    for _ in 0..MOST_STEPS {
+        basis = (&transposed * &along).qr().q();
+        along = &values * &basis;
+        let (squares, _) = eigen(&gram(&along));
+        let sum: f64 = squares.iter().rev().take(rank).sum();
+        if (sum - before).abs() <= 1e-13 * sum {
+            break;
+        }
+        before = sum;
+    }
+    let (squares, turns) = eigen(&gram(&along));
+    let turns = DMatrix::from_row_slice(width, width, &turns.values);
+    let vectors = basis * turns;
+    let leading = (width - rank..width).rev();
+    let of_place = |place: usize| vectors.column(place).iter().copied().collect::<Vec<f64>>();
+    let s = leading.clone().map(|place| squares[place].max(0.0).sqrt());
+    let v: Vec<f64> = leading.clone().flat_map(of_place).collect();
+    (s.collect(), Matrix::new(rank, columns, v))
+}
+
+/// `Mᵀ M`.
+fn gram(matrix: &DMatrix<f64>) -> Matrix {
+    let products = matrix.transpose() * matrix;
+    // Of a symmetric matrix rows and columns are the same.
+    Matrix::new(
+        products.nrows(),
+        products.ncols(),
+        products.as_slice().to_vec(),
+    )
+}
+
 /// The leading part of a QR decomposition, `M ≈ Q R`: the first `rank` columns of `M` made
 /// orthonormal, `[rows, rank]`, and what maps to all of `M`, `[rank, columns]`.
 ///
@@ -151,7 +200,25 @@ fn eigen(matrix: &Matrix) -> (Vec<f64>, Matrix) {
 mod tests {
     use proptest::prelude::{Strategy, prop, proptest};
 
-    use super::{Matrix, Singular, leading_qr, singular};
+    use super::{Matrix, Singular, leading_qr, leading_right, singular};
+
+    /// More columns than the iteration has directions, and values that fall slowly.
+    #[test]
+    fn few_leading_vectors_of_a_wide_matrix() {
+        let (rows, columns, rank) = (90, 70, 4);
+        let value = |place: usize| (place as f64 * 1.7 + (place as f64).sqrt()).sin();
+        let stretch = |place: usize| 0.97f64.powi((place % columns) as i32);
+        let values = (0..rows * columns).map(|place| value(place) * stretch(place));
+        let matrix = Matrix::new(rows, columns, values.collect());
+        let (s, v) = leading_right(&matrix, rank);
+        let whole = singular(&matrix, rank);
+        for (found, expected) in s.iter().zip(&whole.s) {
+            assert!((found - expected).abs() < 1e-9 * whole.s[0]);
+        }
+        // The same subspace: what is left of each vector outside of it.
+        let along = v.times_transposed(&whole.v);
+        close(&along.times_transposed(&along), &identity(rank), 1e-6);
+    }
 
     fn matrices() -> impl Strategy<Value = Matrix> {
         (1usize..9, 1usize..9).prop_flat_map(|(rows, columns)| {
@@ -189,6 +256,23 @@ mod tests {
             if s[rank - 1] > 1e-3 * s[0] {
                 close(&u.transposed().times_transposed(&u.transposed()), &identity(rank), 1e-7);
                 close(&v.times_transposed(&v), &identity(rank), 1e-7);
+            }
+        }
+
+        #[test]
+        fn leading_vectors_are_those_of_the_whole(matrix in matrices(), rank in 1usize..9) {
+            let rank = rank.min(matrix.columns);
+            let (s, v) = leading_right(&matrix, rank);
+            close(&v.times_transposed(&v), &identity(rank), 1e-9);
+            let whole = singular(&matrix, matrix.rows.min(matrix.columns));
+            for (index, s) in s.iter().enumerate() {
+                let expected = whole.s.get(index).copied().unwrap_or(0.0);
+                assert!((s - expected).abs() < 1e-6, "{s} instead of {expected}");
+            }
+            let images = v.times_transposed(&matrix);
+            for (row, s) in s.iter().enumerate() {
+                let length = images.row(row).iter().map(|x| x * x).sum::<f64>().sqrt();
+                assert!((length - s).abs() < 1e-6);
             }
         }
 

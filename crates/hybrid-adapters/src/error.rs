@@ -100,6 +100,24 @@ pub enum AdapterError {
         /// Why not.
         reason: &'static str,
     },
+    /// A method that a row of a batch cannot have for itself.
+    #[error("adapter {adapter:?}: a row cannot have {method} for itself: {reason}")]
+    NotByRow {
+        /// The adapter's name.
+        adapter: String,
+        /// The method.
+        method: &'static str,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A name that no adapter has.
+    #[error("there is no adapter {name:?}; known are: {}", known.join(", "))]
+    NoSuchAdapter {
+        /// The name as given.
+        name: String,
+        /// The names that adapters have.
+        known: Vec<String>,
+    },
     /// Tensors that no parameter takes.
     #[error("tensors that belong to no parameter: {}", names.join(", "))]
     Unexpected {

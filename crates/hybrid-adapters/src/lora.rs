@@ -10,12 +10,14 @@
 //! `W - s A₀ B₀ + s A B`. It is computed again from the weight wherever the adapter is built, as PEFT
 //! does, and the base stays as it is: `A₀` and `B₀` are constants of the side path.
 //!
+//! `A` may also start at what the sites see (EVA; see `eva`), with ranks that follow it.
+//!
 //! LoRA+ (Hayou et al. 2024) and LoRA-FA (Zhang et al. 2023) are groups of the optimizer: a
 //! larger rate for `lora_b$`, and none for `lora_a$`.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Bool, Int, Tensor, TensorData};
-use hybrid_models::{Embedding, Layer, Linear, Norm, Site, SiteId, SiteKind};
+use hybrid_models::{Embedding, Layer, Linear, Norm, Site, SiteId, SiteKind, low_rank};
 
 use crate::bias::{self, Biases};
 use crate::decomposition::Matrix;
@@ -27,11 +29,15 @@ use crate::targets::{Selection, Selector};
 use crate::{AdapterError, frozen};
 
 mod config;
+mod eva;
+mod explained_variance;
 mod start;
 mod table;
 
 use config::wrong;
 pub use config::{BiasMode, LoraConfig};
+pub use eva::EvaConfig;
+pub use explained_variance::ExplainedVariance;
 pub use start::LoraInit;
 pub(crate) use table::TableFactors;
 
@@ -115,7 +121,8 @@ impl Lora {
             layers: config.layers_to_transform.as_deref(),
             layers_pattern: config.layers_pattern.as_deref(),
         })?;
-        let sites = building.weight_sites(METHOD, &selector)?;
+        let mut sites = building.weight_sites(METHOD, &selector)?;
+        sites.retain(|site| config.chosen_rank(&site.path) != Some(0));
         let (linears, tables): (Vec<&Site>, Vec<&Site>) = sites
             .into_iter()
             .partition(|site| matches!(site.kind, SiteKind::Linear { .. }));
@@ -268,7 +275,7 @@ impl Factors {
     /// - `rows`: `[rows, d_in]` → `[rows, d_out]`
     fn side(&self, rows: Tensor<2>, up: f64) -> Tensor<2> {
         let (a, b) = self.pair(self.lora_a.val(), self.lora_b.val());
-        let side = rows.matmul(a).mul_scalar(self.scale * up).matmul(b);
+        let side = low_rank(rows, a, b, self.scale * up);
         match &self.bias {
             Some(bias) => side + bias.val().mul_scalar(self.scale).unsqueeze(),
             None => side,

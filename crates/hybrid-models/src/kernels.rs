@@ -7,14 +7,17 @@
 mod activation;
 mod attention;
 mod elementwise;
+mod low_rank;
 mod norm;
 mod operation;
 mod recomputation;
 mod rotation;
 mod row_sum;
+mod thin;
 
 pub(crate) use activation::Activation;
 pub(crate) use attention::attend;
+pub use low_rank::low_rank;
 pub(crate) use norm::normalize;
 pub use recomputation::{Copies, Recomputation};
 pub(crate) use rotation::rotate;

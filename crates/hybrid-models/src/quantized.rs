@@ -2,6 +2,8 @@
 
 mod product;
 
+pub(crate) use product::DotProducts;
+
 use std::ops::Range;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};

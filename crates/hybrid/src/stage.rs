@@ -3,6 +3,7 @@
 pub(crate) mod adapter;
 pub(crate) mod checkpoint;
 mod divergence;
+mod explained_variance;
 pub(crate) mod language;
 mod pass;
 pub(crate) mod prefix;

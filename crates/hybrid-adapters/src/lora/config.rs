@@ -4,7 +4,7 @@ use hybrid_models::Site;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{LoraInit, METHOD};
+use super::{EvaConfig, LoraInit, METHOD};
 use crate::AdapterError;
 use crate::method::Building;
 use crate::pattern_map::PatternMap;
@@ -43,6 +43,9 @@ pub struct LoraConfig {
     /// Where the factors start.
     #[serde(skip_serializing_if = "is_default")]
     pub init_lora_weights: LoraInit,
+    /// How `init_lora_weights = "eva"` does it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eva_config: Option<EvaConfig>,
     /// Train a bias of the side path.
     #[serde(skip_serializing_if = "is_default")]
     pub lora_bias: bool,
@@ -69,6 +72,7 @@ impl Default for LoraConfig {
             use_rslora: false,
             use_dora: false,
             init_lora_weights: LoraInit::default(),
+            eva_config: None,
             lora_bias: false,
             rank_pattern: PatternMap::default(),
             alpha_pattern: PatternMap::default(),
@@ -118,6 +122,13 @@ impl LoraConfig {
             let expected = "false beside use_dora or named first values";
             return wrong("lora_bias", expected, "true".to_owned());
         }
+        if let Some(eva) = &self.eva_config {
+            if self.init_lora_weights != LoraInit::Eva {
+                let expected = "left out without init_lora_weights = \"eva\"";
+                return wrong("eva_config", expected, "given".to_owned());
+            }
+            eva.validate()?;
+        }
         if self.init_lora_weights.is_of_weight() && !self.scales_are_positive() {
             let expected = "above 0 where factors start as a part of the weight";
             return wrong("lora_alpha", expected, self.lora_alpha.to_string());
@@ -151,15 +162,39 @@ impl LoraConfig {
         site: &Site,
         [d_in, d_out]: [usize; 2],
     ) -> Result<(usize, f64), AdapterError> {
-        let path = format!("{}{}", building.prefix, site.path);
-        let own_rank = self.rank_pattern.first(METHOD, "rank_pattern", &path)?;
-        let own_alpha = self.alpha_pattern.first(METHOD, "alpha_pattern", &path)?;
-        let rank = own_rank.copied().unwrap_or(self.r);
-        let alpha = own_alpha.copied().unwrap_or(self.lora_alpha);
+        let (rank, alpha) = self.rank_and_alpha(building.prefix, &site.path)?;
         within(site, rank, d_in.min(d_out), [d_in, d_out])?;
         let ranks = rank as f64;
         let scale = alpha / if self.use_rslora { ranks.sqrt() } else { ranks };
         Ok((rank, scale))
+    }
+
+    /// Rank and alpha at a site, below `prefix` in the names that patterns use: those that data chose
+    /// before those of a pattern.
+    ///
+    /// # Errors
+    /// [`AdapterError::Pattern`].
+    pub(super) fn rank_and_alpha(
+        &self,
+        prefix: &str,
+        path: &str,
+    ) -> Result<(usize, f64), AdapterError> {
+        let full = format!("{prefix}{path}");
+        let own_rank = self.rank_pattern.first(METHOD, "rank_pattern", &full)?;
+        let own_alpha = self.alpha_pattern.first(METHOD, "alpha_pattern", &full)?;
+        let rank = own_rank.copied().unwrap_or(self.r);
+        let alpha = own_alpha.copied().unwrap_or(self.lora_alpha);
+        Ok(match (&self.eva_config, self.chosen_rank(path)) {
+            (Some(eva), Some(chosen)) if eva.adjust_scaling_factors => {
+                (chosen, alpha * (chosen as f64 / rank as f64))
+            }
+            (_, chosen) => (chosen.unwrap_or(rank), alpha),
+        })
+    }
+
+    /// The rank that data chose for a site.
+    pub(super) fn chosen_rank(&self, path: &str) -> Option<usize> {
+        self.eva_config.as_ref()?.ranks.as_ref()?.get(path).copied()
     }
 }
 

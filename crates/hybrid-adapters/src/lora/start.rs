@@ -25,6 +25,10 @@ pub enum LoraInit {
     /// `olora`: the leading part of the weight's QR decomposition (Büyükakyüz 2024, section 3), in
     /// the same way.
     Olora,
+    /// `eva`: `A` at the leading principal components of what the site sees (Paischer et al. 2024),
+    /// `B` zero; see [`ExplainedVariance`](crate::ExplainedVariance). A stack whose values come from
+    /// elsewhere starts as with `true`.
+    Eva,
 }
 
 /// The value of the key: a name or a switch.
@@ -42,6 +46,7 @@ enum Name {
     Orthogonal,
     Pissa,
     Olora,
+    Eva,
 }
 
 impl Serialize for LoraInit {
@@ -53,6 +58,7 @@ impl Serialize for LoraInit {
             Self::Orthogonal => Value::Name(Name::Orthogonal),
             Self::Pissa => Value::Name(Name::Pissa),
             Self::Olora => Value::Name(Name::Olora),
+            Self::Eva => Value::Name(Name::Eva),
         };
         value.serialize(serializer)
     }
@@ -67,6 +73,7 @@ impl<'de> Deserialize<'de> for LoraInit {
             Value::Name(Name::Orthogonal) => Self::Orthogonal,
             Value::Name(Name::Pissa) => Self::Pissa,
             Value::Name(Name::Olora) => Self::Olora,
+            Value::Name(Name::Eva) => Self::Eva,
         })
     }
 }
@@ -104,7 +111,7 @@ impl LoraInit {
         let uniform =
             |random: &mut HostRandom| random.uniform([d_in, rank], 1.0 / (d_in as f64).sqrt());
         let (a, b) = match self {
-            Self::Uniform => (uniform(&mut random), zeros()),
+            Self::Uniform | Self::Eva => (uniform(&mut random), zeros()),
             Self::Random => {
                 let a = uniform(&mut random);
                 (a, random.uniform([rank, d_out], 1.0 / (rank as f64).sqrt()))

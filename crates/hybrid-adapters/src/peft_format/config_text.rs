@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hybrid_models::{Base, BaseKind, SiteId, SiteTable};
+use hybrid_models::{Base, BaseKind, IGNORED, SiteId, SiteTable};
 use serde_json::{Value, json};
 
 use super::keys::has_lora;
@@ -229,8 +229,18 @@ fn at_sites(config: &dyn SiteConfig, paths: &[String], prefix: &str, input_first
 }
 
 fn lora(config: &LoraConfig, paths: &[String], prefix: &str, input_first: bool) -> Keys {
-    let as_given = carries_over(Some(&config.target_modules), prefix)
+    let chosen = config
+        .eva_config
+        .as_ref()
+        .and_then(|eva| eva.ranks.as_ref());
+    // What data left out is no target.
+    let as_given = chosen.is_none()
+        && carries_over(Some(&config.target_modules), prefix)
         && carries_over(config.exclude_modules.as_ref(), prefix);
+    let own = paths.iter().filter_map(|path| path.strip_prefix(prefix));
+    let config = &config
+        .with_chosen_patterns(prefix, own)
+        .expect("the patterns served to build the stack");
     let given = |value: Value| if as_given { value } else { Value::Null };
     let bias = match config.bias {
         BiasMode::None => "none",
@@ -241,7 +251,6 @@ fn lora(config: &LoraConfig, paths: &[String], prefix: &str, input_first: bool) 
         "alora_invocation_tokens",
         "arrow_config",
         "corda_config",
-        "eva_config",
         "kasa_config",
         "layer_replication",
         "lora_ga_config",
@@ -261,6 +270,7 @@ fn lora(config: &LoraConfig, paths: &[String], prefix: &str, input_first: bool) 
         ),
         ("bias", json!(bias)),
         ("ensure_weight_tying", json!(false)),
+        ("eva_config", eva_config(config)),
         ("exclude_modules", given(json!(config.exclude_modules))),
         ("fan_in_fan_out", json!(input_first)),
         ("init_lora_weights", json!(config.init_lora_weights)),
@@ -294,6 +304,21 @@ fn lora(config: &LoraConfig, paths: &[String], prefix: &str, input_first: bool) 
         ("use_rslora", json!(config.use_rslora)),
     ]);
     keys
+}
+
+/// How EVA chose ranks and first values; without settings of its own as PEFT takes it.
+fn eva_config(config: &LoraConfig) -> Value {
+    let Some(eva) = &config.eva_config else {
+        return Value::Null;
+    };
+    json!({
+        "rho": eva.rho,
+        "tau": eva.tau,
+        "use_label_mask": eva.use_label_mask,
+        "label_mask_value": IGNORED,
+        "whiten": eva.whiten,
+        "adjust_scaling_factors": eva.adjust_scaling_factors,
+    })
 }
 
 fn adalora(config: &AdaloraConfig, paths: &[String], prefix: &str, input_first: bool) -> Keys {

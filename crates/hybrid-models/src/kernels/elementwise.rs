@@ -4,12 +4,26 @@
 use burn::tensor::{DType, Tensor, TensorData, activation};
 use pulp::NullaryFnOnce;
 
+#[cfg(feature = "flex")]
+use super::operation::unwrapped;
 use crate::device::is_flex;
 use crate::vectorized::vectorized;
 
 /// Whether values are float32 on flex, which the functions below ask for.
 pub(super) fn is_ours<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && is_flex(&x.device())
+}
+
+/// Gives the values of a tensor that is ours, row by row; they are not copied where they lie so.
+pub(super) fn read<const D: usize, R>(x: &Tensor<D>, with: impl FnOnce(&[f32]) -> R) -> R {
+    #[cfg(feature = "flex")]
+    {
+        let tensor = unwrapped::<burn::backend::Flex>(x.clone().into_dispatch()).float();
+        let tensor = tensor.to_contiguous();
+        with(tensor.as_slice::<f32>().expect("float32 was checked"))
+    }
+    #[cfg(not(feature = "flex"))]
+    with(x.to_data().as_slice::<f32>().expect("float32 was checked"))
 }
 
 /// `function(x)` of each value.

@@ -108,7 +108,7 @@ where
     ))
 }
 
-fn unwrapped<B: Backend>(tensor: DispatchTensor) -> BackendTensor<B>
+pub(super) fn unwrapped<B: Backend>(tensor: DispatchTensor) -> BackendTensor<B>
 where
     DispatchTensor: DispatchKindConversion<B>,
 {

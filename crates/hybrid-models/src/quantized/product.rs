@@ -93,11 +93,11 @@ fn dot_products(weight: &QuantizedWeight, x: Tensor<2>) -> Tensor<2> {
 }
 
 /// Dot products of each row of a weight with each row of `x`.
-struct DotProducts<'a> {
-    weight: &'a [f32],
-    x: &'a [f32],
-    d_in: usize,
-    y: &'a mut [f32],
+pub(crate) struct DotProducts<'a> {
+    pub(crate) weight: &'a [f32],
+    pub(crate) x: &'a [f32],
+    pub(crate) d_in: usize,
+    pub(crate) y: &'a mut [f32],
 }
 
 /// Rows of `x` that share a value of the weight while it is in a register.

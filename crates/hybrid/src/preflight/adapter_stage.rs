@@ -1,6 +1,6 @@
 //! What would make an adapter stage fail: what it trains and its update rule are built once.
 
-use hybrid_adapters::{AdapterConfig, Adapters, ClassifierHead, SpanHead, Trainable};
+use hybrid_adapters::{AdapterConfig, ClassifierHead, ExplainedVariance, SpanHead, Trainable};
 use hybrid_optim::{OptimError, OptimizerConfig, ScheduleConfig, Updater};
 
 use super::{Faults, span_task};
@@ -50,16 +50,21 @@ pub(super) fn check(
     let adapters = first_prompt(recipe, &data.task, model.is_language_model())
         .and_then(|prompt| soft_start::methods(config, model, data, &prompt, least_steps))
         .and_then(|methods| {
-            Ok(Adapters::init(
-                &methods,
-                model.base.as_base(),
-                0,
-                &model.device,
-            )?)
+            let (base, device) = (model.base.as_base(), &model.device);
+            let start = ExplainedVariance::new(&methods, base, 0, device)?;
+            let follows_data = !start.is_empty();
+            Ok((start.without_data().clone(), follows_data))
         });
-    let Some(adapters) = faults.expect(&format!("{key}.methods"), adapters) else {
+    let Some((adapters, follows_data)) = faults.expect(&format!("{key}.methods"), adapters) else {
         return;
     };
+    if follows_data && matches!(model.base, LoadedBase::EncoderDecoder(_)) {
+        faults.add(
+            &format!("{key}.methods"),
+            "init_lora_weights is \"eva\"; the sites of an encoder-decoder see two sequences, and \
+            those of which tokens count is not said",
+        );
+    }
     let head = || {
         let n_labels = data.task.labels.len();
         ClassifierHead::init(

@@ -7,6 +7,7 @@ use hybrid_data::Encoding;
 use hybrid_prompts::{Prompt, SIMILARITY_SCALE};
 
 use super::checkpoint::Checkpoint;
+use super::explained_variance;
 use super::language;
 use super::pass::{Input, SpanTarget, Targets};
 use super::prefix::{Frozen, Prefix};
@@ -68,7 +69,8 @@ pub(super) fn prepare<'c>(
     let has_labels = !context.model.is_language_model() && !asks_spans;
     let head = has_labels.then(|| config.head.config());
     let total_steps = config.total_steps(encodings.len());
-    let start = start(context, config, head.as_ref(), parent, total_steps)?;
+    let rows = (encodings.as_slice(), &targets);
+    let start = start(context, config, head.as_ref(), parent, rows, total_steps)?;
     let n_layers = context.model.n_layers();
     let head_alone = config.methods.is_empty();
     let trained_head = start.trainable.head.as_ref();
@@ -166,6 +168,7 @@ fn start(
     config: &AdapterStage,
     head: Option<&HeadConfig>,
     parent: &Candidate,
+    rows: (&[Encoding], &Targets),
     total_steps: usize,
 ) -> Result<Start, HybridError> {
     let device = context.model.device.clone();
@@ -190,10 +193,14 @@ fn start(
             total_steps,
         )?,
     };
-    let mut adapters = Adapters::init(&methods, context.model.base.as_base(), seed, &device)?;
-    if goes_on {
-        adapters = adapters.load_named_tensors(&tensors::under(&trained, "adapters."))?;
-    }
+    let adapters = match goes_on {
+        true => Adapters::init(&methods, context.model.base.as_base(), seed, &device)?
+            .load_named_tensors(&tensors::under(&trained, "adapters."))?,
+        false => {
+            let pooling = head.map(|head| head.pooling);
+            explained_variance::init(context, config, &methods, rows, pooling, seed)?
+        }
+    };
     // A method that is dropped changes the function, and one that does not start as the identity.
     let is_identity = || methods.iter().all(AdapterConfig::starts_as_base);
     // A language model's label words are calibrated without an adapter only.

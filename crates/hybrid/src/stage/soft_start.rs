@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use hybrid_adapters::{AdapterConfig, PromptTuningInit};
+use hybrid_adapters::{AdapterConfig, LoraInit, PromptTuningInit};
 use hybrid_prompts::{Prompt, Template};
 
 use crate::HybridError;
@@ -62,8 +62,8 @@ fn text_of(prompt: &Prompt, data: &TaskData) -> Result<String, HybridError> {
     })
 }
 
-/// Whether methods are the same but for where soft prompts start, which a later prompt changes, and
-/// for the steps of the stage.
+/// Whether methods are the same but for where soft prompts start, which a later prompt changes, for
+/// ranks that data chose, and for the steps of the stage.
 pub(crate) fn same_but_for_starts(methods: &[AdapterConfig], others: &[AdapterConfig]) -> bool {
     let bare = |methods: &[AdapterConfig]| -> Vec<AdapterConfig> {
         let mut methods = methods.to_vec();
@@ -75,6 +75,9 @@ pub(crate) fn same_but_for_starts(methods: &[AdapterConfig], others: &[AdapterCo
                 }
                 AdapterConfig::PrefixTuning(prefix) => prefix.init_token_ids = None,
                 AdapterConfig::Adalora(adalora) => adalora.total_step = None,
+                AdapterConfig::Lora(lora) if lora.init_lora_weights == LoraInit::Eva => {
+                    lora.eva_config.get_or_insert_default().ranks = None;
+                }
                 _ => {}
             }
         }
