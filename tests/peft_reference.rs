@@ -18,7 +18,7 @@ use crate::reference;
 const TYPES: &str = "the reference computes on rows of numbers";
 
 /// Rows of numbers for JSON.
-fn rows(x: Tensor<2>) -> Value {
+pub(crate) fn rows(x: Tensor<2>) -> Value {
     let [_, width] = x.dims();
     let values: Vec<f32> = x.into_data().iter::<f32>().collect();
     json!(values.chunks(width).collect::<Vec<_>>())
