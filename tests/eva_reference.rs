@@ -4,10 +4,10 @@
 use hybrid_adapters::{AdapterConfig, save_peft};
 use serde_json::{Value, json};
 
-use crate::contracts::bench::benches;
+use crate::contracts::bench::{benches, moved};
 use crate::contracts::eva::started;
 use crate::fixtures;
-use crate::peft_reference::case;
+use crate::peft_reference::{case, rows};
 use crate::reference;
 
 #[test]
@@ -16,7 +16,7 @@ fn parity_of_eva_with_peft_itself() {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
-    let mut cases = Vec::new();
+    let (mut cases, mut trained) = (Vec::new(), Vec::new());
     for bench in benches() {
         // PEFT's sketch has twice as many directions as there are candidates; with ten tokens and five
         // candidates it is exact.
@@ -64,8 +64,16 @@ fn parity_of_eva_with_peft_itself() {
                 unreachable!("settings are an object")
             };
             case["targets"] = config["target_modules"].clone();
-            cases.push(case);
+            cases.push(case.clone());
+            // The same after a training, in PEFT's hands.
+            let adapters = moved(adapters);
+            let place = folder.path().join(format!("{name}-{index}-trained"));
+            save_peft(&adapters, &bench.model, "tiny", None, &place).unwrap();
+            case["adapter"] = json!(place);
+            case["logits"] = rows(bench.model.classify(&bench.batch, &adapters).unwrap());
+            trained.push(case);
         }
     }
-    reference::compare(python, "eva_reference.py", folder.path(), cases);
+    reference::compare(python.clone(), "eva_reference.py", folder.path(), cases);
+    reference::compare(python, "peft_reference.py", folder.path(), trained);
 }

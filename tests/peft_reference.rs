@@ -143,7 +143,7 @@ fn methods(stack: &[AdapterConfig]) -> String {
 }
 
 /// Rows of numbers for JSON.
-fn rows(x: Tensor<2>) -> Value {
+pub(crate) fn rows(x: Tensor<2>) -> Value {
     let [_, width] = x.dims();
     let values: Vec<f32> = x.into_data().iter::<f32>().collect();
     json!(values.chunks(width).collect::<Vec<_>>())
