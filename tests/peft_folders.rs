@@ -52,6 +52,15 @@ fn a_classifier_of_peft_is_evaluated_as_the_artifact_is() {
     let right = expected["accuracy"].as_f64().unwrap();
     assert!(right > 0.8 && renamed < 0.3, "{right} and {renamed}");
 
+    let several = json!({"problem_type": "multi_label_classification"});
+    std::fs::write(adapter.join("config.json"), several.to_string()).unwrap();
+    let several = hybrid().arg("predict").arg(&adapter).assert().code(2);
+    assert!(
+        messages(&several).contains("problem_type"),
+        "{}",
+        messages(&several)
+    );
+
     names([0, 0, 1]);
     let twice = hybrid().arg("predict").arg(&adapter).assert().code(2);
     assert!(
@@ -96,10 +105,23 @@ fn a_folder_of_peft_that_is_no_classifier_is_refused() {
     let nameless = refused("base_model_name_or_path", Value::Null);
     assert!(nameless.contains("base_model_name_or_path"), "{nameless}");
 
+    let of_tokens = refused("task_type", json!("TOKEN_CLS"));
+    assert!(of_tokens.contains("task_type"), "{of_tokens}");
+    let model = std::fs::read_to_string(task.file("model/config.json")).unwrap();
+    let roberta = model.replace("\"bert\"", "\"roberta\"");
+    std::fs::write(task.file("model/config.json"), roberta).unwrap();
+    let other = refused("peft_version", json!("0.21.2"));
+    assert!(other.contains("only classifiers over BERT"), "{other}");
+    std::fs::write(task.file("model/config.json"), model).unwrap();
+
     // The same adapter without its classifier.
     std::fs::remove_dir_all(task.file("a")).unwrap();
     task.edit_recipe("pooling = \"pooler\"", "pooling = \"mean\"");
     task.train("a").assert().success();
+    let bare = hybrid().arg("predict").arg(&adapter).assert().code(2);
+    assert!(messages(&bare).contains("SEQ_CLS"), "{}", messages(&bare));
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("FEATURE_EXTRACTION", "SEQ_CLS")).unwrap();
     let bare = hybrid().arg("predict").arg(&adapter).assert().code(2);
     assert!(
         messages(&bare).contains("modules_to_save"),

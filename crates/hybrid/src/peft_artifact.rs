@@ -10,7 +10,7 @@ use std::path::Path;
 
 use hybrid_adapters::{ClassifierHead, Trainable, inspect_peft, load_peft, load_peft_classifier};
 use hybrid_data::LabelSet;
-use hybrid_models::{BaseKind, Pooling, WeightFormat, open_device};
+use hybrid_models::{Pooling, WeightFormat, open_device};
 use hybrid_prompts::{GenerateOptions, LabelScoring, Prompt};
 use serde::Deserialize;
 
@@ -44,16 +44,25 @@ pub(crate) fn load(
         path: folder.join(CONFIG),
         reason: reason.to_owned(),
     };
+    let classifies = summary.task_type.as_deref() == Some("SEQ_CLS");
+    if !classifies {
+        return Err(wrong(
+            "task_type: only adapters of classifiers of whole texts (SEQ_CLS) are taken without an artifact",
+        ));
+    }
     let base = summary.base_name.clone();
     let base = base.ok_or_else(|| wrong("base_model_name_or_path names no base"))?;
     let device = open_device(device)?;
     let base_folder = find_base(&base, BaseInit::Pretrained, say)?.folder;
-    if BaseKind::of_folder(&base_folder)? != BaseKind::Encoder {
+    let BaseConfig {
+        model_type,
+        max_position_embeddings: max_length,
+    } = read(&base_folder.join(BASE_CONFIG))?;
+    if model_type != "bert" {
         return Err(wrong(
-            "only adapters of encoders that classify are taken without an artifact",
+            "base_model_name_or_path: only classifiers over BERT are taken without an artifact",
         ));
     }
-    let max_length = read::<BaseConfig>(&base_folder.join(BASE_CONFIG))?.max_position_embeddings;
     let mut model = open_model(
         &base_folder,
         (BaseInit::Pretrained, 0),
@@ -114,6 +123,7 @@ pub(crate) fn load(
 /// What is needed of Transformers' configurations.
 #[derive(Deserialize)]
 struct BaseConfig {
+    model_type: String,
     max_position_embeddings: usize,
 }
 
@@ -121,7 +131,12 @@ struct BaseConfig {
 struct ClassNames {
     #[serde(default)]
     id2label: BTreeMap<usize, String>,
+    #[serde(default)]
+    problem_type: Option<String>,
 }
+
+/// The one of Transformers' problem types that has one class a text.
+const ONE_CLASS: &str = "single_label_classification";
 
 /// The name of each class.
 fn class_names(folder: &Path, n_labels: usize) -> Result<Vec<String>, HybridError> {
@@ -131,7 +146,14 @@ fn class_names(folder: &Path, n_labels: usize) -> Result<Vec<String>, HybridErro
             .map(|class| format!("LABEL_{class}"))
             .collect());
     }
-    let names = read::<ClassNames>(&path)?.id2label;
+    let found: ClassNames = read(&path)?;
+    if let Some(kind) = found.problem_type.filter(|kind| kind != ONE_CLASS) {
+        return Err(HybridError::Format {
+            path,
+            reason: format!("problem_type: expected {ONE_CLASS}, found {kind}"),
+        });
+    }
+    let names = found.id2label;
     let mut different: Vec<&String> = names.values().collect();
     different.sort();
     different.dedup();
