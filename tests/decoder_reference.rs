@@ -5,24 +5,13 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use hybrid_models::{
-    BaseKind, BeamConfig, DecoderBatch, DecoderModel, Decoding, EarlyStopping, GenerationConfig,
+    BeamConfig, DecoderBatch, DecoderModel, Decoding, EarlyStopping, GenerationConfig,
     LogitsProcessor, NoHooks,
 };
 use serde_json::{Value, json};
 
-use crate::fixtures::{self, Fixture};
+use crate::fixtures;
 use crate::reference;
-
-/// Fixtures of decoders with a language model head.
-fn language_models() -> Vec<Fixture> {
-    let mut models = fixtures::of_kind("model");
-    models.retain(|fixture| {
-        let is_decoder = BaseKind::of_folder(&fixture.folder.join("model"))
-            .is_ok_and(|kind| kind == BaseKind::Decoder);
-        is_decoder && fixture.meta["generation"].is_object()
-    });
-    models
-}
 
 /// Settings of the configuration that change what is computed, by `model_type`.
 fn variants(model_type: &str) -> Vec<Value> {
@@ -83,7 +72,7 @@ fn logits(model: &DecoderModel, ids: &[i64], device: &Device) -> Vec<f32> {
 /// Forwards of the fixtures' weights under changed configurations.
 fn forwards(folder: &Path, device: &Device) -> Vec<Value> {
     let mut cases = Vec::new();
-    for fixture in language_models() {
+    for fixture in fixtures::language_models() {
         let source = fixture.folder.join("model");
         let config = fixtures::json(&source.join("config.json"));
         let model_type = config["model_type"].as_str().unwrap();
@@ -125,7 +114,7 @@ fn continuations(device: &Device) -> Vec<Value> {
         })
     };
     let mut cases = Vec::new();
-    for fixture in language_models() {
+    for fixture in fixtures::language_models() {
         let base = fixture.folder.join("model");
         let model = DecoderModel::load(&base, device).unwrap();
         let vocab = model.decoder.vocab_size();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use hybrid_models::Resolver;
+use hybrid_models::{BaseKind, Resolver};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
@@ -69,6 +69,17 @@ fn of_kind_in(root: &Path, kind: &str) -> Vec<Fixture> {
         }
     }
     fixtures
+}
+
+/// Fixtures of decoders with a language model head.
+pub(crate) fn language_models() -> Vec<Fixture> {
+    let mut models = of_kind("model");
+    models.retain(|fixture| {
+        let is_decoder = BaseKind::of_folder(&fixture.folder.join("model"))
+            .is_ok_and(|kind| kind == BaseKind::Decoder);
+        is_decoder && fixture.meta["generation"].is_object()
+    });
+    models
 }
 
 pub(crate) fn json(path: &Path) -> Value {

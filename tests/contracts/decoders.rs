@@ -4,9 +4,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Int, Tensor, TensorData};
 use hybrid_adapters::{AdapterConfig, Adapters, load_peft, peft_has, save_peft};
-use hybrid_models::{
-    Base, BaseKind, DecoderBatch, DecoderModel, Hooks, NoHooks, SiteKind, cross_entropy,
-};
+use hybrid_models::{Base, DecoderBatch, DecoderModel, Hooks, NoHooks, SiteKind, cross_entropy};
 use serde_json::{Value, json};
 
 use super::bench::{close, differ, gradient_values, moved};
@@ -23,12 +21,8 @@ pub(super) struct Bench {
 pub(super) fn benches() -> Vec<Bench> {
     let device = fixtures::device();
     let mut benches = Vec::new();
-    for fixture in fixtures::of_kind("model") {
+    for fixture in fixtures::language_models() {
         let folder = fixture.folder.join("model");
-        let is_decoder = BaseKind::of_folder(&folder).is_ok_and(|kind| kind == BaseKind::Decoder);
-        if !is_decoder || !fixture.meta["generation"].is_object() {
-            continue;
-        }
         let ints = |values: Vec<i32>| -> Tensor<2, Int> {
             Tensor::from_data(TensorData::new(values, [2, 6]), &device)
         };

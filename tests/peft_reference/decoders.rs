@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Tensor, TensorData};
 use hybrid_adapters::{AdapterConfig, Adapters, load_peft, peft_has, save_peft};
-
-use hybrid_models::{BaseKind, DecoderBatch, DecoderModel, Hooks};
+use hybrid_models::{DecoderBatch, DecoderModel, Hooks};
 
 use super::{Journey, Sent, TYPES, case, methods, rows_of_each};
 use crate::contracts::bench::moved;
@@ -28,12 +27,11 @@ pub(super) struct Bench {
 pub(super) fn benches() -> Vec<Bench> {
     let device = fixtures::device();
     let mut benches = Vec::new();
-    for fixture in fixtures::of_kind("model") {
+    for fixture in fixtures::language_models() {
         let folder = fixture.folder.join("model");
-        let is_decoder = BaseKind::of_folder(&folder).is_ok_and(|kind| kind == BaseKind::Decoder);
         let config = fixtures::json(&folder.join("config.json"));
         let model_type = config["model_type"].as_str().unwrap_or_default().to_owned();
-        if !is_decoder || !fixture.meta["generation"].is_object() || model_type == "gpt2" {
+        if model_type == "gpt2" {
             continue;
         }
         let size = |key: &str| config[key].as_u64();

@@ -18,6 +18,7 @@ use hybrid_adapters::{
 };
 use hybrid_models::{Base, Pooling, WeightFormat, open_device};
 use hybrid_prompts::{Prompt, Template};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::HybridError;
@@ -117,11 +118,7 @@ impl ArtifactDescription {
 
     fn read(folder: &Path) -> Result<Self, HybridError> {
         let path = folder.join(DESCRIPTION);
-        let description: Self =
-            serde_json::from_str(&read(&path)?).map_err(|error| HybridError::Format {
-                path: path.clone(),
-                reason: error.to_string(),
-            })?;
+        let description: Self = read_json(&path)?;
         match description.format {
             FORMAT => Ok(description),
             found => Err(HybridError::Format {
@@ -302,6 +299,17 @@ fn trainable(
         adapters,
         head,
         span_head,
+    })
+}
+
+/// What a file of JSON says.
+///
+/// # Errors
+/// [`HybridError::Read`] or [`HybridError::Format`].
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, HybridError> {
+    serde_json::from_str(&read(path)?).map_err(|error| HybridError::Format {
+        path: path.to_owned(),
+        reason: error.to_string(),
     })
 }
 

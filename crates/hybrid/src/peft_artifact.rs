@@ -15,7 +15,7 @@ use hybrid_prompts::{GenerateOptions, LabelScoring, Prompt};
 use serde::Deserialize;
 
 use crate::HybridError;
-use crate::artifact::{Artifact, ArtifactDescription, FORMAT};
+use crate::artifact::{Artifact, ArtifactDescription, FORMAT, read_json};
 use crate::candidate::AdapterRecord;
 use crate::open_model::{find_base, open_model};
 use crate::recipe::{BaseInit, DataConfig, PassageConfig, Task};
@@ -57,7 +57,7 @@ pub(crate) fn load(
     let BaseConfig {
         model_type,
         max_position_embeddings: max_length,
-    } = read(&base_folder.join(BASE_CONFIG))?;
+    } = read_json(&base_folder.join(BASE_CONFIG))?;
     if model_type != "bert" {
         return Err(wrong(
             "base_model_name_or_path: only classifiers over BERT are taken without an artifact",
@@ -146,7 +146,7 @@ fn class_names(folder: &Path, n_labels: usize) -> Result<Vec<String>, HybridErro
             .map(|class| format!("LABEL_{class}"))
             .collect());
     }
-    let found: ClassNames = read(&path)?;
+    let found: ClassNames = read_json(&path)?;
     if let Some(kind) = found.problem_type.filter(|kind| kind != ONE_CLASS) {
         return Err(HybridError::Format {
             path,
@@ -176,15 +176,4 @@ fn in_order(names: Vec<String>, head: ClassifierHead) -> (LabelSet, ClassifierHe
     let class = |label: &String| names.iter().position(|name| name == label);
     let order: Vec<usize> = labels.names().iter().filter_map(class).collect();
     (labels, head.with_classes(&order))
-}
-
-fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, HybridError> {
-    let text = std::fs::read_to_string(path).map_err(|source| HybridError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    serde_json::from_str(&text).map_err(|error| HybridError::Format {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    })
 }

@@ -21,7 +21,11 @@ const UNFINISHED: [&str; 3] = [
 ];
 
 /// Ways in which a test reads golden fixtures.
-const FIXTURE_READS: [&str; 2] = ["fixtures::of_kind", "fixtures::Fixture"];
+const FIXTURE_READS: [&str; 3] = [
+    "fixtures::of_kind",
+    "fixtures::language_models",
+    "fixtures::Fixture",
+];
 
 pub(super) fn check(file: &SourceFile) -> Vec<Finding> {
     let path = file.path.display().to_string();

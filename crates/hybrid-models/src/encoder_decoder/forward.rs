@@ -293,8 +293,17 @@ impl EncoderDecoder {
         loss: impl Fn(Tensor<2>, Range<usize>) -> Tensor<1>,
     ) -> Result<Tensor<1>, ModelError> {
         let (rows, _) = self.target_states(batch, labels, hooks)?;
+        Ok(self.sum_of(&rows, hooks, loss))
+    }
+
+    fn sum_of(
+        &self,
+        rows: &Tensor<2>,
+        hooks: &dyn Hooks,
+        loss: impl Fn(Tensor<2>, Range<usize>) -> Tensor<1>,
+    ) -> Tensor<1> {
         let logits = |rows| self.logits_of(rows, hooks);
-        Ok(sum_of_logits(&self.output, &rows, hooks, logits, loss))
+        sum_of_logits(&self.output, rows, hooks, logits, loss)
     }
 
     /// Logits of the targets, each given the input and the targets before it, and those targets,
@@ -368,9 +377,8 @@ impl EncoderDecoder {
         hooks: &dyn Hooks,
     ) -> Result<Tensor<1>, ModelError> {
         let (rows, targets) = self.target_states(batch, labels, hooks)?;
-        let logits = |rows| self.logits_of(rows, hooks);
         let loss = |logits, range| cross_entropy_sum(logits, targets.clone().slice([range]));
-        let sum = sum_of_logits(&self.output, &rows, hooks, logits, loss);
+        let sum = self.sum_of(&rows, hooks, loss);
         let [n_targets] = targets.dims();
         Ok(sum.div_scalar(n_targets as f64))
     }

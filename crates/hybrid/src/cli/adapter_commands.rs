@@ -16,6 +16,7 @@ use super::artifact_commands::is_free;
 use super::output::{self, say};
 use crate::artifact::{ArtifactDescription, PEFT};
 use crate::open_model::find_base;
+use crate::peft_artifact;
 use crate::recipe::BaseInit;
 use crate::{HybridError, error::describe};
 
@@ -180,7 +181,7 @@ fn peft_folder(folder: &Path) -> PathBuf {
 
 pub(super) fn inspect(arguments: &InspectArguments) -> Result<(), HybridError> {
     let folder = peft_folder(&arguments.adapter);
-    let is_of_peft = folder.join("adapter_config.json").exists();
+    let is_of_peft = peft_artifact::is_there(&folder);
     if !is_of_peft && let Some(description) = ArtifactDescription::find(&arguments.adapter)? {
         return inspect_artifact(&description, arguments.json);
     }
