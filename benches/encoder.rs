@@ -85,14 +85,12 @@ fn train_step_top_layers_over_cached_layers(bencher: Bencher<'_, '_>) {
     let adapters = lora(&base, Some((middle..encoder.n_layers()).collect()), &device);
     let attention = encoder.attention(&batch, &NoHooks);
     let embedded = encoder.embed(&batch, &attention, &NoHooks);
-    let below = (0..middle).fold(embedded, |hidden, index| {
-        encoder.layer(index, hidden, &attention, &NoHooks)
-    });
+    let below = encoder.layers(0..middle, embedded, &attention, &NoHooks);
     let hooks: &dyn Hooks = &adapters;
     bencher.counter(ItemsCount::new(ROWS)).bench_local(|| {
-        let above = |hidden, index| encoder.layer(index, hidden, &attention, hooks);
-        (middle..encoder.n_layers())
-            .fold(below.clone(), above)
+        let above = middle..encoder.n_layers();
+        encoder
+            .layers(above, below.clone(), &attention, hooks)
             .powi_scalar(2)
             .mean()
             .backward()

@@ -13,6 +13,7 @@ mod decoders;
 mod encoders;
 mod generation;
 mod hooks;
+mod packing;
 
 /// `model_type`s of encoders.
 const ENCODERS: [&str; 3] = ["bert", "roberta", "distilbert"];

@@ -175,6 +175,14 @@ fn layers_that_are_run_again_change_no_loss() {
 }
 
 #[test]
+fn what_is_kept_in_a_file_changes_no_loss() {
+    let task = by_log_loss();
+    let kept = losses(&trained(&task, "memory", &[]));
+    let filed = losses(&trained(&task, "file", &["stages.1.kept_mb=0"]));
+    assert_eq!(kept, filed);
+}
+
+#[test]
 fn a_head_alone_is_trained_over_frozen_adapters() {
     let task = by_log_loss();
     task.edit_recipe(

@@ -3,8 +3,8 @@
     python target_peer.py JOB.json MODE
 
 A job names `model`, a sentence encoder's folder, `data`, a folder with `fit.jsonl` and `report.jsonl`,
-and `threads`. One line of JSON is printed when work begins and one with the accuracy on report at the
-end, which is scored once. Modes:
+and `threads`. A line of JSON is printed when work begins, one when the model has learned, and one with
+the accuracy on report at the end, which is scored once. Modes:
 
 - `logistic_regression`: the frozen encoder's sentence vectors and scikit-learn's logistic regression, with
   the C that is best on the test questions;
@@ -83,6 +83,7 @@ def logistic_regression(job, fit, report):
     # The best of 0.3, 1, 3, 10, 30 and 100 on the test questions themselves (85.4 %), which favours
     # this peer: select would choose 100 (84.9 %).
     model = LogisticRegression(C=10.0, max_iter=300).fit(vectors.all(fit[0]).numpy(), fit[1])
+    say(event="learned")
     predicted = model.predict(vectors.all(report[0]).numpy())
     return share_right(predicted, report[1]), {"scikit-learn": sklearn.__version__}
 
@@ -109,6 +110,7 @@ def setfit(job, fit, report):
             show_progress_bar=False,
         )
         library.Trainer(model=model, args=arguments, train_dataset=pairs_from).train()
+    say(event="learned")
     predicted = model.predict(report[0], batch_size=INFERENCE_ROWS, show_progress_bar=False)
     versions = {
         "setfit": library.__version__,
@@ -153,6 +155,7 @@ def lora(job, fit, report, epochs=6, batch_rows=16, rate=2e-3, scale=20.0):
             optimizer.zero_grad(set_to_none=True)
             schedule.step()
     vectors.body.eval()
+    say(event="learned")
     with torch.no_grad():
         places = head(vectors.all(report[0])).argmax(-1).tolist()
     predicted = [names[place] for place in places]

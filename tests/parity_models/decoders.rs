@@ -57,7 +57,7 @@ impl Case<DecoderModel> {
         let mut states = vec![embedded];
         for index in 0..decoder.n_layers() {
             let hidden = states[index].clone();
-            states.push(decoder.layer(index, hidden, &attention, None, &NoHooks));
+            states.push(decoder.layers(index..index + 1, hidden, &attention, None, &NoHooks));
         }
         let last = states.pop().expect("at least the embeddings");
         states.push(decoder.finish(last, &NoHooks));

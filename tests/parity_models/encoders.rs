@@ -10,12 +10,12 @@ use serde_json::Value;
 use super::{Case, ENCODERS, Output, Refusals, host};
 use crate::fixtures::Tensors;
 
-fn cases() -> Vec<Case<Model>> {
+pub(super) fn cases() -> Vec<Case<Model>> {
     super::cases(&ENCODERS, Model::load)
 }
 
 impl Case<Model> {
-    fn batch(&self) -> EncoderBatch {
+    pub(super) fn batch(&self) -> EncoderBatch {
         let int = |name: &str| self.inputs.int::<2>(name, &self.device);
         EncoderBatch {
             input_ids: int("input_ids"),
@@ -34,7 +34,7 @@ impl Case<Model> {
         let mut states = vec![encoder.embed(&batch, &attention, &NoHooks)];
         for index in 0..encoder.n_layers() {
             let hidden = states[index].clone();
-            states.push(encoder.layer(index, hidden, &attention, &NoHooks));
+            states.push(encoder.layers(index..index + 1, hidden, &attention, &NoHooks));
         }
         states
     }

@@ -351,6 +351,16 @@ impl<A: Borrow<Adapters>> Hooks for Acting<A> {
         self.adapters().acts_on(site)
     }
 
+    fn takes_tokens_alone(&self) -> bool {
+        // The rows of Poly each have a task.
+        let takes = |method: &AnyMethod| {
+            let is_by_row = matches!(method, AnyMethod::Poly(_));
+            let method = method.as_method();
+            !(is_by_row || method.in_front() || method.acts_on_layers())
+        };
+        self.adapters().stack.iter().all(takes)
+    }
+
     fn recomputation(&self) -> Option<&Recomputation> {
         self.recomputation.as_ref()
     }
@@ -437,6 +447,10 @@ impl Hooks for Adapters {
 
     fn acts_on_linear(&self, site: SiteId) -> bool {
         self.acts_on(site)
+    }
+
+    fn takes_tokens_alone(&self) -> bool {
+        self.inference().takes_tokens_alone()
     }
 
     fn norm(&self, base: &Norm, x: Tensor<3>) -> Tensor<3> {

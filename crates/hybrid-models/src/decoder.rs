@@ -2,9 +2,12 @@
 
 mod places;
 
+use std::ops::Range;
+
 use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::blocks::{DecoderLayer, KvCache, Rotation, SelfInputs, padding_bias};
+use crate::kernels::Packing;
 use crate::layers::LayerPlace;
 use crate::rope::Rope;
 use crate::{Embedding, Hooks, KeyValue, ModelError, NoHooks, Norm, Stack, StackShape, TokenRanks};
@@ -73,9 +76,25 @@ pub struct DecoderAttention {
     prefix: Option<Vec<KeyValue>>,
     /// None when hooks do not act on layers.
     ranks: Option<TokenRanks>,
+    /// None when padding goes through the layers, too.
+    packing: Option<Packing>,
 }
 
 impl DecoderAttention {
+    /// The same, but that padding goes through no layer and comes out of the last one as zeros, where
+    /// that is worth it and `hooks` take tokens alone. Tokens are what they are with it. Not for a
+    /// forward with a cache.
+    ///
+    /// # Shapes
+    /// - `mask`: `[batch, seq]`
+    #[must_use]
+    pub fn packed(self, mask: &Tensor<2, Int>, hooks: &dyn Hooks) -> Self {
+        Self {
+            packing: Packing::for_hooks(mask, hooks),
+            ..self
+        }
+    }
+
     /// What all layers of this kind are given.
     fn inputs(&self, layer: &DecoderLayer) -> SelfInputs<'_> {
         SelfInputs {
@@ -84,6 +103,7 @@ impl DecoderAttention {
                 false => self.full.as_ref(),
             },
             rotation: self.rotation.as_ref(),
+            packing: self.packing.as_ref(),
             ..SelfInputs::default()
         }
     }
@@ -205,7 +225,8 @@ impl Decoder {
         };
         let (mut hidden, attention) = self.begin(&batch, None, hooks).ok()?;
         (0..self.n_layers()).find(|index| {
-            hidden = self.layer(*index, hidden.clone(), &attention, None, hooks);
+            let layer = *index..index + 1;
+            hidden = self.layers(layer, hidden.clone(), &attention, None, hooks);
             hidden
                 .to_data()
                 .iter::<f32>()
@@ -330,18 +351,36 @@ impl Decoder {
             rotation,
             prefix,
             ranks: hooks.acts_on_layers().then(|| batch.ranks(width - seq)),
+            packing: None,
         };
         Ok((hidden, attention))
     }
 
-    /// Runs one layer.
+    /// Runs some layers, one after the other.
     ///
     /// # Shapes
     /// - `hidden`: `[batch, seq, d_model]` → the same
     ///
     /// # Panics
-    /// If `index` is not below [`n_layers`](Self::n_layers).
-    pub fn layer(
+    /// If there are not so many.
+    pub fn layers(
+        &self,
+        layers: Range<usize>,
+        hidden: Tensor<3>,
+        attention: &DecoderAttention,
+        mut cache: Option<&mut KvCache>,
+        hooks: &dyn Hooks,
+    ) -> Tensor<3> {
+        let run = |hidden, index| self.layer(index, hidden, attention, cache.as_deref_mut(), hooks);
+        match &attention.packing {
+            Some(packing) => packing.unpack(layers.fold(packing.pack(hidden), run)),
+            None => layers.fold(hidden, run),
+        }
+    }
+
+    /// # Shapes
+    /// - `hidden`: `[batch, seq, d_model]`, or `[1, tokens, d_model]` when packed → the same
+    fn layer(
         &self,
         index: usize,
         hidden: Tensor<3>,
@@ -428,14 +467,12 @@ impl Decoder {
 
     fn through_layers(
         &self,
-        mut hidden: Tensor<3>,
+        hidden: Tensor<3>,
         attention: &DecoderAttention,
-        mut cache: Option<&mut KvCache>,
+        cache: Option<&mut KvCache>,
         hooks: &dyn Hooks,
     ) -> Tensor<3> {
-        for index in 0..self.n_layers() {
-            hidden = self.layer(index, hidden, attention, cache.as_deref_mut(), hooks);
-        }
+        let hidden = self.layers(0..self.n_layers(), hidden, attention, cache, hooks);
         self.finish(hidden, hooks)
     }
 

@@ -1,8 +1,11 @@
 //! The frozen post-norm stack that BERT, RoBERTa and DistilBERT share.
 
+use std::ops::Range;
+
 use burn::tensor::{Int, Tensor, TensorData};
 
-use crate::blocks::EncoderLayer;
+use crate::blocks::{EncoderLayer, SelfInputs};
+use crate::kernels::Packing;
 use crate::layers::LayerPlace;
 use crate::{Embedding, Hooks, KeyValue, ModelError, NoHooks, Norm, Stack, StackShape, TokenRanks};
 
@@ -36,9 +39,24 @@ pub struct EncoderAttention {
     prefix: Option<Vec<KeyValue>>,
     /// None when hooks do not act on layers.
     ranks: Option<TokenRanks>,
+    /// None when padding goes through the layers, too.
+    packing: Option<Packing>,
 }
 
 impl EncoderAttention {
+    /// The same, but that padding goes through no layer and comes out of the last one as zeros, where
+    /// that is worth it and `hooks` take tokens alone. Tokens are what they are with it.
+    ///
+    /// # Shapes
+    /// - `mask`: `[batch, seq]`
+    #[must_use]
+    pub fn packed(self, mask: &Tensor<2, Int>, hooks: &dyn Hooks) -> Self {
+        Self {
+            packing: Packing::for_hooks(mask, hooks),
+            ..self
+        }
+    }
+
     /// Positions before the first token that a prefix takes.
     fn n_prefix(&self) -> usize {
         let first = self.prefix.as_ref().and_then(|layers| layers.first());
@@ -55,8 +73,13 @@ impl EncoderAttention {
     ) -> Tensor<3> {
         let over = self.ranks.as_ref().and_then(|ranks| hooks.over(ranks));
         let hooks = over.as_deref().unwrap_or(hooks);
-        let prefix = self.prefix.as_ref().map(|layers| &layers[index]);
-        let y = layer.forward(hidden, &self.bias, prefix, hooks);
+        let inputs = SelfInputs {
+            bias: Some(&self.bias),
+            prefix: self.prefix.as_ref().map(|layers| &layers[index]),
+            packing: self.packing.as_ref(),
+            ..SelfInputs::default()
+        };
+        let y = layer.forward(hidden, inputs, hooks);
         match &self.ranks {
             Some(ranks) => hooks.layer(layer.feed_forward_block, ranks, y),
             None => y,
@@ -126,6 +149,7 @@ impl Encoder {
             ranks: hooks
                 .acts_on_layers()
                 .then(|| TokenRanks::of_rows(&batch.attention_mask)),
+            packing: None,
         }
     }
 
@@ -189,14 +213,30 @@ impl Encoder {
         }
     }
 
-    /// Runs one layer.
+    /// Runs some layers, one after the other.
     ///
     /// # Shapes
     /// - `hidden`: `[batch, seq, d_model]` → the same
     ///
     /// # Panics
-    /// If `index` is not below [`n_layers`](Self::n_layers).
-    pub fn layer(
+    /// If there are not so many.
+    pub fn layers(
+        &self,
+        layers: Range<usize>,
+        hidden: Tensor<3>,
+        attention: &EncoderAttention,
+        hooks: &dyn Hooks,
+    ) -> Tensor<3> {
+        let run = |hidden, index| self.layer(index, hidden, attention, hooks);
+        match &attention.packing {
+            Some(packing) => packing.unpack(layers.fold(packing.pack(hidden), run)),
+            None => layers.fold(hidden, run),
+        }
+    }
+
+    /// # Shapes
+    /// - `hidden`: `[batch, seq, d_model]`, or `[1, tokens, d_model]` when packed → the same
+    fn layer(
         &self,
         index: usize,
         hidden: Tensor<3>,
@@ -225,9 +265,7 @@ impl Encoder {
     pub fn forward(&self, batch: &EncoderBatch, hooks: &dyn Hooks) -> Tensor<3> {
         let attention = self.attention(batch, hooks);
         let embedded = self.embed(batch, &attention, hooks);
-        (0..self.n_layers()).fold(embedded, |hidden, index| {
-            self.layer(index, hidden, &attention, hooks)
-        })
+        self.layers(0..self.n_layers(), embedded, &attention, hooks)
     }
 
     pub(crate) fn shape(&self) -> StackShape {
@@ -269,7 +307,7 @@ impl Encoder {
         let mut hidden = self.embed(&batch, &attention, &NoHooks);
         let mut key_values = Vec::with_capacity(self.n_layers());
         for (index, layer) in self.layers.iter().enumerate() {
-            let (_, own) = layer.attention.project(hidden.clone(), &NoHooks);
+            let (_, own) = layer.attention.project(hidden.clone(), None, &NoHooks);
             key_values.push(own);
             hidden = self.layer(index, hidden, &attention, &NoHooks);
         }

@@ -119,6 +119,13 @@ pub trait Hooks {
         true
     }
 
+    /// Whether all that happens within layers treats each token by itself, so that rows may come without
+    /// their padding, as `[1, tokens, width]`. It does not where something stands in front of the
+    /// tokens, or where a row has something for itself.
+    fn takes_tokens_alone(&self) -> bool {
+        false
+    }
+
     /// What the layers of an encoder or a decoder are run again with in backward; without it they
     /// keep their activations.
     fn recomputation(&self) -> Option<&Recomputation> {
@@ -194,6 +201,10 @@ pub struct NoHooks;
 impl Hooks for NoHooks {
     fn acts_on_linear(&self, _site: SiteId) -> bool {
         false
+    }
+
+    fn takes_tokens_alone(&self) -> bool {
+        true
     }
 }
 

@@ -21,8 +21,8 @@ use hybrid_eval::{EncoderSize, TrainingPass};
 use hybrid_models::{Base, DecoderModel, EncoderDecoder, Model, Pooling};
 use hybrid_prompts::ChatTemplate;
 
-use encoder::Kept;
 pub(crate) use encoder::host_rows;
+use encoder::{Kept, LowerStates};
 pub(crate) use encoder_decoder::encoding;
 pub(crate) use memory::Memory;
 pub(crate) use passages::SpanLogits;
@@ -68,6 +68,8 @@ pub struct LocalModel {
     max_length: usize,
     active: Option<Trainable>,
     kept: Kept,
+    /// What lies under the active adapters, while states are scored on the same texts.
+    lower: Option<LowerStates>,
     /// What a language model has answered under adapters that have a name.
     memory: Memory,
     /// The name of the active adapters, if what they answer may be remembered.
@@ -145,6 +147,7 @@ impl LocalModel {
             max_length,
             active: None,
             kept: Kept::default(),
+            lower: None,
             memory: Memory::default(),
             name: Some(String::new()),
             run: None,
@@ -226,6 +229,13 @@ impl LocalModel {
     /// Drops what was kept of texts: what comes now counts its own work.
     pub(crate) fn forget(&mut self) {
         self.kept = Kept::default();
+    }
+
+    /// From now on an encoder keeps, or keeps no more, what lies under the lowest layer on which its
+    /// adapters act, so that texts that are read under one adapter after the other go through those
+    /// layers once. It counts as if nothing were kept.
+    pub(crate) fn keep_lower_states(&mut self, keep: bool) {
+        self.lower = keep.then(LowerStates::default);
     }
 
     /// From now on, when the user asks to stop, reading ends with an error that names this run;

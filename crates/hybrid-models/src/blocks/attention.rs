@@ -4,7 +4,7 @@
 use burn::tensor::Tensor;
 
 use super::{LayerCache, Rotation};
-use crate::kernels::attend;
+use crate::kernels::{Packing, attend};
 use crate::layers::LayerPlace;
 use crate::{Aside, Hooks, KeyValue, Linear, Norm};
 
@@ -67,13 +67,15 @@ pub(crate) struct SelfInputs<'a> {
     pub(crate) prefix: Option<&'a KeyValue>,
     /// Earlier keys and values, extended by the present ones.
     pub(crate) cache: Option<&'a mut LayerCache>,
+    /// Where the tokens stand in their rows, when they come without padding.
+    pub(crate) packing: Option<&'a Packing>,
 }
 
 impl Attention {
     /// Attention of a sequence to itself and to what is cached.
     ///
     /// # Shapes
-    /// - `x`: `[batch, seq, d_model]` → the same
+    /// - `x`: `[batch, seq, d_model]`, or `[1, tokens, d_model]` without padding → the same
     pub(crate) fn forward(
         &self,
         x: Tensor<3>,
@@ -82,7 +84,7 @@ impl Attention {
     ) -> Tensor<3> {
         let prefix = inputs.prefix;
         let prefix = prefix.map(|prefix| hooks.prefix(&self.output, &x, prefix));
-        let (query, own) = self.project(x, hooks);
+        let (query, own) = self.project(x, inputs.packing, hooks);
         let (query, own) = match inputs.rotation {
             Some(rotation) => {
                 let key = rotation.apply(own.key);
@@ -99,15 +101,13 @@ impl Attention {
             Some(cache) => cache.extend(own),
             None => own,
         };
-        mix(
-            query,
-            seen,
-            inputs.bias,
-            self.heads.scale,
-            beside,
-            &self.output,
-            hooks,
-        )
+        let bias = inputs.bias;
+        let mixed = mix(query, seen, bias, self.heads.scale, beside);
+        let mixed = match inputs.packing {
+            Some(packing) => packing.pack(mixed),
+            None => mixed,
+        };
+        hooks.linear(&self.output, mixed)
     }
 
     /// What queries find among states that stand aside.
@@ -135,9 +135,14 @@ impl Attention {
     /// Queries, keys and values of a sequence, normalised where the layer does so.
     ///
     /// # Shapes
-    /// - `x`: `[batch, seq, d_model]` → `[batch, n_heads, seq, d_head]`, and twice
-    ///   `[batch, n_kv_heads, seq, d_head]`
-    pub(crate) fn project(&self, x: Tensor<3>, hooks: &dyn Hooks) -> (Tensor<4>, KeyValue) {
+    /// - `x`: `[batch, seq, d_model]`, or `[1, tokens, d_model]` when packed →
+    ///   `[batch, n_heads, seq, d_head]`, and twice `[batch, n_kv_heads, seq, d_head]`
+    pub(crate) fn project(
+        &self,
+        x: Tensor<3>,
+        packing: Option<&Packing>,
+        hooks: &dyn Hooks,
+    ) -> (Tensor<4>, KeyValue) {
         let Heads {
             n_heads,
             n_kv_heads,
@@ -167,6 +172,10 @@ impl Attention {
             ),
             None => (query, key),
         };
+        let [query, key, value] = match packing {
+            Some(packing) => [query, key, value].map(|y| packing.unpack(y)),
+            None => [query, key, value],
+        };
         let key = split_heads(key, n_kv_heads);
         let value = split_heads(value, n_kv_heads);
         (split_heads(query, n_heads), KeyValue { key, value })
@@ -185,19 +194,17 @@ impl Attention {
     }
 }
 
-/// Mixes values by how queries fit keys, adds what stands beside, and projects the result.
+/// Mixes values by how queries fit keys, and adds what stands beside.
 ///
 /// # Shapes
 /// - `query`: `[batch, n_heads, seq, d_head]`, `seen`: twice `[batch, n_kv_heads, keys, d_head]` →
-///   `[batch, seq, d_model]`
+///   `[batch, seq, n_heads * d_head]`
 pub(crate) fn mix(
     query: Tensor<4>,
     seen: KeyValue,
     bias: Option<&Tensor<4>>,
     scale: f64,
     beside: Option<Tensor<4>>,
-    output: &Linear,
-    hooks: &dyn Hooks,
 ) -> Tensor<3> {
     let [_, _, n_keys, _] = seen.key.dims();
     let bias = bias.map(|bias| widened(bias.clone(), n_keys));
@@ -207,12 +214,9 @@ pub(crate) fn mix(
         None => mixed,
     };
     let [batch, n_heads, seq, d_head] = mixed.dims();
-    hooks.linear(
-        output,
-        mixed
-            .swap_dims(1, 2)
-            .reshape([batch, seq, n_heads * d_head]),
-    )
+    mixed
+        .swap_dims(1, 2)
+        .reshape([batch, seq, n_heads * d_head])
 }
 
 /// # Shapes

@@ -38,7 +38,7 @@ impl CrossAttention {
             None => project(),
         };
         let (bias, scale) = (Some(memory.bias), self.heads.scale);
-        mix(query, seen, bias, scale, None, &self.output, hooks)
+        hooks.linear(&self.output, mix(query, seen, bias, scale, None))
     }
 
     /// # Shapes

@@ -21,7 +21,7 @@ pub(crate) struct DecoderLayer {
 
 impl DecoderLayer {
     /// # Shapes
-    /// - `x`: `[batch, seq, d_model]` → the same
+    /// - `x`: `[batch, seq, d_model]`, or `[1, tokens, d_model]` when packed → the same
     pub(crate) fn forward(
         &self,
         x: Tensor<3>,

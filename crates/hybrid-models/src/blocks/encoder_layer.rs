@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 
 use super::{Attention, FeedForward, SelfInputs};
 use crate::layers::LayerPlace;
-use crate::{Hooks, KeyValue, Norm, SiteId};
+use crate::{Hooks, Norm, SiteId};
 
 /// Attention and feed-forward, each followed by residual connection and norm.
 #[derive(Debug, Clone)]
@@ -19,19 +19,13 @@ pub(crate) struct EncoderLayer {
 
 impl EncoderLayer {
     /// # Shapes
-    /// - `x`: `[batch, seq, d_model]`, `bias`: `[batch, 1, 1, keys]` → `[batch, seq, d_model]`
+    /// - `x`: `[batch, seq, d_model]`, or `[1, tokens, d_model]` when packed → the same
     pub(crate) fn forward(
         &self,
         x: Tensor<3>,
-        bias: &Tensor<4>,
-        prefix: Option<&KeyValue>,
+        inputs: SelfInputs<'_>,
         hooks: &dyn Hooks,
     ) -> Tensor<3> {
-        let inputs = SelfInputs {
-            bias: Some(bias),
-            prefix,
-            ..SelfInputs::default()
-        };
         let attended = self.attention.forward(x.clone(), inputs, hooks);
         let attended = hooks.block(self.attention_block, &x, attended);
         let x = hooks.norm(&self.attention_norm, attended + x);

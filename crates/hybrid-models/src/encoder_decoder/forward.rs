@@ -228,6 +228,7 @@ impl EncoderDecoder {
                 rotation: None,
                 prefix: begun.prefix.as_ref().map(|layers| &layers[index]),
                 cache: own,
+                packing: None,
             };
             let memory = Some(Memory {
                 states: &encoded.states,

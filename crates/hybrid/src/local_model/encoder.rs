@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use hybrid_adapters::unit_rows;
+use hybrid_adapters::{Adapters, unit_rows};
 use hybrid_data::{BatchOrder, Encoding, PaddedBatch, length_buckets, pad};
 use hybrid_eval::EncoderSize;
 use hybrid_models::{EncoderBatch, Hooks, NoHooks, Pooling};
@@ -17,6 +17,47 @@ use crate::{HybridError, parallel};
 
 /// Most values that are kept of texts read before.
 const MAX_KEPT: usize = 16 << 20;
+
+/// Hidden states of texts under a layer that no adapter below changes.
+#[derive(Debug, Default)]
+pub(super) struct LowerStates {
+    /// Layers that they have gone through.
+    layers: usize,
+    /// By text `[seq, d_model]`.
+    states: HashMap<String, Vec<f32>>,
+    n_values: usize,
+}
+
+impl LowerStates {
+    /// Those of other layers are of no use.
+    fn under(&mut self, layers: usize) {
+        if self.layers != layers {
+            *self = Self {
+                layers,
+                ..Self::default()
+            };
+        }
+    }
+
+    fn keep(&mut self, text: &str, states: Vec<f32>) {
+        if self.n_values + states.len() <= MAX_KEPT {
+            self.n_values += states.len();
+            self.states.insert(text.to_owned(), states);
+        }
+    }
+
+    /// Those of all of these texts, `[rows, seq, d_model]` with zeros for padding; none when one is
+    /// missing.
+    fn of(&self, texts: &[&str], [seq, d_model]: [usize; 2], device: &Device) -> Option<Tensor<3>> {
+        let mut values = vec![0.0; texts.len() * seq * d_model];
+        for (slot, text) in values.chunks_mut(seq * d_model).zip(texts) {
+            let states = self.states.get(*text)?;
+            slot[..states.len()].copy_from_slice(states);
+        }
+        let data = TensorData::new(values, [texts.len(), seq, d_model]);
+        Some(Tensor::from_data(data, device))
+    }
+}
 
 /// What is read off a text's pooled vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,6 +73,14 @@ enum Reading {
 pub(super) struct Kept {
     readings: HashMap<Reading, HashMap<String, Vec<f32>>>,
     n_values: usize,
+}
+
+/// What is read off a batch.
+struct Read {
+    values: Vec<Vec<f32>>,
+    /// By row, padding included, what lies under the adapters' lowest layer; nothing when it was known
+    /// or is not kept.
+    new_lower: Vec<Vec<f32>>,
 }
 
 impl LocalModel {
@@ -121,42 +170,83 @@ impl LocalModel {
         let encodings = self.encode(texts)?;
         let lengths: Vec<usize> = encodings.iter().map(Encoding::len).collect();
         let batches = length_buckets(&lengths, INFERENCE, BatchOrder::Sorted);
+        let mut lower = self.lower.take();
+        let adapters = self.active.as_ref().map(|active| &active.adapters);
+        let lowest = adapters.and_then(Adapters::lowest_layer);
+        let n_layers = self.encoder().encoder.n_layers();
+        if let Some(lower) = &mut lower {
+            lower.under(lowest.unwrap_or(n_layers));
+        }
         let model = &*self;
         let read = parallel::try_map(&batches, self.threads(), |rows| {
             model.check_interrupt()?;
-            model.read_batch(&model.batch(&encodings, rows), reading)
+            let of_rows: Vec<&str> = rows.iter().map(|row| texts[*row].as_str()).collect();
+            let batch = model.batch(&encodings, rows);
+            model.read_batch(&of_rows, &batch, reading, lower.as_ref())
         })?;
         let mut rows_out = vec![Vec::new(); texts.len()];
         let mut flops = 0.0;
-        for (rows, values) in batches.iter().zip(read) {
+        for (rows, Read { values, new_lower }) in batches.iter().zip(read) {
             let longest = rows.iter().map(|row| lengths[*row]).max().unwrap_or(0);
             flops += self.size().forward_flops(rows.len(), longest);
             for (row, value) in rows.iter().zip(values) {
                 rows_out[*row] = value;
             }
+            for (row, mut states) in rows.iter().zip(new_lower) {
+                states.truncate(lengths[*row] * self.d_model());
+                states.shrink_to_fit();
+                if let Some(lower) = &mut lower {
+                    lower.keep(&texts[*row], states);
+                }
+            }
         }
+        self.lower = lower;
         self.count_tokens(&encodings);
         self.count_flops(flops);
         Ok(rows_out)
     }
 
+    /// The readings of some texts, which go on from kept states where all of them have some.
     fn read_batch(
         &self,
+        texts: &[&str],
         batch: &EncoderBatch,
         reading: Reading,
-    ) -> Result<Vec<Vec<f32>>, HybridError> {
+        lower: Option<&LowerStates>,
+    ) -> Result<Read, HybridError> {
         let hooks: &dyn Hooks = match &self.active {
             Some(trainable) => &trainable.adapters,
             None => &NoHooks,
         };
-        let hidden = self.encoder().encoder.forward(batch, hooks);
+        let encoder = &self.encoder().encoder;
+        let [n_rows, seq] = batch.input_ids.dims();
+        let sizes = [seq, encoder.d_model()];
+        let layers = lower.map_or(0, |lower| lower.layers);
+        let known = lower.and_then(|lower| lower.of(texts, sizes, &self.device));
+        let attention = encoder.attention(batch, hooks);
+        let attention = attention.packed(&batch.attention_mask, hooks);
+        let mut new_lower = Vec::new();
+        let under = match known {
+            Some(known) if layers > 0 => known,
+            _ => {
+                let embedded = encoder.embed(batch, &attention, hooks);
+                let under = encoder.layers(0..layers, embedded, &attention, hooks);
+                if layers > 0 {
+                    let [seq, d_model] = sizes;
+                    new_lower = host_rows(under.clone().reshape([n_rows, seq * d_model]));
+                }
+                under
+            }
+        };
+        let hidden = encoder.layers(layers..encoder.n_layers(), under, &attention, hooks);
         let (Reading::Unit(pooling) | Reading::LogProbabilities(pooling)) = reading;
         let pooled = self.encoder().pool(hidden, batch, pooling, hooks)?;
         let head = self.active.as_ref().and_then(|active| active.head.as_ref());
-        Ok(host_rows(match (reading, head) {
+        let values = host_rows(match (reading, head) {
             (Reading::LogProbabilities(_), Some(head)) => log_softmax(head.forward(pooled), 1),
             _ => unit_rows(pooled),
-        }))
+        });
+        Ok(Read { values, new_lower })
     }
 }
 

@@ -193,7 +193,10 @@ impl LocalModel {
         &self,
         requests: &[ScoreRequest],
     ) -> Result<Vec<Vec<ContinuationScore>>, HybridError> {
-        let groups: Vec<&[ScoreRequest]> = requests.chunks(PROMPTS).collect();
+        // What two groups share is read by both, each on a thread of its own: that takes less time than to
+        // read it once on threads that wait for each other.
+        let share = requests.len().div_ceil(parallel::pieces(&self.device));
+        let groups: Vec<&[ScoreRequest]> = requests.chunks(share.clamp(1, PROMPTS)).collect();
         let scored = parallel::try_map(&groups, self.threads(), |group| self.score_group(group))?;
         Ok(scored.into_iter().flatten().collect())
     }

@@ -141,6 +141,10 @@ pub struct AdapterStage {
     /// of all, and an update takes up to half as long again. Losses and gradients are the same.
     #[serde(default)]
     pub recompute_layers: bool,
+    /// Megabytes of memory for what lies under the lowest trained layer, which is computed once. What
+    /// finds no room there goes to a file in the run's folder, which is gone with the process.
+    #[serde(default = "default_kept_mb")]
+    pub kept_mb: usize,
     /// Bound of the gradient's L2 norm over all trained parameters; none when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0))]
@@ -312,6 +316,10 @@ fn default_adapter_name() -> String {
 
 fn default_max_tokens() -> usize {
     2048
+}
+
+fn default_kept_mb() -> usize {
+    256
 }
 
 fn default_evaluate_every() -> usize {

@@ -34,7 +34,9 @@ pub(crate) fn train(
     criterion: Criterion,
 ) -> Result<(AdapterRecord, Trained), HybridError> {
     let choices = config.choices();
+    context.model.keep_lower_states(true);
     let (winner, spent) = variants::trained(context, config, &choices, parent, criterion)?;
+    context.model.keep_lower_states(false);
     let mut trained = winner.training.finish(context.model)?;
     trained.spent = spent;
     Ok((winner.record, trained))
@@ -102,7 +104,11 @@ pub(super) fn prepare<'c>(
     let mut others = others.iter().map(|other| other.training.prefix());
     let prefix = match others.find(|prefix| prefix.is_of(frozen)) {
         Some(prefix) => prefix.clone(),
-        None => Arc::new(Prefix::plan(context.model, &encodings, frozen)),
+        None => {
+            let (bytes, folder) = (config.kept_mb << 20, context.run.path());
+            let model = &mut *context.model;
+            Arc::new(Prefix::plan(model, &encodings, frozen, bytes, folder))
+        }
     };
     if checkpoint.is_some() {
         meter.recount(context.model);

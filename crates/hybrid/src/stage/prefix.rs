@@ -1,9 +1,12 @@
 //! Everything under the lowest trained layer, computed once.
 //!
 //! It is a pure function of the input (base and earlier adapters are frozen, nothing is dropped), so
-//! it is kept on the host and reused in every epoch. It is computed when a row is first needed, in
-//! chunks that do not depend on who needs them: a resumed run finds the same bytes.
+//! it is kept on the host, in memory or in a file, and reused in every epoch. It is computed when a row
+//! is first needed, in chunks that do not depend on who needs them: a resumed run finds the same bytes.
 
+mod spill;
+
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{Tensor, TensorData};
@@ -13,8 +16,10 @@ use hybrid_models::{DecoderBatch, DecoderModel, EncoderBatch, Hooks, Pooling};
 use crate::HybridError;
 use crate::local_model::{INFERENCE, LoadedBase, LocalModel, host_rows};
 
-/// Bytes that kept values may take.
-const MAX_BYTES: usize = 256 << 20;
+use spill::{Mapped, Spill};
+
+/// Bytes that kept values may take in a file.
+const MAX_SPILLED: usize = 16 << 30;
 
 /// What of a base a training leaves as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,13 +48,31 @@ struct Kept {
     chunks: Vec<Chunk>,
     /// Chunk and place within it, by row.
     places: Vec<(usize, usize)>,
+    /// Where chunks go that have no room in memory.
+    spill: Option<Mutex<Spill>>,
 }
 
 /// Rows that are computed together.
 struct Chunk {
     rows: Vec<usize>,
-    /// By row `[seq, d_model]`, its padding left out, or `[1, d_model]` when pooled.
-    values: Mutex<Option<Arc<Vec<Vec<f32>>>>>,
+    in_memory: bool,
+    values: Mutex<Option<Arc<Values>>>,
+}
+
+/// By row `[seq, d_model]`, its padding left out, or `[1, d_model]` when pooled.
+enum Values {
+    Here(Vec<Vec<f32>>),
+    Mapped(Mapped),
+}
+
+impl Values {
+    /// Copies a row to the start of `slot`.
+    fn read(&self, row: usize, slot: &mut [f32]) {
+        match self {
+            Self::Here(rows) => slot[..rows[row].len()].copy_from_slice(&rows[row]),
+            Self::Mapped(rows) => rows.read(row, slot),
+        }
+    }
 }
 
 /// What the trained part goes on from.
@@ -61,12 +84,19 @@ pub(crate) enum Lower {
 }
 
 impl Prefix {
-    /// Plans the frozen layers over all rows. Nothing is kept when that saves nothing or takes too
-    /// much memory, nor of an encoder-decoder. With a pooling, and when all layers are frozen,
+    /// Plans the frozen layers over all rows: up to `bytes` are kept in memory, more in a file in
+    /// `folder`. Nothing is kept when that saves nothing or no file can hold it, nor of an
+    /// encoder-decoder. With a pooling, and when all layers are frozen,
     /// pooled vectors are kept; hidden states are not when adapters put something in front of them.
     ///
     /// Counts the work of all rows, which is done once however often a run is resumed.
-    pub(crate) fn plan(model: &mut LocalModel, encodings: &[Encoding], frozen: Frozen) -> Self {
+    pub(crate) fn plan(
+        model: &mut LocalModel,
+        encodings: &[Encoding],
+        frozen: Frozen,
+        bytes: usize,
+        folder: &Path,
+    ) -> Self {
         let Frozen {
             layers,
             pooling,
@@ -84,7 +114,13 @@ impl Prefix {
             Some(_) => encodings.len(),
             None => lengths.iter().sum(),
         };
-        let too_large = vectors * d_model * size_of::<f32>() > MAX_BYTES;
+        let of_vectors = |n_vectors: usize| n_vectors * d_model * size_of::<f32>();
+        let spilled = of_vectors(vectors).saturating_sub(bytes);
+        let spill = match spilled {
+            0 => None,
+            _ => Spill::in_folder(folder).ok().map(Mutex::new),
+        };
+        let too_large = spilled > MAX_SPILLED || spilled > 0 && spill.is_none();
         if layers == 0 || too_large || in_front && pooling.is_none() {
             return Self {
                 frozen,
@@ -94,6 +130,7 @@ impl Prefix {
         }
         let mut places = vec![(0, 0); encodings.len()];
         let mut chunks = Vec::new();
+        let mut left = bytes;
         for rows in length_buckets(&lengths, INFERENCE, BatchOrder::Sorted) {
             let longest = rows.iter().map(|row| lengths[*row]).max().unwrap_or(0);
             let flops = model.forward_flops(layers, rows.len(), longest);
@@ -101,8 +138,16 @@ impl Prefix {
             for (place, row) in rows.iter().enumerate() {
                 places[*row] = (chunks.len(), place);
             }
+            let of_rows = rows.iter().map(|row| match pooling {
+                Some(_) => 1,
+                None => lengths[*row],
+            });
+            let taken = of_vectors(of_rows.sum());
+            let in_memory = taken <= left;
+            left = if in_memory { left - taken } else { 0 };
             chunks.push(Chunk {
                 rows,
+                in_memory,
                 values: Mutex::new(None),
             });
         }
@@ -115,6 +160,7 @@ impl Prefix {
                 d_model,
                 chunks,
                 places,
+                spill,
             }),
         }
     }
@@ -151,7 +197,7 @@ impl Prefix {
         for (slot, row) in values.chunks_mut(seq * kept.d_model).zip(rows) {
             let (chunk, place) = kept.places[*row];
             let chunk = self.chunk(kept, chunk, model, encodings, frozen)?;
-            slot[..chunk[place].len()].copy_from_slice(&chunk[place]);
+            chunk.read(place, slot);
         }
         let tensor = |shape: &[usize]| TensorData::new(values, shape);
         Ok(match kept.pooling {
@@ -174,7 +220,7 @@ impl Prefix {
         model: &LocalModel,
         encodings: &[Encoding],
         frozen: &dyn Hooks,
-    ) -> Result<Arc<Vec<Vec<f32>>>, HybridError> {
+    ) -> Result<Arc<Values>, HybridError> {
         let chunk = &kept.chunks[index];
         let mut values = chunk.values.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(values) = &*values {
@@ -195,6 +241,18 @@ impl Prefix {
                 computed
             }
         };
+        let spill = kept.spill.as_ref().filter(|_| !chunk.in_memory);
+        let computed = match spill {
+            None => Values::Here(computed),
+            Some(spill) => {
+                let mut spill = spill.lock().unwrap_or_else(PoisonError::into_inner);
+                match spill.append(&computed) {
+                    Ok(mapped) => Values::Mapped(mapped),
+                    // The file's disk is full: this chunk is computed again when it is needed again.
+                    Err(_) => return Ok(Arc::new(Values::Here(computed))),
+                }
+            }
+        };
         Ok(values.insert(Arc::new(computed)).clone())
     }
 
@@ -211,9 +269,8 @@ impl Prefix {
     ) -> Tensor<3> {
         let encoder = &model.encoder().encoder;
         let attention = encoder.attention(batch, hooks);
-        (self.layers..encoder.n_layers()).fold(hidden, |hidden, index| {
-            encoder.layer(index, hidden, &attention, hooks)
-        })
+        let attention = attention.packed(&batch.attention_mask, hooks);
+        encoder.layers(self.layers..encoder.n_layers(), hidden, &attention, hooks)
     }
 
     /// The same for a decoder, normalised.
@@ -229,9 +286,9 @@ impl Prefix {
     ) -> Result<Tensor<3>, HybridError> {
         let decoder = &base.decoder;
         let (_, attention) = decoder.begin(&to_decoder_batch(batch), None, hooks)?;
-        let hidden = (self.layers..decoder.n_layers()).fold(hidden, |hidden, index| {
-            decoder.layer(index, hidden, &attention, None, hooks)
-        });
+        let attention = attention.packed(&batch.attention_mask, hooks);
+        let layers = self.layers..decoder.n_layers();
+        let hidden = decoder.layers(layers, hidden, &attention, None, hooks);
         Ok(decoder.finish(hidden, hooks))
     }
 }
@@ -245,16 +302,14 @@ fn first_layers(
     if let LoadedBase::Decoder(base) = &model.base {
         let decoder = &base.decoder;
         let (embedded, attention) = decoder.begin(&to_decoder_batch(batch), None, hooks)?;
-        return Ok((0..layers).fold(embedded, |hidden, index| {
-            decoder.layer(index, hidden, &attention, None, hooks)
-        }));
+        let attention = attention.packed(&batch.attention_mask, hooks);
+        return Ok(decoder.layers(0..layers, embedded, &attention, None, hooks));
     }
     let encoder = &model.encoder().encoder;
     let attention = encoder.attention(batch, hooks);
+    let attention = attention.packed(&batch.attention_mask, hooks);
     let embedded = encoder.embed(batch, &attention, hooks);
-    Ok((0..layers).fold(embedded, |hidden, index| {
-        encoder.layer(index, hidden, &attention, hooks)
-    }))
+    Ok(encoder.layers(0..layers, embedded, &attention, hooks))
 }
 
 fn to_decoder_batch(batch: &EncoderBatch) -> DecoderBatch {

@@ -1,12 +1,13 @@
 //! The training loop of an adapter stage: batches, updates, evaluations, checkpoints.
 
+mod selection;
+
 use std::sync::Arc;
 
 use hybrid_adapters::{RankAllocator, Trainable};
 use hybrid_data::{BatchLimits, BatchOrder, Encoding, derive_seed, length_buckets};
 use hybrid_eval::{CurvePoint, TrainingPass};
 use hybrid_optim::{EarlyStopping, Updater};
-use hybrid_prompts::Prompt;
 
 use super::checkpoint::{Best, Checkpoint, Progressed};
 use super::divergence::diverged;
@@ -15,12 +16,14 @@ use super::prefix::Prefix;
 use super::{Context, Spent, StageMeter};
 use crate::candidate::Candidate;
 use crate::criterion::{Criterion, LOG_LOSS, Standing};
-use crate::evaluate::{self, Scored};
+use crate::evaluate::Scored;
 use crate::journal::Event;
 use crate::local_model::LocalModel;
 use crate::recipe::AdapterStage;
-use crate::tensors::{self, NamedTensors};
+use crate::tensors::NamedTensors;
 use crate::{HybridError, parallel};
+
+pub(super) use selection::First;
 
 /// What a training leaves: its best state and what it took.
 pub(crate) struct Trained {
@@ -47,6 +50,8 @@ pub(super) struct Training<'c> {
     input: Input,
     trainable: Trainable,
     as_parent: bool,
+    /// When this process has scored it.
+    first_score: Option<First>,
     updater: Updater<Trainable>,
     /// Of a stack whose ranks are chosen while it trains.
     ranks: Option<RankAllocator>,
@@ -101,6 +106,7 @@ impl<'c> Training<'c> {
             best_scored: None,
             trainable,
             as_parent,
+            first_score: None,
             updater,
             ranks,
             progressed: Progressed {
@@ -150,10 +156,13 @@ impl<'c> Training<'c> {
         let name = self.config.name.clone() + &number.unwrap_or_default();
         let done = self.progressed.curve.len();
         context.progress.begin(&name, done, self.total_steps);
-        if self.progressed.best.is_none() && self.as_parent {
-            let value = parent.score(criterion.metric.name());
-            self.evaluated(context, 0, value, parent.score(LOG_LOSS))?;
-            self.started(parent.standing(criterion));
+        if self.as_parent {
+            let first = First {
+                value: parent.score(criterion.metric.name()),
+                log_loss: parent.score(LOG_LOSS),
+                standing: parent.standing(criterion),
+            };
+            self.begin(context, first)?;
         }
         let enough = epochs.unwrap_or(usize::MAX);
         while !self.progressed.ended && self.progressed.evaluated < enough {
@@ -336,101 +345,6 @@ impl<'c> Training<'c> {
         }
     }
 
-    /// Scores the current state on select and keeps it when it is the best, and decides whether the
-    /// training is over.
-    fn evaluate(
-        &mut self,
-        context: &mut Context<'_>,
-        prompt: &Prompt,
-        criterion: Criterion,
-    ) -> Result<(), HybridError> {
-        if self.progressed.best.is_none() {
-            let first = self.trainable.eval().load_named_tensors(&self.first)?;
-            let scored = score_on_select(context, prompt, first, criterion)?;
-            let value = scored.metric(criterion.metric);
-            self.evaluated(context, 0, value, scored.log_loss)?;
-            self.started(scored.standing(criterion));
-            self.best_scored = Some(scored);
-        }
-        let epoch = self.progressed.epoch;
-        let scored = score_on_select(context, prompt, self.trainable.eval(), criterion)?;
-        let (standing, value) = (scored.standing(criterion), scored.metric(criterion.metric));
-        let log_loss = scored.log_loss;
-        self.progressed.latest = Some(standing);
-        self.evaluated(context, epoch, value, log_loss)?;
-        if self
-            .progressed
-            .best
-            .is_none_or(|best| standing.is_better_than(best.standing))
-        {
-            self.best = self.trainable.named_tensors().into_iter().collect();
-            self.best_scored = Some(scored);
-            self.progressed.best = Some(Best { epoch, standing });
-            context.progress.best(criterion.in_words(value, log_loss));
-        }
-        let stopping = self.progressed.stopping.as_mut();
-        let stop = stopping.is_some_and(|stopping| stopping.observe(standing.deciding()));
-        self.progressed.evaluated = epoch;
-        self.progressed.ended = stop || self.progressed.spent || epoch == self.config.epochs;
-        self.checkpoint(context)
-    }
-
-    /// The state before the first update stands so.
-    fn started(&mut self, standing: Standing) {
-        self.progressed.best = Some(Best { epoch: 0, standing });
-        if let Some(stopping) = &mut self.progressed.stopping {
-            stopping.observe(standing.deciding());
-        }
-    }
-
-    /// Journals the figures of the state after some passes.
-    fn evaluated(
-        &self,
-        context: &mut Context<'_>,
-        epoch: usize,
-        value: f64,
-        log_loss: f64,
-    ) -> Result<(), HybridError> {
-        context.happened(Event::Evaluated {
-            stage: self.config.name.clone(),
-            variant: self.number(),
-            epoch,
-            value,
-            log_loss,
-        })
-    }
-
-    /// Tries states on the way from the first to the best.
-    fn interpolate(
-        &mut self,
-        context: &mut Context<'_>,
-        prompt: &Prompt,
-        criterion: Criterion,
-    ) -> Result<(), HybridError> {
-        let Some(Best { mut standing, .. }) = self.progressed.best else {
-            return Ok(());
-        };
-        let far = self.best.clone();
-        for &share in &self.config.interpolate {
-            let tensors = tensors::interpolated(&self.first, &far, share);
-            let state = self.trainable.eval().load_named_tensors(&tensors)?;
-            let scored = score_on_select(context, prompt, state, criterion)?;
-            context.happened(Event::Interpolated {
-                stage: self.config.name.clone(),
-                variant: self.number(),
-                share,
-                value: scored.metric(criterion.metric),
-                log_loss: scored.log_loss,
-            })?;
-            if scored.standing(criterion).is_better_than(standing) {
-                standing = scored.standing(criterion);
-                self.best = tensors;
-                self.best_scored = Some(scored);
-            }
-        }
-        Ok(())
-    }
-
     fn report(&self, context: &mut Context<'_>, point: CurvePoint) -> Result<(), HybridError> {
         context.progress.at(point.step, self.total_steps, || {
             format!("loss {:.4}", point.loss)
@@ -485,15 +399,4 @@ impl<'c> Training<'c> {
             spent,
         })
     }
-}
-
-/// Scores a state on select.
-fn score_on_select(
-    context: &mut Context<'_>,
-    prompt: &Prompt,
-    state: Trainable,
-    criterion: Criterion,
-) -> Result<Scored, HybridError> {
-    context.model.activate(Some(state), None);
-    evaluate::score_on_select(context.model, prompt, context.data, criterion)
 }

@@ -5,6 +5,7 @@
 //! stage with these settings alone: the winner is what that stage would have trained.
 
 use super::adapter::{Prepared, prepare};
+use super::training::{First, Training};
 use super::{Context, Spent};
 use crate::HybridError;
 use crate::candidate::Candidate;
@@ -36,7 +37,12 @@ pub(super) fn trained<'c>(
         let mut standings = Vec::new();
         for place in 0..left.len() {
             context.spent = before.and(dropped).and(spent(context, &left, place));
+            let begun = left.iter().map(|other| &other.training);
+            let first = first_of(begun, &left[place].training, parent);
             let training = &mut left[place].training;
+            if let Some(first) = first {
+                training.begin(context, first)?;
+            }
             training.run(context, parent, criterion, Some(epoch))?;
             standings.push(training.stood(context, decision)?);
         }
@@ -61,6 +67,20 @@ pub(super) fn trained<'c>(
     context.spent = before;
     let all = dropped.and(winner.training.spent(context.model));
     Ok((winner, all))
+}
+
+/// How a training stands before its first update, when another that begins as the same function has
+/// been scored.
+fn first_of<'t, 'c: 't>(
+    mut others: impl Iterator<Item = &'t Training<'c>>,
+    training: &Training<'c>,
+    parent: &Candidate,
+) -> Option<First> {
+    // Adapters that go on from trained values are not what their settings start as.
+    if parent.adapter.is_some() {
+        return None;
+    }
+    others.find_map(|other| other.first().filter(|_| other.begins_as(training)))
 }
 
 /// What trainings have taken but for the one at a place.

@@ -2,7 +2,7 @@
 //!
 //! Hybrid (`hybrid train --json`) and the peers' scripts say the same events: `stage_began` when
 //! what follows is training or search, `step` after each update, `trial` after each scored prompt,
-//! `report` at the end. Of a choice among settings, a `step` names its `variant`; the one that was
+//! `report` at the end; a peer also says when it has `learned`. Of a choice among settings, a `step` names its `variant`; the one that was
 //! chosen is in hybrid's last `variants_left` or in a peer's `report`. Clock and memory are read by the listener, for all programs alike.
 
 use std::collections::BTreeMap;
@@ -27,6 +27,7 @@ pub(super) const OPERATIONS: Figure = figure("gflop_per_s", "GFLOP/s", 1);
 pub(super) const CANDIDATES: Figure = figure("candidate_examples_per_s", "candidate-examples/s", 2);
 pub(super) const FIRST_STEP: Figure = figure("first_step_s", "command to first update, s", 2);
 pub(super) const TRAINED: Figure = figure("trained_s", "command to last update, s", 1);
+pub(super) const LEARNED: Figure = figure("learned_s", "command to learned model, s", 1);
 pub(super) const WALL: Figure = figure("wall_s", "command to test accuracy, s", 1);
 pub(super) const ACCURACY: Figure = figure("accuracy_percent", "test accuracy, %", 1);
 pub(super) const MEMORY: Figure = figure("peak_rss_mb", "peak memory, MB", 0);
@@ -139,11 +140,19 @@ impl Trace {
             key if key == CANDIDATES.key => self.candidate_examples_per_s(),
             key if key == FIRST_STEP.key => Some(first?.at_s),
             key if key == TRAINED.key => Some(last?.at_s),
+            key if key == LEARNED.key => self.learned_s(),
             key if key == WALL.key => Some(self.report()?.at_s),
             key if key == ACCURACY.key => self.accuracy().map(|share| share * 100.0),
             key if key == MEMORY.key => self.peak_rss_mb(),
             _ => None,
         }
+    }
+
+    /// When there was a model that only had to be scored: at the end of hybrid's last stage, or where a
+    /// peer says so.
+    fn learned_s(&self) -> Option<f64> {
+        let ended = self.events("stage_ended").chain(self.events("learned"));
+        ended.map(|said| said.at_s).reduce(f64::max)
     }
 
     /// Examples that candidates were scored on in a second, summed over candidates.
@@ -176,8 +185,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{
-        ACCURACY, ALL_ROWS, Amount, CANDIDATES, FIRST_STEP, MEMORY, OPERATIONS, ROWS, TOKENS,
-        TRAINED, Trace, WALL,
+        ACCURACY, ALL_ROWS, Amount, CANDIDATES, FIRST_STEP, LEARNED, MEMORY, OPERATIONS, ROWS,
+        TOKENS, TRAINED, Trace, WALL,
     };
     use crate::bench_peers::process::Said;
 
@@ -239,11 +248,12 @@ mod tests {
     fn accuracies_are_those_of_reports() {
         let own = json!({"event": "report", "final": {"metric": "accuracy", "value": 0.5}});
         let other = json!({"event": "report", "accuracy": 0.25});
-        let figures = [own, other].map(|event| {
-            let trace = Trace::new(vec![said(3.0, 1.0, event)]);
-            [WALL, ACCURACY].map(|figure| trace.value(&figure, NOTHING).unwrap())
+        let figures = [("stage_ended", own), ("learned", other)].map(|(learned, event)| {
+            let learned = said(2.0, 1.0, json!({ "event": learned }));
+            let trace = Trace::new(vec![learned, said(3.0, 1.0, event)]);
+            [LEARNED, WALL, ACCURACY].map(|figure| trace.value(&figure, NOTHING).unwrap())
         });
-        assert_eq!(figures, [[3.0, 50.0], [3.0, 25.0]]);
+        assert_eq!(figures, [[2.0, 3.0, 50.0], [2.0, 3.0, 25.0]]);
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::Arguments;
 use super::trace::{
-    ACCURACY, ALL_ROWS, CANDIDATES, FIRST_STEP, MEMORY, OPERATIONS, ROWS, TOKENS, TRAINED, WALL,
+    ACCURACY, ALL_ROWS, CANDIDATES, FIRST_STEP, LEARNED, MEMORY, OPERATIONS, ROWS, TOKENS, TRAINED,
+    WALL,
 };
 use crate::bench_peers::summary::Figure;
 use crate::error::XtaskError;
@@ -198,10 +199,10 @@ pub(super) const WORKS: [Work; 7] = [
         name: "time_to_target",
         title: "Ten examples a label to 85 % test accuracy",
         about: "Banking77 with ten examples a label: the whole command, from its start to the \
-                accuracy on the 3,080 test questions. Hybrid runs its recipe until a candidate \
-                is at the target on select.",
-        recipe: "recipes/banking77.toml",
-        settings: &["target.value=0.85"],
+                accuracy on the 3,080 test questions, and to the model that is scored on them. \
+                Hybrid runs its recipe until a candidate is at the target on select.",
+        recipe: "benches/peers/training/time_to_target.toml",
+        settings: &[],
         given: Given::Data,
         data: Data {
             source: Source::Carried,
@@ -213,7 +214,7 @@ pub(super) const WORKS: [Work; 7] = [
             target("SetFit", "setfit"),
             target("PEFT LoRA", "lora"),
         ],
-        figures: &[WALL, ACCURACY, MEMORY],
+        figures: &[WALL, LEARNED, ACCURACY, MEMORY],
         wanted: &[wanted(WALL, false, 0.2, 0.1)],
     },
     Work {
@@ -245,7 +246,7 @@ pub(super) const WORKS: [Work; 7] = [
     Work {
         name: "prompt_search",
         title: "Prompt search with SmolLM2",
-        about: "Four candidates, each with four demonstrations, scored on 16 reviews of SST-2 \
+        about: "Four candidates, each with four demonstrations, scored on 32 reviews of SST-2 \
                 with SmolLM2-135M-Instruct from one GGUF file: hybrid scores label words in \
                 float32, DSPy has the server of llama.cpp write an answer of 24 tokens at \
                 most with weights in Q4_1. It asks once, in its chat format and without its second \
@@ -256,7 +257,7 @@ pub(super) const WORKS: [Work; 7] = [
         given: Given::Data,
         data: Data {
             source: Source::Sst2,
-            rows: Some(16),
+            rows: Some(32),
             held_out: Some(8),
         },
         peers: &[Peer {
