@@ -1,16 +1,17 @@
 //! The frozen pre-norm stack that GPT-2 and the Llama family share.
 
+mod attention;
 mod places;
 
 use std::ops::Range;
 
 use burn::tensor::{Int, Tensor, TensorData};
 
-use crate::blocks::{DecoderLayer, KvCache, Rotation, SelfInputs, padding_bias};
-use crate::kernels::Packing;
+use crate::blocks::{DecoderLayer, KvCache, SelfInputs, padding_bias};
 use crate::layers::LayerPlace;
 use crate::rope::Rope;
 use crate::{Embedding, Hooks, KeyValue, ModelError, NoHooks, Norm, Stack, StackShape, TokenRanks};
+pub use attention::DecoderAttention;
 use places::Places;
 pub(crate) use places::TreeTokens;
 
@@ -63,58 +64,6 @@ pub(crate) enum Positions {
     Learned(Embedding),
     /// Turned queries and keys.
     Rotary(Rope),
-}
-
-/// What the layers of one forward attend with.
-#[derive(Debug, Clone)]
-pub struct DecoderAttention {
-    /// `[1 or batch, 1, 1 or seq, keys]`; none when all is seen.
-    full: Option<Tensor<4>>,
-    /// The same within the window.
-    sliding: Option<Tensor<4>>,
-    rotation: Option<Rotation>,
-    prefix: Option<Vec<KeyValue>>,
-    /// None when hooks do not act on layers.
-    ranks: Option<TokenRanks>,
-    /// None when padding goes through the layers, too.
-    packing: Option<Packing>,
-}
-
-impl DecoderAttention {
-    /// The same, but that padding goes through no layer and comes out of the last one as zeros, where
-    /// that is worth it and `hooks` take tokens alone. Tokens are what they are with it. Not for a
-    /// forward with a cache.
-    ///
-    /// # Shapes
-    /// - `mask`: `[batch, seq]`
-    #[must_use]
-    pub fn packed(self, mask: &Tensor<2, Int>, hooks: &dyn Hooks) -> Self {
-        Self {
-            packing: Packing::for_hooks(mask, hooks),
-            ..self
-        }
-    }
-
-    /// What all layers of this kind are given.
-    fn inputs(&self, layer: &DecoderLayer) -> SelfInputs<'_> {
-        SelfInputs {
-            bias: match layer.sliding {
-                true => self.sliding.as_ref(),
-                false => self.full.as_ref(),
-            },
-            rotation: self.rotation.as_ref(),
-            packing: self.packing.as_ref(),
-            ..SelfInputs::default()
-        }
-    }
-
-    /// What leaves a layer.
-    fn finish(&self, layer: &DecoderLayer, y: Tensor<3>, hooks: &dyn Hooks) -> Tensor<3> {
-        match &self.ranks {
-            Some(ranks) => hooks.layer(layer.feed_forward_block, ranks, y),
-            None => y,
-        }
-    }
 }
 
 /// A frozen decoder.

@@ -200,7 +200,9 @@ pub(super) const WORKS: [Work; 7] = [
         title: "Ten examples a label to 85 % test accuracy",
         about: "Banking77 with ten examples a label: the whole command, from its start to the \
                 accuracy on the 3,080 test questions, and to the model that is scored on them. \
-                Hybrid runs its recipe until a candidate is at the target on select.",
+                Hybrid begins with the template that a search on the fit rows found before, as the \
+                peers begin with settings that were found before, and runs its recipe until a \
+                candidate is at the target on select.",
         recipe: "benches/peers/training/time_to_target.toml",
         settings: &[],
         given: Given::Data,
