@@ -23,10 +23,12 @@ pub(crate) struct AnyBatch {
     input_ids: Tensor<2, Int>,
     attention_mask: Tensor<2, Int>,
     token_type_ids: Option<Tensor<2, Int>>,
+    position_ids: Option<Tensor<2, Int>>,
     labels: Labels,
 }
 
-enum Labels {
+#[derive(Clone)]
+pub(crate) enum Labels {
     OfRows(Tensor<1, Int>),
     OfTokens(Tensor<2, Int>),
 }
@@ -43,9 +45,43 @@ impl AnyBatch {
             token_type_ids: file
                 .has(&name("token_type_ids"))
                 .then(|| ids("token_type_ids")),
+            position_ids: None,
             labels: match file.shape(&labels).len() {
                 1 => Labels::OfRows(file.int(&labels, device)),
                 _ => Labels::OfTokens(file.int(&labels, device)),
+            },
+        }
+    }
+
+    /// Rows of which decoders count the tokens alone.
+    pub(crate) fn padded(
+        input_ids: Tensor<2, Int>,
+        attention_mask: Tensor<2, Int>,
+        labels: Labels,
+    ) -> Self {
+        let counted = DecoderBatch::padded(input_ids.clone(), attention_mask.clone());
+        Self {
+            input_ids,
+            attention_mask,
+            token_type_ids: None,
+            position_ids: counted.position_ids,
+            labels,
+        }
+    }
+
+    /// Some of its rows, in this order.
+    pub(crate) fn rows(&self, rows: &[i32]) -> Self {
+        let device = self.input_ids.device();
+        let indices = || Tensor::<1, Int>::from_ints(rows, &device);
+        let chosen = |x: &Tensor<2, Int>| x.clone().select(0, indices());
+        Self {
+            input_ids: chosen(&self.input_ids),
+            attention_mask: chosen(&self.attention_mask),
+            token_type_ids: self.token_type_ids.as_ref().map(chosen),
+            position_ids: self.position_ids.as_ref().map(chosen),
+            labels: match &self.labels {
+                Labels::OfRows(labels) => Labels::OfRows(labels.clone().select(0, indices())),
+                Labels::OfTokens(labels) => Labels::OfTokens(chosen(labels)),
             },
         }
     }
@@ -58,12 +94,12 @@ impl AnyBatch {
         }
     }
 
-    /// Positions count padding too, as Transformers does when none are given.
+    /// Positions of a fixture count padding too, as Transformers does when none are given.
     pub(crate) fn for_decoder(&self) -> DecoderBatch {
         DecoderBatch {
             input_ids: self.input_ids.clone(),
             attention_mask: Some(self.attention_mask.clone()),
-            position_ids: None,
+            position_ids: self.position_ids.clone(),
         }
     }
 

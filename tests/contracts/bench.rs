@@ -9,7 +9,6 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use hybrid_adapters::Adapters;
 use hybrid_models::{EncoderBatch, Hooks, Model, cross_entropy};
 
-use super::stacks::stacks;
 use crate::any_base::host;
 use crate::fixtures;
 
@@ -69,17 +68,6 @@ pub(crate) fn benches() -> Vec<Bench> {
 }
 
 impl Bench {
-    pub(crate) fn each(&self) -> impl Iterator<Item = (Adapters, String)> {
-        stacks().into_iter().map(|(stack, _)| {
-            let adapters = Adapters::init(&stack, &self.model, 7, &self.device);
-            let text = format!("{}: {}", self.name, serde_json::to_string(&stack).unwrap());
-            (
-                adapters.unwrap_or_else(|error| panic!("{text}: {error}")),
-                text,
-            )
-        })
-    }
-
     pub(crate) fn logits(&self, model: &Model, hooks: &dyn Hooks) -> Vec<f32> {
         model
             .classify(&self.batch, hooks)
@@ -128,12 +116,14 @@ pub(crate) fn close(text: &str, actual: &[f32], expected: &[f32], tolerance: f32
 }
 
 pub(crate) fn differ(text: &str, a: &[f32], b: &[f32]) {
-    let largest = a
-        .iter()
-        .zip(b)
-        .map(|(a, b)| (a - b).abs())
-        .fold(0.0, f32::max);
-    assert!(largest > 1e-3, "{text}: the adapter changes nothing");
+    let most = most_apart(a, b);
+    assert!(most > 1e-3, "{text}: the adapter changes nothing");
+}
+
+/// The largest difference between two values in the same place.
+pub(crate) fn most_apart(a: &[f32], b: &[f32]) -> f32 {
+    let pairs = a.iter().zip(b);
+    pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
 /// The gradients of a loss by the values of adapters, one after the other.

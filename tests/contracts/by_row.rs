@@ -1,13 +1,11 @@
 //! Batches in which each row has its own stack.
 
-use burn::tensor::{Int, Tensor};
 use hybrid_adapters::{AdapterConfig, AdapterError, Adapters, RowAdapters};
-use hybrid_models::{Base, DecoderBatch, EncoderBatch, EncoderDecoder, Hooks, NoHooks};
+use hybrid_models::{Base, EncoderDecoder, Hooks, NoHooks};
 use serde_json::json;
 
 use super::bench::{benches, close, differ, moved};
-use super::decoders;
-use crate::any_base::host;
+use super::subjects::{Subject, subjects};
 use crate::fixtures;
 
 /// Methods that a row cannot have for itself.
@@ -27,16 +25,25 @@ const ROWS: [i32; 5] = [0, 1, 0, 1, 1];
 /// Who has which row of the five, out of two stacks.
 const OWNERS: [Option<&str>; 5] = [Some("b"), None, Some("a"), Some("b"), Some("a")];
 
-fn five(x: &Tensor<2, Int>) -> Tensor<2, Int> {
-    x.clone().select(0, Tensor::from_ints(ROWS, &x.device()))
+/// Whether a method unfreezes biases of distances.
+fn has_distances_in(base: &dyn Base, config: &AdapterConfig) -> bool {
+    let device = fixtures::device();
+    let adapters = Adapters::init(std::slice::from_ref(config), base, 0, &device).unwrap();
+    let mut names = adapters.named_tensors().into_iter();
+    names.any(|(name, _)| name.contains("relative_attention_bias"))
 }
 
 /// The stacks that rows can have, with what each is; that the others are refused by name is checked.
-fn separable(base: &dyn Base, all: Vec<(Adapters, String)>) -> Vec<(Adapters, String)> {
+fn separable(subject: &Subject) -> Vec<(Adapters, String)> {
+    let base = subject.base();
     let (mut found, mut refused) = (Vec::new(), 0);
-    for (adapters, text) in all {
+    for (adapters, text, _) in subject.each() {
         let adapters = moved(adapters);
-        let is_shared = |config: &&AdapterConfig| SHARED.contains(&config.name());
+        // All rows have one bias for each distance between two tokens.
+        let is_shared = |config: &&AdapterConfig| {
+            let unfreezes = matches!(config, AdapterConfig::Unfreeze(_));
+            SHARED.contains(&config.name()) || unfreezes && has_distances_in(base, config)
+        };
         let shared = adapters
             .configs()
             .iter()
@@ -63,12 +70,12 @@ fn separable(base: &dyn Base, all: Vec<(Adapters, String)>) -> Vec<(Adapters, St
 
 /// Each row is what it is when all rows have its stack.
 fn check(
-    base: &dyn Base,
+    subject: &Subject,
     [a, b]: [&(Adapters, String); 2],
     rows_of: impl Fn(&dyn Hooks) -> Vec<Vec<f32>>,
 ) {
     let named = [("a", a), ("b", b)].map(|(name, (stack, _))| (name.to_owned(), stack.clone()));
-    let adapters = RowAdapters::new(named, base).unwrap();
+    let adapters = RowAdapters::new(named, subject.base()).unwrap();
     let found = rows_of(&adapters.for_rows(&OWNERS).unwrap());
     let [of_a, of_b, of_base] = [&a.0 as &dyn Hooks, &b.0, &NoHooks].map(&rows_of);
     for (row, owner) in OWNERS.iter().enumerate() {
@@ -81,7 +88,7 @@ fn check(
             &format!("row {row}, {text}"),
             &found[row],
             &expected[row],
-            1e-5,
+            subject.allowed().by_row,
         );
     }
     differ(&a.1, &of_a.concat(), &of_base.concat());
@@ -94,47 +101,19 @@ fn check(
     );
 }
 
-fn in_rows<const D: usize>(x: Tensor<D>) -> Vec<Vec<f32>> {
-    let n = x.dims()[0];
-    let values = host(x);
-    values
-        .chunks(values.len() / n)
-        .map(<[f32]>::to_vec)
-        .collect()
-}
-
 #[test]
 fn parity_bases_give_each_row_its_own_stack() {
-    for bench in benches() {
-        let all = bench.each().collect();
-        let stacks = separable(&bench.model, all);
-        let batch = EncoderBatch {
-            input_ids: five(&bench.batch.input_ids),
-            attention_mask: five(&bench.batch.attention_mask),
-            token_type_ids: None,
+    for subject in subjects() {
+        let stacks = separable(&subject);
+        let batch = subject.batch.rows(&ROWS);
+        let rows_of = |hooks: &dyn Hooks| -> Vec<Vec<f32>> {
+            let values = subject.base.logits(&batch, hooks);
+            let rows = values.chunks(values.len() / ROWS.len());
+            rows.map(<[f32]>::to_vec).collect()
         };
-        let rows_of = |hooks: &dyn Hooks| in_rows(bench.model.classify(&batch, hooks).unwrap());
         let others = stacks.iter().cycle().skip(1);
         for (a, b) in stacks.iter().zip(others) {
-            check(&bench.model, [a, b], rows_of);
-        }
-    }
-}
-
-#[test]
-fn parity_decoders_give_each_row_its_own_stack() {
-    for bench in decoders::benches() {
-        let all = bench
-            .each()
-            .into_iter()
-            .map(|(stack, text, _)| (stack, text));
-        let stacks = separable(&bench.model, all.collect());
-        let mask = bench.batch.attention_mask.as_ref().map(five);
-        let batch = DecoderBatch::padded(five(&bench.batch.input_ids), mask.unwrap());
-        let rows_of = |hooks: &dyn Hooks| in_rows(bench.model.logits(&batch, hooks).unwrap());
-        let others = stacks.iter().cycle().skip(1);
-        for (a, b) in stacks.iter().zip(others) {
-            check(&bench.model, [a, b], rows_of);
+            check(&subject, [a, b], rows_of);
         }
     }
 }
@@ -142,7 +121,9 @@ fn parity_decoders_give_each_row_its_own_stack() {
 #[test]
 fn parity_bases_name_what_rows_cannot_have() {
     let bench = benches().remove(0);
-    let (adapters, _) = bench.each().next().unwrap();
+    let lora =
+        serde_json::from_value::<Vec<AdapterConfig>>(json!([{"method": "lora", "r": 1}])).unwrap();
+    let adapters = Adapters::init(&lora, &bench.model, 0, &bench.device).unwrap();
     let rows = RowAdapters::new([("bank".to_owned(), adapters)], &bench.model).unwrap();
     let error = rows
         .for_rows(&[Some("bnak"), None])

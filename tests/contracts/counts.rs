@@ -79,6 +79,14 @@ pub(super) fn pair(size: usize, kind: &SiteKind) -> usize {
     }
 }
 
+/// The largest divisor that is not above 4.
+pub(super) fn divisor_up_to_4(size: usize) -> usize {
+    let mut divisors = [4, 3, 2, 1].into_iter();
+    divisors
+        .find(|divisor| size.is_multiple_of(*divisor))
+        .unwrap_or(1)
+}
+
 /// Whether a block's path is that of the last one in its layer.
 pub(super) fn last_block(path: &str) -> bool {
     !path.ends_with("attention.output") && name(path) != "attention"

@@ -90,8 +90,7 @@ fn logits(model: &DecoderModel, [ids, mask]: [Tensor<2, Int>; 2], hooks: &dyn Ho
 #[test]
 fn parity_with_tokens_in_front_of_padded_rows_of_a_decoder() {
     let device = fixtures::device();
-    for bench in decoders::benches() {
-        let (name, model) = (&bench.name, &bench.model);
+    for (name, model) in &decoders::models() {
         let [alone, joint] = alone_and_joint(model, &device);
         let none = Adapters::init(&[], model, 0, &device).unwrap();
         let init = |value| Adapters::init(&stack(value), model, 0, &device).unwrap();

@@ -5,8 +5,8 @@ use hybrid_models::SiteKind;
 use serde_json::json;
 
 use super::counts::{
-    at_queries_and_values, bias, factors, in_head, in_layer, keys, last_block, name, norm, pair,
-    whole, words,
+    at_queries_and_values, bias, divisor_up_to_4, factors, in_head, in_layer, keys, last_block,
+    name, norm, pair, whole, words,
 };
 use super::layer_stacks;
 
@@ -219,7 +219,12 @@ pub(crate) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
         ),
         (
             stack(json!([{"method": "lokr", "r": 1, "alpha": 3, "decompose_factor": 4}])),
-            |path, kind| at_queries_and_values(path, kind, |d_in, d_out| 16 + d_in / 4 + d_out / 4),
+            |path, kind| {
+                at_queries_and_values(path, kind, |d_in, d_out| {
+                    let (a, b) = (divisor_up_to_4(d_in), divisor_up_to_4(d_out));
+                    a * b + d_in / a + d_out / b
+                })
+            },
         ),
         (
             stack(
@@ -391,8 +396,8 @@ pub(crate) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
                 json!([{"method": "lora", "r": 3, "lora_alpha": 7, "lora_bias": true,
                           "target_modules": ["query", "q_lin"]}]),
             ),
-            |path, kind| match name(path) {
-                "query" | "q_lin" => factors(3, kind) + bias(kind),
+            |path, kind| match (name(path), kind) {
+                ("query" | "q_lin", SiteKind::Linear { d_out, .. }) => factors(3, kind) + d_out,
                 _ => 0,
             },
         ),

@@ -115,10 +115,20 @@ fn parity_base_refuses_faulty_adapters() {
     assert!(typo.contains("qurey") && typo.contains("query"), "{typo}");
     let unknown = message(changed(
         &case,
-        |config| config["brand_new"] = true.into(),
+        |config| {
+            config["brand_new"] = true.into();
+            config["peft_version"] = "0.99.1".into();
+        },
         |_| (),
     ));
-    assert!(unknown.contains("brand_new"), "{unknown}");
+    assert!(
+        unknown.contains("brand_new") && unknown.contains("0.99.1"),
+        "{unknown}"
+    );
+    for off in [Value::Null, false.into()] {
+        let newer = changed(&case, |config| config["brand_new"] = off.clone(), |_| ());
+        newer.expect("a key of a later release that is off");
+    }
     let option = message(changed(
         &case,
         |config| config["use_qalora"] = true.into(),
@@ -140,6 +150,71 @@ fn parity_base_refuses_faulty_adapters() {
         message(load_peft(empty.path(), case.base.as_base(), &case.device))
             .contains("adapter_model.safetensors")
     );
+}
+
+/// The adapter of another base: a wider one, and one of more layers.
+#[test]
+fn parity_base_refuses_adapters_of_other_bases() {
+    for case in cases() {
+        let stored = case.stored();
+        let is_factor = |key: &&String| key.ends_with("lora_A.weight") && key.contains(".0.");
+        let Some(key) = stored.keys().find(is_factor) else {
+            continue;
+        };
+        let text = &case.fixture.name;
+        let [rank, d_in] = [stored[key].shape()[0], stored[key].shape()[1]];
+        let wider = changed(
+            &case,
+            |_| (),
+            |tensors| {
+                let values = vec![0.5f32; rank * (d_in + 8)];
+                tensors.insert(key.clone(), TensorData::new(values, [rank, d_in + 8]));
+            },
+        );
+        let wider = wider.expect_err(text).to_string();
+        for part in [
+            key,
+            &format!("[{rank}, {d_in}]"),
+            &format!("[{rank}, {}]", d_in + 8),
+        ] {
+            assert!(wider.contains(part), "{text}: {wider}");
+        }
+
+        // One layer above those that the base has.
+        let n_layers = case
+            .base
+            .as_base()
+            .sites()
+            .iter()
+            .filter_map(|site| site.layer)
+            .max();
+        let n_layers = n_layers.expect("layers") + 1;
+        let above = key.replacen(".0.", &format!(".{n_layers}."), 1);
+        assert_ne!(&above, key, "{text}");
+        let deeper = changed(
+            &case,
+            |_| (),
+            |tensors| drop(tensors.insert(above.clone(), tensors[key].clone())),
+        );
+        let deeper = deeper.expect_err(text).to_string();
+        assert!(
+            deeper.contains(&above) && deeper.contains("adapter_model"),
+            "{text}: {deeper}"
+        );
+        let of_that_layer = |config: &mut Value| config["layers_to_transform"] = json!([n_layers]);
+        if case.fixture.meta["peft_type"] == "LORA" {
+            let config = fixtures::json(&case.fixture.folder.join("adapter/adapter_config.json"));
+            if config["target_modules"].is_array() {
+                let absent = changed(&case, of_that_layer, |_| ())
+                    .expect_err(text)
+                    .to_string();
+                assert!(
+                    absent.contains(&format!("[{n_layers}]")),
+                    "{text}: {absent}"
+                );
+            }
+        }
+    }
 }
 
 #[test]

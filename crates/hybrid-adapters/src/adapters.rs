@@ -139,6 +139,15 @@ impl Adapters {
         Ok(self)
     }
 
+    /// A stack of no method.
+    pub(crate) fn empty() -> Self {
+        Self {
+            stack: Vec::new(),
+            configs: Vec::new(),
+            lowest_layer: None,
+        }
+    }
+
     /// This stack with the methods of another over the same base after its own.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use hybrid_models::{Base, Embedding, Hooks, Linear, Norm, SiteId, TokenRanks};
 
 use crate::any_method::AnyMethod;
-use crate::{AdapterError, Adapters};
+use crate::{AdapterError, AdapterSet, Adapters};
 
 /// Named stacks over one base.
 ///
@@ -35,7 +35,7 @@ use crate::{AdapterError, Adapters};
 /// ```
 #[derive(Debug, Clone)]
 pub struct RowAdapters {
-    named: BTreeMap<String, Adapters>,
+    named: AdapterSet,
 }
 
 impl RowAdapters {
@@ -47,12 +47,12 @@ impl RowAdapters {
         adapters: impl IntoIterator<Item = (String, Adapters)>,
         base: &dyn Base,
     ) -> Result<Self, AdapterError> {
-        let named: BTreeMap<String, Adapters> = adapters.into_iter().collect();
-        for (name, adapters) in &named {
+        let named = AdapterSet::new(adapters);
+        for (name, adapters) in named.iter() {
             for (config, method) in adapters.configs().iter().zip(adapters.stack()) {
                 if let Some(reason) = obstacle(method, base) {
                     return Err(AdapterError::NotByRow {
-                        adapter: name.clone(),
+                        adapter: name.to_owned(),
                         method: config.name(),
                         reason,
                     });
@@ -64,7 +64,7 @@ impl RowAdapters {
 
     /// The names in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.named.keys().map(String::as_str)
+        self.named.names()
     }
 
     /// The hooks of forwards over as many rows as there are names here, each row with the stack of its
@@ -81,20 +81,12 @@ impl RowAdapters {
         for (row, name) in rows.iter().enumerate() {
             groups.entry(*name).or_default().push(row);
         }
-        let stack = |(name, rows): (Option<&str>, Vec<usize>)| match name {
-            None => Ok(Group { stack: None, rows }),
-            Some(name) => match self.named.get(name) {
-                Some(stack) => Ok(Group {
-                    stack: Some(stack),
-                    rows,
-                }),
-                None => Err(AdapterError::NoSuchAdapter {
-                    name: name.to_owned(),
-                    known: self.named.keys().cloned().collect(),
-                }),
-            },
+        let stack = |(name, rows): (Option<&str>, Vec<usize>)| -> Result<Group<'_>, AdapterError> {
+            let stack = name.map(|name| self.named.get(name)).transpose()?;
+            Ok(Group { stack, rows })
         };
-        let groups: Vec<Group<'_>> = groups.into_iter().map(stack).collect::<Result<_, _>>()?;
+        let groups = groups.into_iter().map(stack);
+        let groups: Vec<Group<'_>> = groups.collect::<Result<_, _>>()?;
         let mut places = vec![0; rows.len()];
         let in_order = groups.iter().flat_map(|group| &group.rows).enumerate();
         in_order.for_each(|(place, row)| places[*row] = place);

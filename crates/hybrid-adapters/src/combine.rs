@@ -1,4 +1,4 @@
-//! Several LoRAs as one: weighted sums, and what keeps them from standing in each other's way.
+//! Several LoRAs or IA3s as one: weighted sums, and what keeps them from standing in each other's way.
 //!
 //! With weights `w` and scales `s` of adapters with factors `A`, `B`:
 //!
@@ -12,7 +12,10 @@
 //! - `magnitude_prune`: the largest values of each alone.
 //!
 //! The last four act on `A` and `B` apart, as PEFT's `add_weighted_adapter` does, and with `_svd` on
-//! the products, of which the leading part is taken.
+//! the products, of which the leading part is taken. A negative weight takes an adapter away, so a task
+//! vector can be negated or moved from one adapter to another (Ilharco et al. 2022).
+//!
+//! IA3s have `linear` alone, the weighted sum of their scales (see `scales`).
 
 use std::collections::BTreeMap;
 
@@ -28,7 +31,11 @@ use crate::pattern_map::PatternMap;
 use crate::random::HostRandom;
 use crate::{AdapterConfig, AdapterError, Adapters, LoraConfig, LoraInit, Targets};
 
-/// How several LoRAs become one, with the names of PEFT's `add_weighted_adapter`.
+mod scales;
+#[cfg(test)]
+mod tests;
+
+/// How several adapters become one, with the names of PEFT's `add_weighted_adapter`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CombineConfig {
@@ -48,11 +55,11 @@ pub struct CombineConfig {
     pub seed: u64,
 }
 
-/// The rule by which several LoRAs become one.
+/// The rule by which several adapters become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CombinationType {
-    /// Sums of the factors.
+    /// Sums of the factors; of IA3s, of the scales.
     Linear,
     /// Factors side by side.
     Cat,
@@ -127,9 +134,9 @@ impl CombinationType {
     }
 }
 
-/// One LoRA out of several over the same base, each with its weight, which may be negative.
+/// One adapter out of several over the same base, each with its weight, which may be negative.
 ///
-/// Each must be a single LoRA without DoRA and without biases.
+/// Each must be a single LoRA without DoRA and without biases, or each a single IA3.
 ///
 /// # Errors
 /// [`AdapterError::NotCombinable`] for stacks that are not that, or ranks that differ where the rule
@@ -142,12 +149,21 @@ pub fn combine(
     device: &Device,
 ) -> Result<Adapters, AdapterError> {
     config.validate()?;
+    if let Some((_, weight)) = adapters.iter().find(|(_, weight)| !weight.is_finite()) {
+        return Err(setting("weight", "a finite number", weight.to_string()));
+    }
+    let is_ia3 = |stack: &Adapters| matches!(stack.stack(), [AnyMethod::Ia3(_)]);
+    if adapters.iter().any(|(adapters, _)| is_ia3(adapters)) {
+        return match config.combination_type {
+            CombinationType::Linear => scales::combined(adapters, base, device),
+            _ => Err(AdapterError::NotCombinable {
+                reason: "IA3s have weighted sums alone: `linear`",
+            }),
+        };
+    }
     let mut sites: BTreeMap<String, Vec<(f64, Pair)>> = BTreeMap::new();
     let mut largest = 0;
     for (adapters, weight) in adapters {
-        if !weight.is_finite() {
-            return Err(setting("weight", "a finite number", weight.to_string()));
-        }
         for (path, pair) in pairs(adapters)? {
             largest = largest.max(pair.a.columns);
             sites.entry(path).or_default().push((*weight, pair));
@@ -198,7 +214,7 @@ fn pairs(adapters: &Adapters) -> Result<Vec<(String, Pair)>, AdapterError> {
             Some(pairs) => Ok(pairs),
             None => not("lengths of columns and biases do not add up: use_dora, bias, lora_bias"),
         },
-        _ => not("each must be a single LoRA"),
+        _ => not("each must be a single LoRA, or each a single IA3"),
     }
 }
 

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use hybrid_models::ModelError;
 
+use crate::peft_format::PEFT_VERSION;
+
 /// What can go wrong between an adapter's configuration and its tensors.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -190,13 +192,15 @@ pub enum AdapterError {
         /// Its value.
         value: String,
     },
-    /// Keys that no known version of the format has.
-    #[error("{path}: unknown keys: {}", keys.join(", "))]
+    /// Keys that no known version of the format has, with values that may change the result.
+    #[error("{path}: unknown keys: {}{}", keys.join(", "), written_by(peft_version))]
     PeftKeys {
         /// The `adapter_config.json`.
         path: PathBuf,
         /// The keys.
         keys: Vec<String>,
+        /// The PEFT release that wrote the file, where it says so.
+        peft_version: Option<String>,
     },
     /// A file that does not hold what it should.
     #[error("{path}: {reason}")]
@@ -237,6 +241,17 @@ pub enum AdapterError {
     #[error(transparent)]
     Model(#[from] ModelError),
 }
+
+/// Whose keys they are.
+fn written_by(peft_version: &Option<String>) -> String {
+    match peft_version {
+        Some(version) => {
+            format!(" (PEFT {version} wrote it; known are the keys of {PEFT_VERSION})")
+        }
+        None => String::new(),
+    }
+}
+
 /// Refuses settings of a method: by key, what would be right, and what was given.
 pub(crate) fn wrong_setting<T>(
     method: &'static str,

@@ -8,6 +8,7 @@
 #![recursion_limit = "256"]
 
 mod adalora;
+mod adapter_set;
 mod adapters;
 mod adaption_prompt;
 mod any_method;
@@ -49,6 +50,8 @@ mod miss;
 mod multitask_prompt_tuning;
 mod named_tensors;
 mod oft;
+#[cfg(test)]
+mod one_linear;
 mod p_tuning;
 mod pattern_map;
 mod peanut;
@@ -79,6 +82,7 @@ mod vera;
 mod virtual_tokens;
 
 pub use adalora::{AdaloraConfig, RankAllocator};
+pub use adapter_set::AdapterSet;
 pub use adapters::Adapters;
 pub use adaption_prompt::AdaptionPromptConfig;
 pub use bitfit::BitfitConfig;

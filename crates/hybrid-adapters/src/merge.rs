@@ -53,7 +53,11 @@ impl Adapters {
         methods.fold(start, |table, method| method.merge_embedding(table))
     }
 
-    fn merged_linear(&self, base: &Linear) -> Result<Linear, AdapterError> {
+    /// A linear layer that alone computes what the stack computes around `base`.
+    ///
+    /// # Errors
+    /// [`AdapterError::NotMergeable`].
+    pub(crate) fn merged_linear(&self, base: &Linear) -> Result<Linear, AdapterError> {
         let start = self.replaced_linear(base).unwrap_or_else(|| base.clone());
         self.stack().iter().try_fold(start, |linear, method| {
             method.as_method().merge_linear(linear)
@@ -63,63 +67,15 @@ impl Adapters {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use burn::tensor::{Device, Tensor, TensorData, Tolerance};
-    use hybrid_models::{
-        Base, BaseKind, Hooks, Layer, LayerTable, Linear, ModelError, SiteKind, SiteTable,
-    };
+    use hybrid_models::Hooks;
     use proptest::prelude::{Strategy, prop, proptest};
     use serde_json::json;
 
+    use crate::one_linear::{D_IN, N_VALUES, OneLinear, base};
     use crate::{AdapterConfig, Adapters, named_tensors};
-
-    struct OneLinear(LayerTable);
-
-    impl Base for OneLinear {
-        fn model_type(&self) -> &'static str {
-            "one linear layer"
-        }
-
-        fn kind(&self) -> BaseKind {
-            BaseKind::Encoder
-        }
-
-        fn layers(&self) -> &LayerTable {
-            &self.0
-        }
-
-        fn replace(&mut self, layer: Layer) -> Result<(), ModelError> {
-            self.0 = LayerTable::without_checkpoint(self.sites().clone(), vec![layer]);
-            Ok(())
-        }
-    }
-
-    const D_IN: usize = 3;
-    const D_OUT: usize = 4;
-
-    fn base(values: &[f32], device: &Device) -> (OneLinear, Linear) {
-        let mut sites = SiteTable::default();
-        let kind = SiteKind::Linear {
-            d_in: D_IN,
-            d_out: D_OUT,
-            bias: true,
-        };
-        let site = sites.add("dense", Some(0), false, kind);
-        let (weight, bias) = values.split_at(D_IN * D_OUT);
-        let linear = Linear {
-            site,
-            weight: Tensor::from_data(TensorData::new(weight.to_vec(), [D_IN, D_OUT]), device)
-                .into(),
-            bias: Some(Tensor::from_data(
-                TensorData::new(bias.to_vec(), [D_OUT]),
-                device,
-            )),
-        };
-        let layers = vec![Layer::Linear(linear.clone())];
-        (
-            OneLinear(LayerTable::without_checkpoint(sites, layers)),
-            linear,
-        )
-    }
 
     /// `methods` in order; each digit is one method.
     fn stack(methods: &[usize]) -> Vec<AdapterConfig> {
@@ -137,7 +93,9 @@ mod tests {
             8 => json!({"method": "hra", "r": 2, "target_modules": ["dense"]}),
             9 => json!({"method": "miss", "r": 2, "target_modules": ["dense"]}),
             10 => json!({"method": "road", "group_size": 2, "target_modules": ["dense"]}),
-            _ => json!({"method": "shira", "r": 1, "target_modules": ["dense"]}),
+            _ => {
+                json!({"method": "shira", "r": 1, "random_seed": 5, "target_modules": ["dense"]})
+            }
         };
         methods
             .iter()
@@ -145,17 +103,46 @@ mod tests {
             .collect()
     }
 
+    /// The methods with moved values.
+    fn moved(configs: &[AdapterConfig], base: &OneLinear, moves: &[f32]) -> Adapters {
+        let adapters = Adapters::build(configs, base, "", 0, &Device::flex()).unwrap();
+        let mut moves = moves.iter().cycle();
+        let mut moved = BTreeMap::new();
+        for (name, data) in named_tensors::collect(&adapters) {
+            let values = data
+                .iter::<f32>()
+                .map(|value| value + moves.next().unwrap());
+            let values: Vec<f32> = values.collect();
+            moved.insert(name, TensorData::new(values, data.shape().clone()));
+        }
+        adapters.load_named_tensors(&moved).unwrap()
+    }
+
+    /// One method of a stack, alone.
+    fn alone(stack: &Adapters, index: usize, base: &OneLinear) -> Adapters {
+        let own = stack
+            .named_tensors()
+            .into_iter()
+            .filter_map(|(name, data)| {
+                let rest = name.strip_prefix(&format!("stack.{index}."))?;
+                Some((format!("stack.0.{rest}"), data))
+            });
+        let config = &stack.configs()[index..=index];
+        let adapters = Adapters::build(config, base, "", 0, &Device::flex()).unwrap();
+        adapters.load_named_tensors(&own.collect()).unwrap()
+    }
+
     proptest! {
         /// Merging commutes with stacking, in every order.
         #[test]
         fn a_merged_layer_computes_what_the_stack_computes(
             order in prop::sample::subsequence((0..=11).collect::<Vec<usize>>(), 1..=4).prop_shuffle(),
-            values in prop::collection::vec(-1.0f32..1.0, D_IN * D_OUT + D_OUT + 2 * D_IN),
+            values in prop::collection::vec(-1.0f32..1.0, N_VALUES + 2 * D_IN),
             moves in prop::collection::vec(-1.0f32..1.0, 64),
             next_to_base in 0usize..5,
         ) {
             let device = Device::flex();
-            let (own, x) = values.split_at(D_IN * D_OUT + D_OUT);
+            let (own, x) = values.split_at(N_VALUES);
             let (base, linear) = base(own, &device);
             let mut configs = stack(&order);
             let first = match next_to_base {
@@ -166,17 +153,32 @@ mod tests {
                 _ => json!(null),
             };
             configs.splice(0..0, serde_json::from_value::<Option<AdapterConfig>>(first).unwrap());
-            let adapters = Adapters::build(&configs, &base, "", 0, &device).unwrap();
-            let mut moves = moves.iter().cycle();
-            let moved = named_tensors::collect(&adapters).into_iter().map(|(name, data)| {
-                let values: Vec<f32> = data.iter::<f32>().map(|value| value + moves.next().unwrap()).collect();
-                (name, TensorData::new(values, data.shape().clone()))
-            }).collect();
-            let adapters = adapters.load_named_tensors(&moved).unwrap();
+            let adapters = moved(&configs, &base, &moves);
             let merged = adapters.merged_linear(&linear).unwrap();
             let x = Tensor::<3>::from_data(TensorData::new(x.to_vec(), [1, 2, D_IN]), &device);
             let stacked = Hooks::linear(&adapters, &linear, x.clone()).into_data();
             merged.forward(x).into_data().assert_approx_eq::<f32>(&stacked, Tolerance::rel_abs(1e-4, 2e-4));
+        }
+
+        /// What is merged as a stack is what is merged method by method. BitFit alone is left out: its
+        /// biases stand in place of the base's, under all that acts on them.
+        #[test]
+        fn a_stack_merges_as_its_methods_in_order(
+            order in prop::sample::subsequence(
+                vec![0usize, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11], 1..=4).prop_shuffle(),
+            values in prop::collection::vec(-1.0f32..1.0, N_VALUES),
+            moves in prop::collection::vec(-1.0f32..1.0, 64),
+        ) {
+            let (base, linear) = base(&values, &Device::flex());
+            let adapters = moved(&stack(&order), &base, &moves);
+            let at_once = adapters.merged_linear(&linear).unwrap();
+            let in_order = (0..order.len()).fold(linear, |linear, index| {
+                alone(&adapters, index, &base).merged_linear(&linear).unwrap()
+            });
+            let weight = in_order.weight.to_data();
+            at_once.weight.to_data().assert_approx_eq::<f32>(&weight, Tolerance::rel_abs(1e-6, 1e-6));
+            let bias = in_order.bias.unwrap().into_data();
+            at_once.bias.unwrap().into_data().assert_approx_eq::<f32>(&bias, Tolerance::rel_abs(1e-6, 1e-6));
         }
     }
 }

@@ -32,6 +32,9 @@ pub use keys::{load_torch_tensors, torch_tensors};
 pub use load::load_peft;
 pub use save::{peft_has, save_peft};
 
+/// The PEFT release whose keys are known, and written.
+pub(crate) const PEFT_VERSION: &str = "0.21.2";
+
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
 const OLD_TENSORS: &str = "adapter_model.bin";

@@ -137,16 +137,19 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<PeftConfig, AdapterError> {
         (AdapterConfig::Lora(_), Some(tokens)) if !is_off(tokens) => trained_tokens(path, tokens)?,
         _ => Vec::new(),
     };
-    let text = |key: &str| config.get(key).and_then(Value::as_str).map(str::to_owned);
     Ok(PeftConfig {
         peft_type: found.to_owned(),
-        base_name: text("base_model_name_or_path"),
-        task_type: text("task_type"),
-        peft_version: text("peft_version"),
+        base_name: text(&config, "base_model_name_or_path"),
+        task_type: text(&config, "task_type"),
+        peft_version: text(&config, "peft_version"),
         method,
         beside,
         modules_to_save,
     })
+}
+
+fn text(config: &Map<String, Value>, key: &str) -> Option<String> {
+    config.get(key).and_then(Value::as_str).map(str::to_owned)
 }
 
 /// LoRA's `trainable_token_indices`: of the word vectors, or by the name of the table.
@@ -236,20 +239,26 @@ fn at_sites(
     typed(path, Value::Object(own))
 }
 
+/// Passes keys of later releases over as long as what they name is not asked for.
+///
 /// # Errors
-/// [`AdapterError::PeftKeys`] naming all keys that are not known.
+/// [`AdapterError::PeftKeys`] naming all keys that are not known and neither null nor false.
 fn check_known(
     path: &Path,
     config: &Map<String, Value>,
     known: &[&str],
 ) -> Result<(), AdapterError> {
-    let unknown = config.keys().filter(|key| !known.contains(&key.as_str()));
-    let keys: Vec<String> = unknown.cloned().collect();
+    let asks = |value: &Value| !matches!(value, Value::Null | Value::Bool(false));
+    let unknown = config
+        .iter()
+        .filter(|(key, value)| !known.contains(&key.as_str()) && asks(value));
+    let keys: Vec<String> = unknown.map(|(key, _)| key.clone()).collect();
     match keys.is_empty() {
         true => Ok(()),
         false => Err(AdapterError::PeftKeys {
             path: path.to_owned(),
             keys,
+            peft_version: text(config, "peft_version"),
         }),
     }
 }
@@ -378,9 +387,11 @@ mod tests {
 
     #[test]
     fn unknown_keys_and_types_are_named() {
-        match read(|config| config["new_trick"] = json!(null)) {
-            Err(AdapterError::PeftKeys { keys, .. }) => assert_eq!(keys, ["new_trick"]),
-            other => panic!("{other:?}"),
+        for value in [json!(1), json!(true), json!(""), json!([]), json!({})] {
+            match read(|config| config["new_trick"] = value.clone()) {
+                Err(AdapterError::PeftKeys { keys, .. }) => assert_eq!(keys, ["new_trick"]),
+                other => panic!("{value}: {other:?}"),
+            }
         }
         let error = read(|config| config["peft_type"] = json!("XLORA"))
             .unwrap_err()
@@ -391,6 +402,25 @@ mod tests {
             Err(AdapterError::Format { .. })
         ));
         assert!(parse(Path::new("x"), b"[]").is_err());
+    }
+
+    #[test]
+    fn keys_of_later_releases_are_passed_over_while_they_are_off() {
+        for peft_type in ["LORA", "VERA"] {
+            let of_later = |trick: Value| {
+                let mut value = json!({"peft_type": peft_type, "target_modules": ["query"],
+                                       "peft_version": "0.99.1", "new_trick": trick});
+                value["another_trick"] = json!(false);
+                parse(Path::new("x"), value.to_string().as_bytes())
+            };
+            assert!(of_later(json!(null)).is_ok() && of_later(json!(false)).is_ok());
+            let error = of_later(json!(2)).unwrap_err().to_string();
+            assert!(
+                error.contains("new_trick") && error.contains("0.99.1"),
+                "{error}"
+            );
+            assert!(!error.contains("another_trick"), "{error}");
+        }
     }
 
     proptest! {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use hybrid_models::{Base, BaseKind, IGNORED, SiteId, SiteTable};
 use serde_json::{Value, json};
 
+use super::PEFT_VERSION;
 use super::keys::has_lora;
 use crate::adaption_prompt::attention_of;
 use crate::any_method::AnyMethod;
@@ -15,9 +16,6 @@ use crate::{
 };
 
 mod in_front;
-
-/// The PEFT release whose keys are written.
-const PEFT_VERSION: &str = "0.21.2";
 
 /// The file's text, keys in order, as PEFT writes it.
 pub(super) fn config_text(
