@@ -12,7 +12,7 @@ use crate::blocks::{
 };
 use crate::checkpoint::Checkpoint;
 use crate::config_file::ConfigFile;
-use crate::encoder_decoder::{DefaultTokens, LayerStack, Parts, Positions};
+use crate::encoder_decoder::{DefaultTokens, LayerStack, Parts, Positions, WordScale};
 use crate::kernels::Activation;
 use crate::loader::{LinearShape, Loader, Part};
 use crate::{Embedding, LayerTable, Linear, ModelError, Norm, NormKind, Stack};
@@ -35,7 +35,7 @@ pub(crate) fn load(
 ) -> Result<(Parts, LayerTable), ModelError> {
     config.require("normalize_embedding", &json!(true))?;
     config.require("static_position_embeddings", &json!(false))?;
-    let sizes = Sizes::read(config)?;
+    let sizes = Sizes::read(config, WordScale::Words)?;
     let vocab = config.size("vocab_size")?;
     let n_positions = config.size("max_position_embeddings")? + POSITION_OFFSET;
     let mut loader = open(checkpoint, device, true);
@@ -118,7 +118,7 @@ pub(crate) fn name(stack: Stack) -> &'static str {
 /// What BART and Marian read alike.
 pub(crate) struct Sizes {
     pub(crate) d_model: usize,
-    word_scale: f64,
+    word_scale: WordScale,
     activation: Activation,
     encoder: StackSizes,
     decoder: StackSizes,
@@ -146,7 +146,10 @@ impl StackSizes {
 impl Sizes {
     /// # Errors
     /// [`ModelError::MissingKey`], [`ModelError::InvalidValue`].
-    pub(crate) fn read(config: &ConfigFile) -> Result<Self, ModelError> {
+    pub(crate) fn read(
+        config: &ConfigFile,
+        word_scale: fn(f64) -> WordScale,
+    ) -> Result<Self, ModelError> {
         config.require("is_encoder_decoder", &json!(true))?;
         config.require("normalize_before", &json!(false))?;
         config.require("add_final_layer_norm", &json!(false))?;
@@ -154,7 +157,7 @@ impl Sizes {
         let scaled = config.switch_or("scale_embedding", false)?;
         Ok(Self {
             d_model,
-            word_scale: if scaled { (d_model as f64).sqrt() } else { 1.0 },
+            word_scale: word_scale(if scaled { (d_model as f64).sqrt() } else { 1.0 }),
             activation: config.activation_or("activation_function", Activation::Gelu)?,
             encoder: StackSizes::read(config, Stack::Encoder, d_model)?,
             decoder: StackSizes::read(config, Stack::Decoder, d_model)?,

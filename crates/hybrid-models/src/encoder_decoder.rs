@@ -16,7 +16,7 @@ use crate::layers::LayerPlace;
 use crate::{Base, BaseKind, Layer, LayerTable, Linear, ModelError, StackShape, bart, marian, t5};
 pub use forward::{Encoded, EncoderDecoderCache};
 pub use score::TargetRequest;
-pub(crate) use stack::{FixedTensor, LayerStack, Positions};
+pub(crate) use stack::{FixedTensor, LayerStack, Positions, WordScale};
 pub(crate) use target_tokens::DefaultTokens;
 pub use target_tokens::TargetTokens;
 

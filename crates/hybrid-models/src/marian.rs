@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::bart::{self, Sizes};
 use crate::checkpoint::Checkpoint;
 use crate::config_file::ConfigFile;
-use crate::encoder_decoder::{DefaultTokens, FixedTensor, Parts, Positions};
+use crate::encoder_decoder::{DefaultTokens, FixedTensor, Parts, Positions, WordScale};
 use crate::loader::Part;
 use crate::{LayerTable, ModelError, Stack};
 
@@ -22,7 +22,7 @@ pub(crate) fn load(
 ) -> Result<(Parts, LayerTable), ModelError> {
     config.require("normalize_embedding", &json!(false))?;
     config.require("static_position_embeddings", &json!(true))?;
-    let sizes = Sizes::read(config)?;
+    let sizes = Sizes::read(config, WordScale::Stack)?;
     let d_model = sizes.d_model;
     let vocab = config.size("vocab_size")?;
     let decoder_vocab = config.size_or("decoder_vocab_size", vocab)?;

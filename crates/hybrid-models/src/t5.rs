@@ -13,7 +13,7 @@ use crate::blocks::{
 };
 use crate::checkpoint::{Checkpoint, Start, Starts};
 use crate::config_file::ConfigFile;
-use crate::encoder_decoder::{DefaultTokens, LayerStack, Parts, Positions};
+use crate::encoder_decoder::{DefaultTokens, LayerStack, Parts, Positions, WordScale};
 use crate::kernels::Activation;
 use crate::loader::{LinearShape, Loader, Part};
 use crate::{Embedding, LayerTable, Linear, ModelError, Norm, NormKind, Stack};
@@ -192,7 +192,7 @@ impl Sizes {
         Ok(LayerStack {
             stack,
             words,
-            word_scale: 1.0,
+            word_scale: WordScale::Words(1.0),
             positions,
             embedding_norm: None,
             layers,

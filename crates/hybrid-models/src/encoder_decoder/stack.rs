@@ -11,12 +11,40 @@ use crate::{Embedding, Hooks, KeyValue, ModelError, Norm, Stack, StackShape};
 pub(crate) struct LayerStack {
     pub(crate) stack: Stack,
     pub(crate) words: Embedding,
-    /// What word vectors are multiplied with.
-    pub(crate) word_scale: f64,
+    pub(crate) word_scale: WordScale,
     pub(crate) positions: Positions,
     pub(crate) embedding_norm: Option<Norm>,
     pub(crate) layers: Vec<TransformerLayer>,
     pub(crate) final_norm: Option<Norm>,
+}
+
+/// What word vectors are multiplied with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum WordScale {
+    /// Words alone, before hooks see them: BART's embedding does it.
+    Words(f64),
+    /// All that enters the stack, and nothing in an encoder when hooks put vectors in front: so
+    /// Transformers' Marian does it, whose encoder takes vectors as they are.
+    Stack(f64),
+}
+
+impl WordScale {
+    /// What words are multiplied with before hooks see them.
+    fn of_words(self) -> f64 {
+        match self {
+            Self::Words(scale) => scale,
+            Self::Stack(_) => 1.0,
+        }
+    }
+
+    /// What all that enters a stack is multiplied with, hooks' vectors in front included.
+    fn of_stack(self, stack: Stack, is_led: bool) -> f64 {
+        match (self, stack) {
+            (Self::Words(_), _) => 1.0,
+            (Self::Stack(_), Stack::Encoder) if is_led => 1.0,
+            (Self::Stack(scale), _) => scale,
+        }
+    }
 }
 
 /// How places in a sequence are told apart.
@@ -48,6 +76,13 @@ pub(crate) struct Begun {
     pub(crate) prefix: Option<Vec<KeyValue>>,
 }
 
+fn scaled(words: Tensor<3>, scale: f64) -> Tensor<3> {
+    match scale {
+        1.0 => words,
+        scale => words.mul_scalar(scale),
+    }
+}
+
 impl LayerStack {
     pub(crate) fn shape(&self) -> StackShape {
         let [vocab, d_model] = self.words.weight.dims();
@@ -57,7 +92,7 @@ impl LayerStack {
             stack: self.stack,
             words: self.words.site,
             vocab,
-            word_scale: self.word_scale,
+            word_scale: self.word_scale.of_words(),
             d_model,
             n_layers: self.layers.len(),
             n_heads: heads.map_or(0, |heads| heads.n_heads),
@@ -93,10 +128,8 @@ impl LayerStack {
         hooks: &dyn Hooks,
     ) -> Result<Begun, ModelError> {
         let [_, seq] = ids.dims();
-        let mut words = hooks.embedding(&self.words, ids.clone());
-        if self.word_scale != 1.0 {
-            words = words.mul_scalar(self.word_scale);
-        }
+        let words = hooks.embedding(&self.words, ids.clone());
+        let mut words = scaled(words, self.word_scale.of_words());
         let mut prefix = None;
         if held == 0 {
             words = hooks.embedded(self.stack, words);
@@ -105,6 +138,7 @@ impl LayerStack {
         let first = prefix.as_ref().and_then(|layers| layers.first());
         let past = held + first.map_or(0, |layer| layer.key.dims()[2]);
         let own = words.dims()[1];
+        let words = scaled(words, self.word_scale.of_stack(self.stack, own > seq));
         let bias = [
             match &self.positions {
                 Positions::Relative(bias) => Some(bias.forward(past, own, hooks)),
