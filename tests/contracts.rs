@@ -465,7 +465,9 @@ fn parity_bases_bear_the_catalogue_out() {
             // Unfrozen layers stand beside another method there.
             assert_eq!(peft_has(&adapters), is_in_peft, "{}", info.name);
             assert_eq!(
-                info.n_parameters(&bench.model, &bench.device).unwrap(),
+                info.over(&bench.model, &bench.device)
+                    .unwrap()
+                    .n_parameters(),
                 adapters.n_parameters()
             );
         }
