@@ -369,8 +369,8 @@ fn parity_bases_bear_the_catalogue_out() {
             let is_in_peft = info.peft_type.is_some();
             // Unfrozen layers stand beside another method there.
             assert_eq!(peft_has(&adapters), is_in_peft, "{text}");
-            let n_parameters = info.n_parameters(subject.base(), &subject.device);
-            assert_eq!(n_parameters.unwrap(), adapters.n_parameters(), "{text}");
+            let over = info.over(subject.base(), &subject.device).unwrap();
+            assert_eq!(over.n_parameters(), adapters.n_parameters(), "{text}");
         }
     }
 }

@@ -1,11 +1,12 @@
 //! `hybrid methods`, `hybrid inspect` and `hybrid combine`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use crate::fixtures::{self, json as read};
-use crate::tiny_task::{hybrid, messages, printed};
+use crate::tiny_task::{TinyTask, hybrid, messages, printed};
 
 /// An adapter fixture with its base.
 fn fixture(peft_type: &str) -> (PathBuf, PathBuf) {
@@ -32,7 +33,11 @@ fn methods_are_listed_with_what_they_take_over_a_base() {
         let name = row["name"].as_str().unwrap();
         assert!(text.contains(name) && text.contains(row["paper"].as_str().unwrap()));
         match row["parameters"].as_u64() {
-            Some(n) => assert_eq!(row["training_bytes"], json!(16 * n), "{name}"),
+            Some(n) => {
+                let bytes = &row["training_bytes"];
+                assert_eq!(bytes["trained"], json!(16 * n), "{name}");
+                assert!(bytes["base"].as_u64() > Some(0) && bytes["activations"].is_null());
+            }
             None => assert!(row["refused"].is_string(), "{name}: {row}"),
         }
     }
@@ -43,6 +48,39 @@ fn methods_are_listed_with_what_they_take_over_a_base() {
         .assert()
         .code(2);
     assert!(messages(&nowhere).contains("/no/such/base"));
+}
+
+#[test]
+fn methods_are_listed_with_the_memory_of_a_recipe() {
+    let task = TinyTask::new();
+    let listed = |settings: &str| {
+        task.edit_recipe("batch_size = 4", settings);
+        let listed = hybrid()
+            .args(["methods", "--json", "--recipe"])
+            .arg(task.recipe())
+            .assert()
+            .success();
+        let rows: Value = serde_json::from_str(&printed(&listed)).unwrap();
+        task.edit_recipe(settings, "batch_size = 4");
+        let rows = rows.as_array().unwrap().iter().cloned();
+        let found = rows.map(|row| {
+            let name = row["name"].as_str().unwrap().to_owned();
+            (name, row["training_bytes"]["activations"].as_u64())
+        });
+        found.collect::<BTreeMap<_, _>>()
+    };
+    let (one, two) = (listed("batch_size = 1"), listed("batch_size = 2"));
+    for (name, bytes) in &one {
+        assert_eq!(bytes.map(|bytes| 2 * bytes), two[name], "{name}");
+    }
+    let again = listed("batch_size = 2\nrecompute_layers = true");
+    assert!(again["lora"] < two["lora"] && again["lora"] > Some(0));
+    let text = hybrid()
+        .args(["methods", "--recipe"])
+        .arg(task.recipe())
+        .assert()
+        .success();
+    assert!(printed(&text).contains("activations up to"));
 }
 
 #[test]

@@ -118,19 +118,13 @@ impl MethodInfo {
         serde_json::from_value(settings).expect("the settings are the method's")
     }
 
-    /// How many values the method trains over a base with its defaults.
+    /// The method over a base with its defaults.
     ///
     /// # Errors
     /// [`AdapterError`] of a method that has no place in the base.
-    pub fn n_parameters(&self, base: &dyn Base, device: &Device) -> Result<usize, AdapterError> {
-        let adapters = Adapters::init(&[self.default_config()], base, 0, device)?;
-        Ok(adapters.n_parameters())
+    pub fn over(&self, base: &dyn Base, device: &Device) -> Result<Adapters, AdapterError> {
+        Adapters::init(&[self.default_config()], base, 0, device)
     }
-}
-
-/// Bytes that a training needs for so many float32 values: each with its gradient and two moments.
-pub fn training_bytes(n_parameters: usize) -> usize {
-    n_parameters * 4 * size_of::<f32>()
 }
 
 #[cfg(test)]

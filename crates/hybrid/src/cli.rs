@@ -68,8 +68,10 @@ The same command on an unfinished run folder goes on where it stopped.")]
     #[command(after_help = "Examples:
   hybrid methods
   hybrid methods --base HuggingFaceTB/SmolLM2-135M-Instruct
+  hybrid methods --recipe recipes/banking77.toml
 With a base, the values that each trains with its defaults, and the memory that they take while they
-train, with gradients and the moments of Adam.")]
+train, with gradients and the moments of Adam; with a recipe also that of the activations of an update,
+as long as inputs and batches may get there.")]
     Methods(adapter_commands::MethodsArguments),
     /// Explain an adapter: a folder in PEFT's format or an artifact.
     #[command(after_help = "Examples:

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use hybrid_adapters::{
     AdapterConfig, Adapters, CombinationType, CombineConfig, MajoritySign, MethodInfo, PeftSummary,
-    catalogue, combine, inspect_peft, load_peft, save_peft, training_bytes,
+    TrainingMemory, catalogue, combine, inspect_peft, load_peft, save_peft,
 };
 use hybrid_models::{Base, BaseKind, DecoderModel, EncoderDecoder, Model, open_device};
 use serde_json::{Value, json};
@@ -17,14 +17,18 @@ use super::output::{self, say};
 use crate::artifact::{ArtifactDescription, PEFT};
 use crate::open_model::find_base;
 use crate::peft_artifact;
-use crate::recipe::BaseInit;
-use crate::{HybridError, error::describe};
+use crate::recipe::{self, AdapterStage, BaseInit, Recipe, StageConfig};
+use crate::{HybridError, error::describe, parallel};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct MethodsArguments {
     /// Count each method's values over this base: a hub id, a folder or a GGUF file.
     #[arg(long)]
     base: Option<String>,
+    /// Estimate the memory that each takes in the adapter stages of this recipe, over its base when
+    /// none is given.
+    #[arg(long)]
+    recipe: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -106,20 +110,31 @@ fn open_base(name: &str, device: &Device) -> Result<Box<dyn Base>, HybridError> 
 
 pub(super) fn methods(arguments: &MethodsArguments) -> Result<(), HybridError> {
     let device = open_device(&arguments.device.device)?;
-    let base = arguments.base.as_deref();
+    let recipe = arguments.recipe.as_deref();
+    let recipe = recipe.map(|path| recipe::load(path, &[])).transpose()?;
+    let of_recipe = recipe.as_ref().map(|recipe| recipe.base.model.as_str());
+    let base = arguments.base.as_deref().or(of_recipe);
     let base = base.map(|name| open_base(name, &device)).transpose()?;
-    let counted = |info: &MethodInfo| {
+    let update = recipe.as_ref().map(|recipe| Update::of(recipe, &device));
+    let sized = |info: &MethodInfo| {
         let base = base.as_deref()?;
-        Some(info.n_parameters(base, &device))
+        Some(info.over(base, &device).map(|adapters| {
+            let Update { tokens, recomputes } = update.unwrap_or_default();
+            let memory = TrainingMemory::estimated(&adapters, base, tokens, recomputes);
+            (adapters.n_parameters(), memory)
+        }))
     };
     if arguments.json {
         let row = |info: &MethodInfo| {
             let mut row = json!(info);
             row["settings"] = json!(info.default_config());
-            match counted(info) {
-                Some(Ok(n)) => {
+            match sized(info) {
+                Some(Ok((n, memory))) => {
                     row["parameters"] = json!(n);
-                    row["training_bytes"] = json!(training_bytes(n));
+                    row["training_bytes"] = json!(memory);
+                    if update.is_none() {
+                        row["training_bytes"]["activations"] = Value::Null;
+                    }
                 }
                 Some(Err(error)) => row["refused"] = json!(describe(&error)),
                 None => {}
@@ -142,10 +157,15 @@ pub(super) fn methods(arguments: &MethodsArguments) -> Result<(), HybridError> {
         let _ = writeln!(text, "{:width$}  {}", info.name, info.does);
         let _ = writeln!(text, "{:width$}  {}; {merges}; {in_peft}", "", info.acts_on);
         let _ = writeln!(text, "{:width$}  {}", "", info.paper);
-        match counted(info) {
-            Some(Ok(n)) => {
-                let needed = in_megabytes(training_bytes(n));
-                let _ = writeln!(text, "{:width$}  {n} values, {needed} to train", "");
+        match sized(info) {
+            Some(Ok((n, memory))) => {
+                let trained = in_megabytes(memory.trained);
+                let _ = write!(text, "{:width$}  {n} values, {trained} to train", "");
+                if update.is_some() {
+                    let [kept, all] = [memory.activations, memory.total()].map(in_megabytes);
+                    let _ = write!(text, ", activations up to {kept}, with the base {all}");
+                }
+                let _ = writeln!(text);
             }
             Some(Err(error)) => {
                 let _ = writeln!(
@@ -159,6 +179,31 @@ pub(super) fn methods(arguments: &MethodsArguments) -> Result<(), HybridError> {
         }
     }
     output::print(text.trim_end())
+}
+
+/// What is computed at once in an update of a recipe's adapter stages, at most.
+#[derive(Debug, Clone, Copy, Default)]
+struct Update {
+    tokens: usize,
+    recomputes: bool,
+}
+
+impl Update {
+    fn of(recipe: &Recipe, device: &Device) -> Self {
+        let stages = recipe.stages.iter().filter_map(|stage| match stage {
+            StageConfig::Adapter(stage) => Some(stage),
+            StageConfig::Prompt(_) => None,
+        });
+        let max_length = recipe.base.max_length;
+        let tokens = |stage: &AdapterStage| {
+            let at_once = stage.max_tokens.max(max_length) * parallel::pieces(device);
+            at_once.min(stage.batch_size * max_length)
+        };
+        Self {
+            tokens: stages.clone().map(tokens).max().unwrap_or(0),
+            recomputes: stages.clone().all(|stage| stage.recompute_layers),
+        }
+    }
 }
 
 fn merging(info: &MethodInfo) -> &'static str {
