@@ -78,6 +78,7 @@ fn stacks(has_bias: bool) -> Vec<(Value, bool)> {
             json!([{"method": "poly", "r": 2, "n_skills": 3, "n_tasks": 2}]),
             true,
         ),
+        (json!([{"method": "waveft", "n_frequency": 9}]), true),
         (
             json!([{"method": "prompt_tuning", "num_virtual_tokens": 3}, {"method": "lora", "r": 2}]),
             false,

@@ -154,5 +154,23 @@ pub(super) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
             stack(json!([{"method": "deft", "r": 2, "para": true}])),
             |path, kind| at_queries_and_values(path, kind, |_, d_out| 2 * d_out),
         ),
+        (
+            stack(json!([{"method": "waveft", "n_frequency": 9, "scaling": 3}])),
+            |path, kind| at_queries_and_values(path, kind, |_, _| 9),
+        ),
+        (
+            stack(
+                json!([{"method": "waveft", "n_frequency": 7, "wavelet_family": "sym4",
+                          "random_loc_seed": 3, "init_weights": false}]),
+            ),
+            |path, kind| at_queries_and_values(path, kind, |_, _| 7),
+        ),
+        (
+            stack(
+                json!([{"method": "waveft", "n_frequency": 5, "use_idwt": false,
+                          "proportional_parameters": true}]),
+            ),
+            |path, kind| at_queries_and_values(path, kind, |_, _| 5),
+        ),
     ]
 }

@@ -41,6 +41,7 @@ use crate::unfreeze::Unfreeze;
 use crate::unipelt::Unipelt;
 use crate::vblora::Vblora;
 use crate::vera::Vera;
+use crate::waveft::Waveft;
 use crate::{AdapterError, site_method};
 
 /// Any one of the methods.
@@ -86,6 +87,7 @@ pub(crate) enum AnyMethod {
     Pvera(SiteMap<Pvera>),
     Peanut(SiteMap<Peanut>),
     Deft(SiteMap<Deft>),
+    Waveft(SiteMap<Waveft>),
 }
 
 /// What is in a method, whichever it is.
@@ -128,6 +130,7 @@ macro_rules! each {
             AnyMethod::Pvera($method) => $result,
             AnyMethod::Peanut($method) => $result,
             AnyMethod::Deft($method) => $result,
+            AnyMethod::Waveft($method) => $result,
         }
     };
 }
@@ -190,6 +193,7 @@ impl AnyMethod {
             AdapterConfig::Pvera(config) => Self::Pvera(site_method::init(config, building)?),
             AdapterConfig::Peanut(config) => Self::Peanut(site_method::init(config, building)?),
             AdapterConfig::Deft(config) => Self::Deft(site_method::init(config, building)?),
+            AdapterConfig::Waveft(config) => Self::Waveft(site_method::init(config, building)?),
         })
     }
 

@@ -77,6 +77,7 @@ mod unipelt;
 mod vblora;
 mod vera;
 mod virtual_tokens;
+mod waveft;
 
 pub use adalora::{AdaloraConfig, RankAllocator};
 pub use adapters::Adapters;
@@ -129,3 +130,4 @@ pub use unfreeze::UnfreezeConfig;
 pub use unipelt::UnipeltConfig;
 pub use vblora::VbloraConfig;
 pub use vera::VeraConfig;
+pub use waveft::WaveftConfig;
