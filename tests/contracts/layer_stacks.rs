@@ -172,5 +172,25 @@ pub(super) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
             ),
             |path, kind| at_queries_and_values(path, kind, |_, _| 5),
         ),
+        (stack(json!([{"method": "glora", "r": 3}])), |path, kind| {
+            at_queries_and_values(path, kind, |d_in, d_out| {
+                6 * (d_in + d_out) + 3 * (d_in + 1) + 2
+            })
+        }),
+        (
+            stack(
+                json!([{"method": "glora", "r": 2, "config_A_B": "none", "config_D_E": "vector"}]),
+            ),
+            |path, kind| {
+                at_queries_and_values(path, kind, |d_in, d_out| 2 * (d_in + 1) + 2 * d_out)
+            },
+        ),
+        (
+            stack(
+                json!([{"method": "glora", "config_A_B": "vector", "config_C": "vector",
+                          "config_D_E": "none"}, {"method": "lora", "r": 1}]),
+            ),
+            |path, kind| at_queries_and_values(path, kind, |d_in, d_out| 2 * d_in + 3 * d_out),
+        ),
     ]
 }

@@ -1,7 +1,7 @@
-//! Settings that fit no layer are named.
+//! Settings that fit no layer, and stored values that make no sense, are named.
 
-use hybrid_adapters::{AdapterConfig, AdapterError, Adapters};
-use serde_json::json;
+use hybrid_adapters::{AdapterConfig, AdapterError, Adapters, load_peft, save_peft};
+use serde_json::{Value, json};
 
 use super::bench::benches;
 
@@ -18,6 +18,10 @@ fn parity_bases_refuse_settings_that_do_not_fit() {
                 json!({"method": "waveft", "n_frequency": 1, "wavelet_family": "db11"}),
                 "wavelet_family",
             ),
+            (
+                json!({"method": "glora", "config_A_B": "none", "config_C": "none", "config_D_E": "none"}),
+                "config_A_B",
+            ),
         ] {
             let stack: Vec<AdapterConfig> = serde_json::from_value(json!([method])).unwrap();
             let found = Adapters::init(&stack, &bench.model, 0, &bench.device);
@@ -27,4 +31,31 @@ fn parity_bases_refuse_settings_that_do_not_fit() {
             }
         }
     }
+}
+
+/// PEFT would add what stands for nothing.
+#[test]
+fn parity_bases_refuse_a_nothing_that_is_not_zero() {
+    let bench = benches().remove(0);
+    let stack: Value = json!([{"method": "glora", "config_C": "none"}]);
+    let stack: Vec<AdapterConfig> = serde_json::from_value(stack).unwrap();
+    let adapters = Adapters::init(&stack, &bench.model, 0, &bench.device).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    save_peft(&adapters, &bench.model, "base", None, folder.path()).unwrap();
+    let path = folder.path().join("adapter_model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let (_, view) = file
+        .iter()
+        .find(|(name, _)| name.ends_with("glora_C.zeros"))
+        .unwrap();
+    let start = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
+    bytes[start..start + 4].copy_from_slice(&0.5f32.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+    let error = load_peft(folder.path(), &bench.model, &bench.device).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("glora_C.zeros") && text.contains("0.5"),
+        "{text}"
+    );
 }

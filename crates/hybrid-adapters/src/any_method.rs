@@ -13,6 +13,7 @@ use crate::config::AdapterConfig;
 use crate::deft::Deft;
 use crate::delora::Delora;
 use crate::fourierft::Fourierft;
+use crate::glora::Glora;
 use crate::gralora::Gralora;
 use crate::hira::Hira;
 use crate::hra::Hra;
@@ -88,6 +89,7 @@ pub(crate) enum AnyMethod {
     Peanut(SiteMap<Peanut>),
     Deft(SiteMap<Deft>),
     Waveft(SiteMap<Waveft>),
+    Glora(SiteMap<Glora>),
 }
 
 /// What is in a method, whichever it is.
@@ -131,6 +133,7 @@ macro_rules! each {
             AnyMethod::Peanut($method) => $result,
             AnyMethod::Deft($method) => $result,
             AnyMethod::Waveft($method) => $result,
+            AnyMethod::Glora($method) => $result,
         }
     };
 }
@@ -194,6 +197,7 @@ impl AnyMethod {
             AdapterConfig::Peanut(config) => Self::Peanut(site_method::init(config, building)?),
             AdapterConfig::Deft(config) => Self::Deft(site_method::init(config, building)?),
             AdapterConfig::Waveft(config) => Self::Waveft(site_method::init(config, building)?),
+            AdapterConfig::Glora(config) => Self::Glora(site_method::init(config, building)?),
         })
     }
 

@@ -13,6 +13,7 @@ use crate::compacter::CompacterConfig;
 use crate::deft::DeftConfig;
 use crate::delora::DeloraConfig;
 use crate::fourierft::FourierftConfig;
+use crate::glora::GloraConfig;
 use crate::gralora::GraloraConfig;
 use crate::hira::HiraConfig;
 use crate::hra::HraConfig;
@@ -42,8 +43,8 @@ use crate::vblora::VbloraConfig;
 use crate::vera::VeraConfig;
 use crate::waveft::WaveftConfig;
 use crate::{
-    boft, c3a, deft, delora, fourierft, gralora, hira, hra, loha, lokr, miss, oft, peanut, poly,
-    pvera, randlora, road, shira, vblora, vera, waveft,
+    boft, c3a, deft, delora, fourierft, glora, gralora, hira, hra, loha, lokr, miss, oft, peanut,
+    poly, pvera, randlora, road, shira, vblora, vera, waveft,
 };
 
 /// One method of a stack.
@@ -124,6 +125,8 @@ pub enum AdapterConfig {
     Deft(DeftConfig),
     /// A few wavelet coefficients of an update next to linear layers.
     Waveft(WaveftConfig),
+    /// Scales and shifts of linear layers' weights and biases.
+    Glora(GloraConfig),
 }
 
 impl AdapterConfig {
@@ -174,6 +177,7 @@ impl AdapterConfig {
             Self::Peanut(config) => config,
             Self::Deft(config) => config,
             Self::Waveft(config) => config,
+            Self::Glora(config) => config,
             _ => return None,
         })
     }
@@ -221,7 +225,7 @@ impl AdapterConfig {
 }
 
 /// How PEFT's files have the methods of [`AdapterConfig::at_sites`].
-pub(crate) const FORMS: [&PeftForm; 21] = [
+pub(crate) const FORMS: [&PeftForm; 22] = [
     &vera::FORM,
     &loha::FORM,
     &lokr::FORM,
@@ -243,6 +247,7 @@ pub(crate) const FORMS: [&PeftForm; 21] = [
     &peanut::FORM,
     &deft::FORM,
     &waveft::FORM,
+    &glora::FORM,
 ];
 
 #[cfg(test)]
@@ -278,6 +283,7 @@ mod tests {
             r#"{"method": "peanut", "depth": 2, "act_fn": "silu"}"#,
             r#"{"method": "deft", "alpha": 3}"#,
             r#"{"method": "waveft", "wavelet_family": "sym3", "n_frequency_pattern": {"b": 1}}"#,
+            r#"{"method": "glora", "config_A_B": "vector", "config_C": "none"}"#,
         ] {
             let config: AdapterConfig = serde_json::from_str(text).unwrap();
             let value = serde_json::to_value(&config).unwrap();
