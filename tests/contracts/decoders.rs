@@ -80,6 +80,7 @@ fn stacks(has_bias: bool) -> Vec<(Value, bool)> {
         ),
         (json!([{"method": "waveft", "n_frequency": 9}]), true),
         (json!([{"method": "glora", "r": 2}]), true),
+        (json!([{"method": "osf"}]), true),
         (
             json!([{"method": "prompt_tuning", "num_virtual_tokens": 3}, {"method": "lora", "r": 2}]),
             false,

@@ -5,7 +5,9 @@ use hybrid_adapters::AdapterConfig;
 use hybrid_models::SiteKind;
 use serde_json::json;
 
-use super::counts::{at_queries_and_values, factors, keys, last_block, name, pair, words};
+use super::counts::{
+    at_queries_and_values, factors, in_layer, keys, last_block, name, pair, words,
+};
 use super::stacks::Expected;
 
 /// `n` small matrices that all adapters share, counted once.
@@ -191,6 +193,26 @@ pub(super) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
                           "config_D_E": "none"}, {"method": "lora", "r": 1}]),
             ),
             |path, kind| at_queries_and_values(path, kind, |d_in, d_out| 2 * d_in + 3 * d_out),
+        ),
+        (
+            stack(json!([{"method": "osf", "effective_rank": 5}])),
+            |path, kind| {
+                at_queries_and_values(path, kind, |d_in, d_out| {
+                    (d_in.min(d_out) - 5) * (d_in + d_out + 1)
+                })
+            },
+        ),
+        (
+            stack(json!([{"method": "osf", "rank_pattern": {"layer.0": 0.75}}])),
+            |path, kind| match in_layer(path, 0) {
+                true => at_queries_and_values(path, kind, |d_in, d_out| {
+                    let most = d_in.min(d_out);
+                    (most - most * 3 / 4) * (d_in + d_out + 1)
+                }),
+                false => at_queries_and_values(path, kind, |d_in, d_out| {
+                    d_in.min(d_out).div_ceil(2) * (d_in + d_out + 1)
+                }),
+            },
         ),
     ]
 }

@@ -22,6 +22,18 @@ fn parity_bases_refuse_settings_that_do_not_fit() {
                 json!({"method": "glora", "config_A_B": "none", "config_C": "none", "config_D_E": "none"}),
                 "config_A_B",
             ),
+            (
+                json!({"method": "osf", "effective_rank": 0}),
+                "effective_rank",
+            ),
+            (
+                json!({"method": "osf", "effective_rank": 1.0}),
+                "effective_rank",
+            ),
+            (
+                json!({"method": "osf", "rank_pattern": {"": 0.001}}),
+                "effective_rank",
+            ),
         ] {
             let stack: Vec<AdapterConfig> = serde_json::from_value(json!([method])).unwrap();
             let found = Adapters::init(&stack, &bench.model, 0, &bench.device);

@@ -27,6 +27,7 @@ use crate::method::{Building, Method};
 use crate::miss::Miss;
 use crate::multitask_prompt_tuning::MultitaskPromptTuning;
 use crate::oft::Oft;
+use crate::osf::Osf;
 use crate::p_tuning::PTuning;
 use crate::peanut::Peanut;
 use crate::poly::Poly;
@@ -90,6 +91,7 @@ pub(crate) enum AnyMethod {
     Deft(SiteMap<Deft>),
     Waveft(SiteMap<Waveft>),
     Glora(SiteMap<Glora>),
+    Osf(SiteMap<Osf>),
 }
 
 /// What is in a method, whichever it is.
@@ -134,6 +136,7 @@ macro_rules! each {
             AnyMethod::Deft($method) => $result,
             AnyMethod::Waveft($method) => $result,
             AnyMethod::Glora($method) => $result,
+            AnyMethod::Osf($method) => $result,
         }
     };
 }
@@ -198,6 +201,7 @@ impl AnyMethod {
             AdapterConfig::Deft(config) => Self::Deft(site_method::init(config, building)?),
             AdapterConfig::Waveft(config) => Self::Waveft(site_method::init(config, building)?),
             AdapterConfig::Glora(config) => Self::Glora(site_method::init(config, building)?),
+            AdapterConfig::Osf(config) => Self::Osf(site_method::init(config, building)?),
         })
     }
 

@@ -26,6 +26,7 @@ use crate::loreft::LoreftConfig;
 use crate::miss::{MissConfig, MissForm};
 use crate::multitask_prompt_tuning::MultitaskPromptTuningConfig;
 use crate::oft::OftConfig;
+use crate::osf::OsfConfig;
 use crate::p_tuning::PTuningConfig;
 use crate::peanut::PeanutConfig;
 use crate::poly::PolyConfig;
@@ -43,8 +44,8 @@ use crate::vblora::VbloraConfig;
 use crate::vera::VeraConfig;
 use crate::waveft::WaveftConfig;
 use crate::{
-    boft, c3a, deft, delora, fourierft, glora, gralora, hira, hra, loha, lokr, miss, oft, peanut,
-    poly, pvera, randlora, road, shira, vblora, vera, waveft,
+    boft, c3a, deft, delora, fourierft, glora, gralora, hira, hra, loha, lokr, miss, oft, osf,
+    peanut, poly, pvera, randlora, road, shira, vblora, vera, waveft,
 };
 
 /// One method of a stack.
@@ -127,6 +128,8 @@ pub enum AdapterConfig {
     Waveft(WaveftConfig),
     /// Scales and shifts of linear layers' weights and biases.
     Glora(GloraConfig),
+    /// The lesser singular directions of linear layers' weights.
+    Osf(OsfConfig),
 }
 
 impl AdapterConfig {
@@ -178,6 +181,7 @@ impl AdapterConfig {
             Self::Deft(config) => config,
             Self::Waveft(config) => config,
             Self::Glora(config) => config,
+            Self::Osf(config) => config,
             _ => return None,
         })
     }
@@ -225,7 +229,7 @@ impl AdapterConfig {
 }
 
 /// How PEFT's files have the methods of [`AdapterConfig::at_sites`].
-pub(crate) const FORMS: [&PeftForm; 22] = [
+pub(crate) const FORMS: [&PeftForm; 23] = [
     &vera::FORM,
     &loha::FORM,
     &lokr::FORM,
@@ -248,6 +252,7 @@ pub(crate) const FORMS: [&PeftForm; 22] = [
     &deft::FORM,
     &waveft::FORM,
     &glora::FORM,
+    &osf::FORM,
 ];
 
 #[cfg(test)]
@@ -284,6 +289,7 @@ mod tests {
             r#"{"method": "deft", "alpha": 3}"#,
             r#"{"method": "waveft", "wavelet_family": "sym3", "n_frequency_pattern": {"b": 1}}"#,
             r#"{"method": "glora", "config_A_B": "vector", "config_C": "none"}"#,
+            r#"{"method": "osf", "effective_rank": 0.25, "rank_pattern": {"b": 1, "a": 0.5}}"#,
         ] {
             let config: AdapterConfig = serde_json::from_str(text).unwrap();
             let value = serde_json::to_value(&config).unwrap();
@@ -312,6 +318,7 @@ mod tests {
                         "layers_to_transform",
                         "random_seed",
                         "alpha",
+                        "effective_rank",
                     ]
                     .contains(&key)
             };

@@ -101,6 +101,19 @@ impl Place<'_> {
         Ok(found.copied().unwrap_or(otherwise))
     }
 
+    /// The value of the first pattern that is found anywhere in the path of the site.
+    ///
+    /// # Errors
+    /// [`AdapterError::Pattern`].
+    pub(crate) fn by_part<V: Copy>(
+        &self,
+        key: &'static str,
+        patterns: &PatternMap<V>,
+    ) -> Result<Option<V>, AdapterError> {
+        let found = patterns.first_within(self.method, key, &self.path())?;
+        Ok(found.copied())
+    }
+
     /// A rank from 1 to `limit`.
     ///
     /// # Errors
