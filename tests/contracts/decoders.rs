@@ -82,6 +82,10 @@ fn stacks(has_bias: bool) -> Vec<(Value, bool)> {
         (json!([{"method": "glora", "r": 2}]), true),
         (json!([{"method": "osf"}]), true),
         (
+            json!([{"method": "adamss", "r": 4, "subspace_rank": 2}]),
+            true,
+        ),
+        (
             json!([{"method": "prompt_tuning", "num_virtual_tokens": 3}, {"method": "lora", "r": 2}]),
             false,
         ),

@@ -214,5 +214,16 @@ pub(super) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
                 }),
             },
         ),
+        (
+            stack(json!([{"method": "adamss", "r": 6, "num_subspaces": 3}])),
+            |path, kind| at_queries_and_values(path, kind, |_, d_out| 3 * 6 + d_out),
+        ),
+        (
+            stack(
+                json!([{"method": "adamss", "r": 8, "num_subspaces": 4, "use_dynamic_rank": true,
+                          "random_seed": 3}]),
+            ),
+            |path, kind| at_queries_and_values(path, kind, |_, d_out| 4 * 8 + d_out),
+        ),
     ]
 }

@@ -34,6 +34,15 @@ fn parity_bases_refuse_settings_that_do_not_fit() {
                 json!({"method": "osf", "rank_pattern": {"": 0.001}}),
                 "effective_rank",
             ),
+            (json!({"method": "adamss", "r": 100_000}), "r"),
+            (
+                json!({"method": "adamss", "num_subspaces": 0}),
+                "num_subspaces",
+            ),
+            (
+                json!({"method": "adamss", "subspace_rank": 0}),
+                "subspace_rank",
+            ),
         ] {
             let stack: Vec<AdapterConfig> = serde_json::from_value(json!([method])).unwrap();
             let found = Adapters::init(&stack, &bench.model, 0, &bench.device);

@@ -3,6 +3,7 @@
 use burn::module::Module;
 
 use crate::adalora::Adalora;
+use crate::adamss::Adamss;
 use crate::adaption_prompt::AdaptionPrompt;
 use crate::bitfit::Bitfit;
 use crate::boft::Boft;
@@ -92,6 +93,7 @@ pub(crate) enum AnyMethod {
     Waveft(SiteMap<Waveft>),
     Glora(SiteMap<Glora>),
     Osf(SiteMap<Osf>),
+    Adamss(SiteMap<Adamss>),
 }
 
 /// What is in a method, whichever it is.
@@ -137,6 +139,7 @@ macro_rules! each {
             AnyMethod::Waveft($method) => $result,
             AnyMethod::Glora($method) => $result,
             AnyMethod::Osf($method) => $result,
+            AnyMethod::Adamss($method) => $result,
         }
     };
 }
@@ -202,6 +205,7 @@ impl AnyMethod {
             AdapterConfig::Waveft(config) => Self::Waveft(site_method::init(config, building)?),
             AdapterConfig::Glora(config) => Self::Glora(site_method::init(config, building)?),
             AdapterConfig::Osf(config) => Self::Osf(site_method::init(config, building)?),
+            AdapterConfig::Adamss(config) => Self::Adamss(site_method::init(config, building)?),
         })
     }
 

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::adalora::AdaloraConfig;
+use crate::adamss::AdamssConfig;
 use crate::adaption_prompt::AdaptionPromptConfig;
 use crate::bitfit::BitfitConfig;
 use crate::boft::BoftConfig;
@@ -44,8 +45,8 @@ use crate::vblora::VbloraConfig;
 use crate::vera::VeraConfig;
 use crate::waveft::WaveftConfig;
 use crate::{
-    boft, c3a, deft, delora, fourierft, glora, gralora, hira, hra, loha, lokr, miss, oft, osf,
-    peanut, poly, pvera, randlora, road, shira, vblora, vera, waveft,
+    adamss, boft, c3a, deft, delora, fourierft, glora, gralora, hira, hra, loha, lokr, miss, oft,
+    osf, peanut, poly, pvera, randlora, road, shira, vblora, vera, waveft,
 };
 
 /// One method of a stack.
@@ -130,6 +131,8 @@ pub enum AdapterConfig {
     Glora(GloraConfig),
     /// The lesser singular directions of linear layers' weights.
     Osf(OsfConfig),
+    /// Low-rank updates of outputs that are alike, within the leading singular directions.
+    Adamss(AdamssConfig),
 }
 
 impl AdapterConfig {
@@ -182,6 +185,7 @@ impl AdapterConfig {
             Self::Waveft(config) => config,
             Self::Glora(config) => config,
             Self::Osf(config) => config,
+            Self::Adamss(config) => config,
             _ => return None,
         })
     }
@@ -229,7 +233,7 @@ impl AdapterConfig {
 }
 
 /// How PEFT's files have the methods of [`AdapterConfig::at_sites`].
-pub(crate) const FORMS: [&PeftForm; 23] = [
+pub(crate) const FORMS: [&PeftForm; 24] = [
     &vera::FORM,
     &loha::FORM,
     &lokr::FORM,
@@ -253,6 +257,7 @@ pub(crate) const FORMS: [&PeftForm; 23] = [
     &waveft::FORM,
     &glora::FORM,
     &osf::FORM,
+    &adamss::FORM,
 ];
 
 #[cfg(test)]
@@ -290,6 +295,7 @@ mod tests {
             r#"{"method": "waveft", "wavelet_family": "sym3", "n_frequency_pattern": {"b": 1}}"#,
             r#"{"method": "glora", "config_A_B": "vector", "config_C": "none"}"#,
             r#"{"method": "osf", "effective_rank": 0.25, "rank_pattern": {"b": 1, "a": 0.5}}"#,
+            r#"{"method": "adamss", "use_dynamic_rank": true}"#,
         ] {
             let config: AdapterConfig = serde_json::from_str(text).unwrap();
             let value = serde_json::to_value(&config).unwrap();

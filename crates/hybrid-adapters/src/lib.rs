@@ -8,6 +8,7 @@
 #![recursion_limit = "256"]
 
 mod adalora;
+mod adamss;
 mod adapters;
 mod adaption_prompt;
 mod any_method;
@@ -82,6 +83,7 @@ mod virtual_tokens;
 mod waveft;
 
 pub use adalora::{AdaloraConfig, RankAllocator};
+pub use adamss::AdamssConfig;
 pub use adapters::Adapters;
 pub use adaption_prompt::AdaptionPromptConfig;
 pub use bitfit::BitfitConfig;

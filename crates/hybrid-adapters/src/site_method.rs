@@ -176,6 +176,7 @@ pub(crate) enum Written {
     Nothing,
     Flag(bool),
     Number(f64),
+    Whole(i64),
     Text(&'static str),
 }
 
@@ -185,6 +186,7 @@ impl Written {
             Self::Nothing => Value::Null,
             Self::Flag(flag) => flag.into(),
             Self::Number(number) => number.into(),
+            Self::Whole(number) => number.into(),
             Self::Text(text) => text.into(),
         }
     }
