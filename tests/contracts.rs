@@ -31,6 +31,7 @@ mod gates;
 mod in_front;
 mod layer_stacks;
 pub(crate) mod refusals;
+mod settings;
 pub(crate) mod stacks;
 mod subjects;
 mod switched;
@@ -295,8 +296,9 @@ fn parity_bases_have_the_expected_parameters() {
 }
 
 /// Methods whose first values depend on the seed whatever their settings.
-const RANDOM: [&str; 15] = [
+const RANDOM: [&str; 16] = [
     "deft",
+    "glora",
     "peanut",
     "adalora",
     "adaption_prompt",
@@ -328,7 +330,8 @@ fn parity_bases_see_the_same_first_values_for_the_same_seed() {
                 let config = serde_json::to_value(method).unwrap();
                 let in_front = AdapterConfig::is_in_front(method);
                 in_front && config["init_token_ids"].is_null()
-                    || ["fourierft", "c3a"].contains(&name) && config["init_weights"] != true
+                    || ["fourierft", "c3a", "waveft"].contains(&name)
+                        && config["init_weights"] != true
                     || RANDOM.contains(&name)
                     || name == "lora"
                         && !["pissa", "olora"]

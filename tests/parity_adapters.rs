@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use hybrid_adapters::{
-    AdapterError, Adapters, load_peft, load_torch_tensors, save_peft, torch_tensors,
+    AdapterError, Adapters, catalogue, load_peft, load_torch_tensors, save_peft, torch_tensors,
 };
 use hybrid_models::{GenerationConfig, Hooks, NoHooks, cross_entropy};
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ use crate::fixtures::{self, Fixture, Tensors, Tolerance};
 mod faults;
 mod gradients;
 
-/// `peft_type`s that the crate has.
+/// `peft_type`s that every folder of fixtures has.
 const TYPES: [&str; 25] = [
     "LORA",
     "ADALORA",
@@ -73,7 +73,9 @@ fn cases() -> Vec<Case> {
         let peft_type = fixture.meta["peft_type"]
             .as_str()
             .expect("meta.json names the peft_type");
-        let known = TYPES.contains(&peft_type);
+        let known = catalogue()
+            .iter()
+            .any(|method| method.peft_type == Some(peft_type));
         let loaded = load_peft(&fixture.folder.join("adapter"), base.as_base(), &device);
         match loaded.and_then(|adapters| with_tasks(&fixture, adapters)) {
             Ok(adapters) if known => {

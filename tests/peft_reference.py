@@ -7,7 +7,7 @@ CASES.json is a list of objects: `name`; `base` and `adapter` (folders); `input_
 (what `hybrid` computed; values count where the mask is 1, those of virtual tokens do not). What PEFT has
 loaded it writes again, next to `adapter` with `-again` at the end of its name, with the tensors in
 `adapter_model.bin` too. The largest difference of each case goes to `differences.json` next to CASES.json.
-Needs torch, transformers and peft 0.21. Exits with 1 if a value differs by more than 1e-4.
+Needs torch, transformers, peft 0.21 and, for AdaMSS, scikit-learn. Exits with 1 if a value differs by more than 1e-4.
 
 The Rust test `parity_of_files_in_peft_itself` writes the cases and runs this script with the
 interpreter that HYBRID_REFERENCE_PYTHON names; without that variable it does nothing.

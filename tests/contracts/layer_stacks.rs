@@ -5,7 +5,9 @@ use hybrid_adapters::AdapterConfig;
 use hybrid_models::SiteKind;
 use serde_json::json;
 
-use super::counts::{at_queries_and_values, factors, keys, last_block, name, pair, words};
+use super::counts::{
+    at_queries_and_values, factors, in_layer, keys, last_block, name, pair, words,
+};
 use super::stacks::Expected;
 
 /// `n` small matrices that all adapters share, counted once.
@@ -153,6 +155,75 @@ pub(super) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
         (
             stack(json!([{"method": "deft", "r": 2, "para": true}])),
             |path, kind| at_queries_and_values(path, kind, |_, d_out| 2 * d_out),
+        ),
+        (
+            stack(json!([{"method": "waveft", "n_frequency": 9, "scaling": 3}])),
+            |path, kind| at_queries_and_values(path, kind, |_, _| 9),
+        ),
+        (
+            stack(
+                json!([{"method": "waveft", "n_frequency": 7, "wavelet_family": "sym4",
+                          "random_loc_seed": 3, "init_weights": false}]),
+            ),
+            |path, kind| at_queries_and_values(path, kind, |_, _| 7),
+        ),
+        (
+            stack(
+                json!([{"method": "waveft", "n_frequency": 5, "use_idwt": false,
+                          "proportional_parameters": true}]),
+            ),
+            |path, kind| at_queries_and_values(path, kind, |_, _| 5),
+        ),
+        (stack(json!([{"method": "glora", "r": 3}])), |path, kind| {
+            at_queries_and_values(path, kind, |d_in, d_out| {
+                6 * (d_in + d_out) + 3 * (d_in + 1) + 2
+            })
+        }),
+        (
+            stack(
+                json!([{"method": "glora", "r": 2, "config_A_B": "none", "config_D_E": "vector"}]),
+            ),
+            |path, kind| {
+                at_queries_and_values(path, kind, |d_in, d_out| 2 * (d_in + 1) + 2 * d_out)
+            },
+        ),
+        (
+            stack(
+                json!([{"method": "glora", "config_A_B": "vector", "config_C": "vector",
+                          "config_D_E": "none"}, {"method": "lora", "r": 1}]),
+            ),
+            |path, kind| at_queries_and_values(path, kind, |d_in, d_out| 2 * d_in + 3 * d_out),
+        ),
+        (
+            stack(json!([{"method": "osf", "effective_rank": 5}])),
+            |path, kind| {
+                at_queries_and_values(path, kind, |d_in, d_out| {
+                    (d_in.min(d_out) - 5) * (d_in + d_out + 1)
+                })
+            },
+        ),
+        (
+            stack(json!([{"method": "osf", "rank_pattern": {"layer.0": 0.75}}])),
+            |path, kind| match in_layer(path, 0) {
+                true => at_queries_and_values(path, kind, |d_in, d_out| {
+                    let most = d_in.min(d_out);
+                    (most - most * 3 / 4) * (d_in + d_out + 1)
+                }),
+                false => at_queries_and_values(path, kind, |d_in, d_out| {
+                    d_in.min(d_out).div_ceil(2) * (d_in + d_out + 1)
+                }),
+            },
+        ),
+        (
+            stack(json!([{"method": "adamss", "r": 6, "num_subspaces": 3}])),
+            |path, kind| at_queries_and_values(path, kind, |_, d_out| 3 * 6 + d_out),
+        ),
+        (
+            stack(
+                json!([{"method": "adamss", "r": 8, "num_subspaces": 4, "use_dynamic_rank": true,
+                          "random_seed": 3}]),
+            ),
+            |path, kind| at_queries_and_values(path, kind, |_, d_out| 4 * 8 + d_out),
         ),
     ]
 }

@@ -3,6 +3,7 @@
 use burn::module::Module;
 
 use crate::adalora::Adalora;
+use crate::adamss::Adamss;
 use crate::adaption_prompt::AdaptionPrompt;
 use crate::bitfit::Bitfit;
 use crate::boft::Boft;
@@ -13,6 +14,7 @@ use crate::config::AdapterConfig;
 use crate::deft::Deft;
 use crate::delora::Delora;
 use crate::fourierft::Fourierft;
+use crate::glora::Glora;
 use crate::gralora::Gralora;
 use crate::hira::Hira;
 use crate::hra::Hra;
@@ -26,6 +28,7 @@ use crate::method::{Building, Method};
 use crate::miss::Miss;
 use crate::multitask_prompt_tuning::MultitaskPromptTuning;
 use crate::oft::Oft;
+use crate::osf::Osf;
 use crate::p_tuning::PTuning;
 use crate::peanut::Peanut;
 use crate::poly::Poly;
@@ -41,6 +44,7 @@ use crate::unfreeze::Unfreeze;
 use crate::unipelt::Unipelt;
 use crate::vblora::Vblora;
 use crate::vera::Vera;
+use crate::waveft::Waveft;
 use crate::{AdapterError, site_method};
 
 /// Any one of the methods.
@@ -86,6 +90,10 @@ pub(crate) enum AnyMethod {
     Pvera(SiteMap<Pvera>),
     Peanut(SiteMap<Peanut>),
     Deft(SiteMap<Deft>),
+    Waveft(SiteMap<Waveft>),
+    Glora(SiteMap<Glora>),
+    Osf(SiteMap<Osf>),
+    Adamss(SiteMap<Adamss>),
 }
 
 /// What is in a method, whichever it is.
@@ -128,6 +136,10 @@ macro_rules! each {
             AnyMethod::Pvera($method) => $result,
             AnyMethod::Peanut($method) => $result,
             AnyMethod::Deft($method) => $result,
+            AnyMethod::Waveft($method) => $result,
+            AnyMethod::Glora($method) => $result,
+            AnyMethod::Osf($method) => $result,
+            AnyMethod::Adamss($method) => $result,
         }
     };
 }
@@ -190,6 +202,10 @@ impl AnyMethod {
             AdapterConfig::Pvera(config) => Self::Pvera(site_method::init(config, building)?),
             AdapterConfig::Peanut(config) => Self::Peanut(site_method::init(config, building)?),
             AdapterConfig::Deft(config) => Self::Deft(site_method::init(config, building)?),
+            AdapterConfig::Waveft(config) => Self::Waveft(site_method::init(config, building)?),
+            AdapterConfig::Glora(config) => Self::Glora(site_method::init(config, building)?),
+            AdapterConfig::Osf(config) => Self::Osf(site_method::init(config, building)?),
+            AdapterConfig::Adamss(config) => Self::Adamss(site_method::init(config, building)?),
         })
     }
 

@@ -2,8 +2,8 @@
 //!
 //! Methods act in declared order: each wraps the function of the site so far. Values that a method
 //! replaces (biases, norms, whole layers) belong to the base under all wrapping, so they can be
-//! replaced once only. What needs the base's own weight (DoRA, HiRA, BOFT, MiSS `bat`, PEANuT, DEFT) is declared before
-//! all that wraps the site. An unfrozen layer is left alone by every other method, as PEFT leaves
+//! replaced once only. What needs the base's own weight (DoRA, HiRA, BOFT, MiSS `bat`, PEANuT, DEFT,
+//! GLoRA) is declared before all that wraps the site. An unfrozen layer is left alone by every other method, as PEFT leaves
 //! `modules_to_save` alone.
 
 use hybrid_models::SiteTable;

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::adalora::AdaloraConfig;
+use crate::adamss::AdamssConfig;
 use crate::adaption_prompt::AdaptionPromptConfig;
 use crate::bitfit::BitfitConfig;
 use crate::boft::BoftConfig;
@@ -13,6 +14,7 @@ use crate::compacter::CompacterConfig;
 use crate::deft::DeftConfig;
 use crate::delora::DeloraConfig;
 use crate::fourierft::FourierftConfig;
+use crate::glora::GloraConfig;
 use crate::gralora::GraloraConfig;
 use crate::hira::HiraConfig;
 use crate::hra::HraConfig;
@@ -25,6 +27,7 @@ use crate::loreft::LoreftConfig;
 use crate::miss::{MissConfig, MissForm};
 use crate::multitask_prompt_tuning::MultitaskPromptTuningConfig;
 use crate::oft::OftConfig;
+use crate::osf::OsfConfig;
 use crate::p_tuning::PTuningConfig;
 use crate::peanut::PeanutConfig;
 use crate::poly::PolyConfig;
@@ -40,9 +43,10 @@ use crate::unfreeze::UnfreezeConfig;
 use crate::unipelt::UnipeltConfig;
 use crate::vblora::VbloraConfig;
 use crate::vera::VeraConfig;
+use crate::waveft::WaveftConfig;
 use crate::{
-    boft, c3a, deft, delora, fourierft, gralora, hira, hra, loha, lokr, miss, oft, peanut, poly,
-    pvera, randlora, road, shira, vblora, vera,
+    adamss, boft, c3a, deft, delora, fourierft, glora, gralora, hira, hra, loha, lokr, miss, oft,
+    osf, peanut, poly, pvera, randlora, road, shira, vblora, vera, waveft,
 };
 
 /// One method of a stack.
@@ -121,6 +125,14 @@ pub enum AdapterConfig {
     Peanut(PeanutConfig),
     /// Other outputs in the place of a part of linear layers' outputs.
     Deft(DeftConfig),
+    /// A few wavelet coefficients of an update next to linear layers.
+    Waveft(WaveftConfig),
+    /// Scales and shifts of linear layers' weights and biases.
+    Glora(GloraConfig),
+    /// The lesser singular directions of linear layers' weights.
+    Osf(OsfConfig),
+    /// Low-rank updates of outputs that are alike, within the leading singular directions.
+    Adamss(AdamssConfig),
 }
 
 impl AdapterConfig {
@@ -170,6 +182,10 @@ impl AdapterConfig {
             Self::Pvera(config) => config,
             Self::Peanut(config) => config,
             Self::Deft(config) => config,
+            Self::Waveft(config) => config,
+            Self::Glora(config) => config,
+            Self::Osf(config) => config,
+            Self::Adamss(config) => config,
             _ => return None,
         })
     }
@@ -186,6 +202,7 @@ impl AdapterConfig {
             Self::C3a(config) => config.init_weights == C3aInit::Zero(true),
             Self::Poly(config) => config.init_weights,
             Self::Deft(config) => !config.para,
+            Self::Waveft(config) => config.init_weights,
             config => !config.is_in_front(),
         }
     }
@@ -216,7 +233,7 @@ impl AdapterConfig {
 }
 
 /// How PEFT's files have the methods of [`AdapterConfig::at_sites`].
-pub(crate) const FORMS: [&PeftForm; 20] = [
+pub(crate) const FORMS: [&PeftForm; 24] = [
     &vera::FORM,
     &loha::FORM,
     &lokr::FORM,
@@ -237,6 +254,10 @@ pub(crate) const FORMS: [&PeftForm; 20] = [
     &pvera::FORM,
     &peanut::FORM,
     &deft::FORM,
+    &waveft::FORM,
+    &glora::FORM,
+    &osf::FORM,
+    &adamss::FORM,
 ];
 
 #[cfg(test)]
@@ -271,6 +292,10 @@ mod tests {
             r#"{"method": "poly", "n_tasks": 3, "task": 2}"#,
             r#"{"method": "peanut", "depth": 2, "act_fn": "silu"}"#,
             r#"{"method": "deft", "alpha": 3}"#,
+            r#"{"method": "waveft", "wavelet_family": "sym3", "n_frequency_pattern": {"b": 1}}"#,
+            r#"{"method": "glora", "config_A_B": "vector", "config_C": "none"}"#,
+            r#"{"method": "osf", "effective_rank": 0.25, "rank_pattern": {"b": 1, "a": 0.5}}"#,
+            r#"{"method": "adamss", "use_dynamic_rank": true}"#,
         ] {
             let config: AdapterConfig = serde_json::from_str(text).unwrap();
             let value = serde_json::to_value(&config).unwrap();
@@ -299,6 +324,7 @@ mod tests {
                         "layers_to_transform",
                         "random_seed",
                         "alpha",
+                        "effective_rank",
                     ]
                     .contains(&key)
             };

@@ -142,6 +142,48 @@ pub(crate) fn leading_right(matrix: &Matrix, rank: usize) -> (Vec<f64>, Matrix) 
     (s.collect(), Matrix::new(rank, columns, v))
 }
 
+/// What PyTorch's `svd_lowrank` finds, but for signs: `rank` singular values with their vectors within
+/// the space that `steps` of a power iteration make of random directions (Halko et al. 2011, algorithm
+/// 5.1). `draw` gives the directions, row by row, by their number; `rank` is no more than either side.
+pub(crate) fn randomised(
+    matrix: &Matrix,
+    rank: usize,
+    steps: usize,
+    draw: impl FnOnce(usize) -> Vec<f32>,
+) -> Singular {
+    if matrix.rows < matrix.columns {
+        let Singular { u, s, v } = randomised(&matrix.transposed(), rank, steps, draw);
+        return Singular {
+            u: v.transposed(),
+            s,
+            v: u.transposed(),
+        };
+    }
+    let (rows, columns) = (matrix.rows, matrix.columns);
+    let values = DMatrix::from_row_slice(rows, columns, &matrix.values);
+    let transposed = values.transpose();
+    let first = draw(columns * rank).into_iter().map(f64::from);
+    let first = DMatrix::from_row_iterator(columns, rank, first);
+    let mut basis = (&values * first).qr().q();
+    for _ in 0..steps {
+        let inner = (&transposed * &basis).qr().q();
+        basis = (&values * inner).qr().q();
+    }
+    // Column by column in memory: the basis and what it leaves of the matrix, transposed.
+    let within = transposed * &basis;
+    let of_basis =
+        |matrix: &DMatrix<f64>| Matrix::new(rank, matrix.nrows(), matrix.as_slice().to_vec());
+    let Singular { u, s, v } = singular(&of_basis(&within), rank);
+    let u = u
+        .transposed()
+        .times_transposed(&of_basis(&basis).transposed());
+    Singular {
+        u: u.transposed(),
+        s,
+        v,
+    }
+}
+
 /// `Mᵀ M`.
 fn gram(matrix: &DMatrix<f64>) -> Matrix {
     let products = matrix.transpose() * matrix;
@@ -200,7 +242,7 @@ fn eigen(matrix: &Matrix) -> (Vec<f64>, Matrix) {
 mod tests {
     use proptest::prelude::{Strategy, prop, proptest};
 
-    use super::{Matrix, Singular, leading_qr, leading_right, singular};
+    use super::{Matrix, Singular, leading_qr, leading_right, randomised, singular};
 
     /// More columns than the iteration has directions, and values that fall slowly.
     #[test]
@@ -273,6 +315,20 @@ mod tests {
             for (row, s) in s.iter().enumerate() {
                 let length = images.row(row).iter().map(|x| x * x).sum::<f64>().sqrt();
                 assert!((length - s).abs() < 1e-6);
+            }
+        }
+
+        /// As many directions as the smaller side has values span all of it.
+        #[test]
+        fn all_random_directions_find_the_whole(matrix in matrices()) {
+            let rank = matrix.rows.min(matrix.columns);
+            let value = |place: usize| (place as f32 * 1.7).sin() + 0.1;
+            let draw = |n: usize| -> Vec<f32> { (0..n).map(value).collect() };
+            let Singular { u, s, v } = randomised(&matrix, rank, 2, draw);
+            let whole = singular(&matrix, rank);
+            if whole.s[rank - 1] > 1e-3 * whole.s[0] {
+                close(&product(&u, &s, &v), &matrix, 1e-6);
+                close(&u.transposed().times_transposed(&u.transposed()), &identity(rank), 1e-7);
             }
         }
 

@@ -8,6 +8,7 @@
 #![recursion_limit = "256"]
 
 mod adalora;
+mod adamss;
 mod adapter_set;
 mod adapters;
 mod adaption_prompt;
@@ -32,6 +33,7 @@ mod dora;
 mod error;
 mod fourierft;
 mod frozen;
+mod glora;
 mod gralora;
 mod gram_schmidt;
 mod head;
@@ -52,6 +54,7 @@ mod named_tensors;
 mod oft;
 #[cfg(test)]
 mod one_linear;
+mod osf;
 mod p_tuning;
 mod pattern_map;
 mod peanut;
@@ -81,8 +84,10 @@ mod unipelt;
 mod vblora;
 mod vera;
 mod virtual_tokens;
+mod waveft;
 
 pub use adalora::{AdaloraConfig, RankAllocator};
+pub use adamss::AdamssConfig;
 pub use adapter_set::AdapterSet;
 pub use adapters::Adapters;
 pub use adaption_prompt::AdaptionPromptConfig;
@@ -99,6 +104,7 @@ pub use deft::DeftConfig;
 pub use delora::DeloraConfig;
 pub use error::AdapterError;
 pub use fourierft::FourierftConfig;
+pub use glora::{GloraBias, GloraConfig, GloraImage, GloraWeight};
 pub use gralora::GraloraConfig;
 pub use head::{ClassifierHead, HeadConfig, head_from_tensors, head_to_tensors, unit_rows};
 pub use hira::HiraConfig;
@@ -112,6 +118,7 @@ pub use loreft::LoreftConfig;
 pub use miss::{MissConfig, MissForm, OtherMissForm};
 pub use multitask_prompt_tuning::MultitaskPromptTuningConfig;
 pub use oft::OftConfig;
+pub use osf::{OsfConfig, OsfRank};
 pub use p_tuning::{PTuningConfig, Reparameterization};
 pub use pattern_map::PatternMap;
 pub use peanut::PeanutConfig;
@@ -135,3 +142,4 @@ pub use unfreeze::UnfreezeConfig;
 pub use unipelt::UnipeltConfig;
 pub use vblora::VbloraConfig;
 pub use vera::VeraConfig;
+pub use waveft::WaveftConfig;

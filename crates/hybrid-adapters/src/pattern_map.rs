@@ -51,6 +51,31 @@ impl<V> PatternMap<V> {
         key: &'static str,
         path: &str,
     ) -> Result<Option<&V>, AdapterError> {
+        self.matching(method, key, path, |pattern| {
+            format!(r"\A(?:.*\.)?(?:{pattern})\z")
+        })
+    }
+
+    /// The value of the first pattern that is found anywhere in `path`.
+    ///
+    /// # Errors
+    /// [`AdapterError::Pattern`].
+    pub(crate) fn first_within(
+        &self,
+        method: &'static str,
+        key: &'static str,
+        path: &str,
+    ) -> Result<Option<&V>, AdapterError> {
+        self.matching(method, key, path, str::to_owned)
+    }
+
+    fn matching(
+        &self,
+        method: &'static str,
+        key: &'static str,
+        path: &str,
+        whole: impl Fn(&str) -> String,
+    ) -> Result<Option<&V>, AdapterError> {
         for (pattern, value) in &self.0 {
             let wrong = |source| AdapterError::Pattern {
                 method,
@@ -58,7 +83,7 @@ impl<V> PatternMap<V> {
                 pattern: pattern.clone(),
                 source: Box::new(source),
             };
-            let regex = Regex::new(&format!(r"\A(?:.*\.)?(?:{pattern})\z")).map_err(wrong)?;
+            let regex = Regex::new(&whole(pattern)).map_err(wrong)?;
             if regex.is_match(path).map_err(wrong)? {
                 return Ok(Some(value));
             }
@@ -123,6 +148,19 @@ mod tests {
         assert_eq!(first("a.myquery"), None);
         assert_eq!(first("bert.encoder.layer.0.x"), Some(3));
         assert_eq!(first("a.query.b"), None);
+    }
+
+    #[test]
+    fn patterns_are_found_within_a_path() {
+        let map = map(r#"{"b\\.q": 1, "quer": 2}"#);
+        let first = |path| {
+            map.first_within("osf", "rank_pattern", path)
+                .unwrap()
+                .copied()
+        };
+        assert_eq!(first("a.b.query"), Some(1));
+        assert_eq!(first("a.query.b"), Some(2));
+        assert_eq!(first("a.value"), None);
     }
 
     #[test]

@@ -39,7 +39,10 @@ pub(crate) trait SiteMethod: Module {
     /// Where [`SiteMethod::act`] stands.
     const ACT: Act;
 
-    /// Fields that PEFT names otherwise.
+    /// Whether [`SiteMethod::act`], beside a layer with bias, also adds the same to all rows.
+    const SHIFTS: bool = false;
+
+    /// Fields that PEFT names otherwise, with dots where they are within others.
     const RENAMED: &'static [(&'static str, &'static str)] = &[];
 
     /// First values at a site. `made` are the tensors of the sites before: frozen ones among them
@@ -49,7 +52,7 @@ pub(crate) trait SiteMethod: Module {
     /// [`AdapterError::Rank`], [`AdapterError::Setting`] or [`AdapterError::Pattern`].
     fn init(config: &Self::Config, place: &Place<'_>, made: &[Self]) -> Result<Self, AdapterError>;
 
-    /// The function, linear in the rows.
+    /// The function, linear in the rows but for what [`SiteMethod::SHIFTS`] says.
     ///
     /// # Shapes
     /// - `rows`: `[rows, d_in]` → `[rows, d_out]` beside, `[rows, d_in]` → the same before,
@@ -86,6 +89,12 @@ pub(crate) trait SiteMethod: Module {
         let [d_in, _] = weight.dims();
         let whole = || Tensor::<2>::eye(d_in, &weight.device());
         let (weight, bias) = match Self::ACT {
+            Act::Beside if Self::SHIFTS => {
+                let shift = act(whole().slice([0..1, 0..d_in]).zeros_like());
+                let bias = inner.bias.clone();
+                let bias = bias.map(|bias| bias + shift.clone().squeeze_dim(0));
+                (weight.clone() + act(whole()) - shift, bias)
+            }
             Act::Beside => (weight.clone() + act(whole()), inner.bias.clone()),
             Act::Before => (act(whole()).matmul(weight), inner.bias.clone()),
             Act::After => {
@@ -167,6 +176,7 @@ pub(crate) enum Written {
     Nothing,
     Flag(bool),
     Number(f64),
+    Whole(i64),
     Text(&'static str),
 }
 
@@ -176,6 +186,7 @@ impl Written {
             Self::Nothing => Value::Null,
             Self::Flag(flag) => flag.into(),
             Self::Number(number) => number.into(),
+            Self::Whole(number) => number.into(),
             Self::Text(text) => text.into(),
         }
     }
@@ -335,9 +346,12 @@ impl<S: SiteMethod> Method for SiteMap<S> {
     }
 
     fn peft_name(&self, name: &str) -> Option<PeftName> {
-        let (path, field) = name.rsplit_once('.')?;
-        let renamed = S::RENAMED.iter().find(|(own, _)| *own == field);
-        let key = format!("{path}.{}", renamed.map_or(field, |(_, name)| name));
+        let renamed = S::RENAMED.iter().find_map(|(own, theirs)| {
+            let (path, rest) = name.rsplit_once(&format!(".{own}"))?;
+            let is_whole = rest.is_empty() || rest.starts_with('.');
+            is_whole.then(|| format!("{path}.{theirs}{rest}"))
+        });
+        let key = renamed.unwrap_or_else(|| name.to_owned());
         let stored = key.clone();
         Some(PeftName { key, stored })
     }

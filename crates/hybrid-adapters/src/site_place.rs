@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
-use hybrid_models::{Layer, Site, SiteKind};
+use hybrid_models::{Layer, Linear, Site, SiteKind};
 
 use crate::AdapterError;
 use crate::method::Building;
@@ -66,10 +66,25 @@ impl Place<'_> {
 
     /// The base's own weight, `[d_in, d_out]`.
     pub(crate) fn weight(&self) -> Tensor<2> {
+        self.linear().weight.dense().without_autodiff()
+    }
+
+    /// The base's own bias, `[d_out]`.
+    pub(crate) fn bias(&self) -> Option<Tensor<1>> {
+        let bias = self.linear().bias.clone();
+        bias.map(Tensor::without_autodiff)
+    }
+
+    fn linear(&self) -> &Linear {
         match self.building.base.layer_at(self.site.id) {
-            Some(Layer::Linear(linear)) => linear.weight.dense().without_autodiff(),
+            Some(Layer::Linear(linear)) => linear,
             _ => unreachable!("only linear sites are selected"),
         }
+    }
+
+    /// The site's path, as patterns of settings see it.
+    fn path(&self) -> String {
+        format!("{}{}", self.building.prefix, self.site.path)
     }
 
     /// The value of the first pattern that fits here, or `otherwise`.
@@ -82,9 +97,21 @@ impl Place<'_> {
         patterns: &PatternMap<V>,
         otherwise: V,
     ) -> Result<V, AdapterError> {
-        let path = format!("{}{}", self.building.prefix, self.site.path);
-        let found = patterns.first(self.method, key, &path)?;
+        let found = patterns.first(self.method, key, &self.path())?;
         Ok(found.copied().unwrap_or(otherwise))
+    }
+
+    /// The value of the first pattern that is found anywhere in the path of the site.
+    ///
+    /// # Errors
+    /// [`AdapterError::Pattern`].
+    pub(crate) fn by_part<V: Copy>(
+        &self,
+        key: &'static str,
+        patterns: &PatternMap<V>,
+    ) -> Result<Option<V>, AdapterError> {
+        let found = patterns.first_within(self.method, key, &self.path())?;
+        Ok(found.copied())
     }
 
     /// A rank from 1 to `limit`.

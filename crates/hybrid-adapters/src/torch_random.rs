@@ -72,6 +72,49 @@ impl TorchRandom {
         (0..n).map(|_| value(self.unit(8))).collect()
     }
 
+    /// `torch.randn(n)` (Box and Muller 1958). Of 16 values 8 for the lengths stand before 8 for the
+    /// angles, and the last 16 are drawn anew where 16 does not divide `n`; fewer come in pairs.
+    pub(crate) fn normal(&mut self, n: usize) -> Vec<f32> {
+        if n < 16 {
+            let pairs = (0..n.div_ceil(2)).flat_map(|_| self.normal_pair());
+            let mut values: Vec<f32> = pairs.collect();
+            values.truncate(n);
+            return values;
+        }
+        let mut values: Vec<f32> = (0..n).map(|_| self.unit(24)).collect();
+        let turn = |block: &mut [f32]| {
+            let (lengths, angles) = block.split_at_mut(8);
+            for (first, second) in lengths.iter_mut().zip(angles) {
+                let length = (-2.0 * (1.0 - *first).ln()).sqrt();
+                let (sine, cosine) = (std::f32::consts::TAU * *second).sin_cos();
+                (*first, *second) = (length * cosine, length * sine);
+            }
+        };
+        values.chunks_exact_mut(16).for_each(turn);
+        if !n.is_multiple_of(16) {
+            let last = &mut values[n - 16..];
+            last.iter_mut().for_each(|value| *value = self.unit(24));
+            turn(last);
+        }
+        values
+    }
+
+    fn normal_pair(&mut self) -> [f32; 2] {
+        let [angle, length] = [0, 1].map(|_| {
+            let bits = u64::from(self.bits()) << 32 | u64::from(self.bits());
+            (bits & ((1 << 53) - 1)) as f64 / (1u64 << 53) as f64
+        });
+        let length = (-2.0 * (-length).ln_1p()).sqrt();
+        let (sine, cosine) = (std::f64::consts::TAU * angle).sin_cos();
+        [(length * cosine) as f32, (length * sine) as f32]
+    }
+
+    /// `numpy.random.RandomState(seed).rand()`, which has the same generator.
+    pub(crate) fn double(&mut self) -> f64 {
+        let (high, low) = (self.bits() >> 5, self.bits() >> 6);
+        (f64::from(high) * 67_108_864.0 + f64::from(low)) / 9_007_199_254_740_992.0
+    }
+
     /// The first `n` of `torch.randperm(end)`: the shuffle of Fisher and Yates, of which only the
     /// places that it has touched are held.
     pub(crate) fn permutation(&mut self, end: usize, n: usize) -> Vec<usize> {
@@ -112,6 +155,37 @@ mod tests {
         assert_eq!(permutation, [359, 386, 483, 521, 143, 15]);
         let permutation = TorchRandom::new(0).permutation(1024, 6);
         assert_eq!(permutation, [684, 217, 933, 11, 227, 705]);
+    }
+
+    /// Against PyTorch 2.9.
+    #[test]
+    fn normal_numbers_are_those_of_pytorch() {
+        let of = |n: usize| TorchRandom::new(42).normal(n);
+        let (many, few) = (of(20), of(3));
+        let many = [0, 3, 4, 8, 15, 19].map(|place: usize| many[place]);
+        let expected = [
+            1.926_915_3,
+            -2.105_521,
+            -0.758_131_1,
+            0.355_859_9,
+            0.859_858_5,
+            -0.621_595_4,
+        ];
+        let few_expected = [0.336_690_4, 0.128_809_4, 0.234_462_4];
+        let pairs = many.iter().chain(&few);
+        for (found, expected) in pairs.zip(expected.iter().chain(&few_expected)) {
+            assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+        }
+    }
+
+    /// Against NumPy.
+    #[test]
+    fn doubles_are_those_of_numpy() {
+        let mut random = TorchRandom::new(7);
+        let doubles = [random.double(), random.double()];
+        for (found, expected) in doubles.iter().zip([0.076_308_29, 0.779_918_79]) {
+            assert!((found - expected).abs() < 1e-8);
+        }
     }
 
     #[test]
