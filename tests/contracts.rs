@@ -232,7 +232,8 @@ fn parity_bases_have_the_expected_parameters() {
 }
 
 /// Methods whose first values depend on the seed whatever their settings.
-const RANDOM: [&str; 15] = [
+const RANDOM: [&str; 16] = [
+    "unilora",
     "deft",
     "peanut",
     "adalora",

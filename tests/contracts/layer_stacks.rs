@@ -5,7 +5,7 @@ use hybrid_adapters::AdapterConfig;
 use hybrid_models::SiteKind;
 use serde_json::json;
 
-use super::counts::{at_queries_and_values, factors, keys, last_block, name, pair, words};
+use super::counts::{at_queries_and_values, factors, keys, last_block, name, norm, pair, words};
 use super::stacks::Expected;
 
 /// `n` small matrices that all adapters share, counted once.
@@ -153,6 +153,19 @@ pub(super) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
         (
             stack(json!([{"method": "deft", "r": 2, "para": true}])),
             |path, kind| at_queries_and_values(path, kind, |_, d_out| 2 * d_out),
+        ),
+        (
+            stack(
+                json!([{"method": "unilora", "r": 3, "theta_d_length": 20, "init_theta_d_bound": 2.0}]),
+            ),
+            |path, kind| usize::from(words(1, path, kind) > 0) * 20,
+        ),
+        (
+            stack(
+                json!([{"method": "unilora", "r": 1, "theta_d_length": 12, "init_weights": false,
+                          "save_indices": true, "proj_seed": 7}, {"method": "layer_norm"}]),
+            ),
+            |path, kind| norm(kind) + usize::from(words(1, path, kind) > 0) * 12,
         ),
     ]
 }

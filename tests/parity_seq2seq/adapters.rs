@@ -38,6 +38,7 @@ impl Case {
             json!([{"method": "loreft", "r": 2, "suffix_positions": 2, "layers_to_transform": [0],
                     "exclude_modules": r".*decoder\..*"}]),
             json!([{"method": "poly", "r": 2}]),
+            json!([{"method": "unilora", "r": 2, "theta_d_length": 30, "init_weights": false}]),
             json!([{"method": "unfreeze", "modules": whole}]),
             json!([{"method": "prompt_tuning", "num_virtual_tokens": 2}, {"method": "lora", "r": 2}]),
             json!([{"method": "prefix_tuning", "num_virtual_tokens": 2}]),
@@ -71,8 +72,9 @@ fn parity_bases_start_as_they_are_and_merge_to_what_adapters_compute() {
         for stack in case.stacks() {
             let text = format!("{}: {stack}", case.fixture.name);
             let adapters = case.adapters(&stack);
-            let in_front = adapters.configs().iter().any(AdapterConfig::is_in_front);
-            if !in_front {
+            let configs = adapters.configs();
+            let in_front = configs.iter().any(AdapterConfig::is_in_front);
+            if configs.iter().all(AdapterConfig::starts_as_base) {
                 close(&text, &logits(&case.model, &adapters), &base, 1e-5);
             }
             let adapters = moved(adapters);

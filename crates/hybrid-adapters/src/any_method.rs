@@ -38,6 +38,7 @@ use crate::shira::Shira;
 use crate::site_map::SiteMap;
 use crate::trainable_tokens::TrainableTokens;
 use crate::unfreeze::Unfreeze;
+use crate::unilora::Unilora;
 use crate::unipelt::Unipelt;
 use crate::vblora::Vblora;
 use crate::vera::Vera;
@@ -86,6 +87,7 @@ pub(crate) enum AnyMethod {
     Pvera(SiteMap<Pvera>),
     Peanut(SiteMap<Peanut>),
     Deft(SiteMap<Deft>),
+    Unilora(Unilora),
 }
 
 /// What is in a method, whichever it is.
@@ -128,6 +130,7 @@ macro_rules! each {
             AnyMethod::Pvera($method) => $result,
             AnyMethod::Peanut($method) => $result,
             AnyMethod::Deft($method) => $result,
+            AnyMethod::Unilora($method) => $result,
         }
     };
 }
@@ -190,6 +193,7 @@ impl AnyMethod {
             AdapterConfig::Pvera(config) => Self::Pvera(site_method::init(config, building)?),
             AdapterConfig::Peanut(config) => Self::Peanut(site_method::init(config, building)?),
             AdapterConfig::Deft(config) => Self::Deft(site_method::init(config, building)?),
+            AdapterConfig::Unilora(config) => Self::Unilora(Unilora::init(config, building)?),
         })
     }
 

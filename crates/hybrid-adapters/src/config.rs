@@ -37,12 +37,13 @@ use crate::shira::ShiraConfig;
 use crate::site_method::{PeftForm, SiteConfig};
 use crate::trainable_tokens::TrainableTokensConfig;
 use crate::unfreeze::UnfreezeConfig;
+use crate::unilora::UniloraConfig;
 use crate::unipelt::UnipeltConfig;
 use crate::vblora::VbloraConfig;
 use crate::vera::VeraConfig;
 use crate::{
     boft, c3a, deft, delora, fourierft, gralora, hira, hra, loha, lokr, miss, oft, peanut, poly,
-    pvera, randlora, road, shira, vblora, vera,
+    pvera, randlora, road, shira, unilora, vblora, vera,
 };
 
 /// One method of a stack.
@@ -121,6 +122,8 @@ pub enum AdapterConfig {
     Peanut(PeanutConfig),
     /// Other outputs in the place of a part of linear layers' outputs.
     Deft(DeftConfig),
+    /// LoRA's factors from the values of one short vector.
+    Unilora(UniloraConfig),
 }
 
 impl AdapterConfig {
@@ -170,6 +173,7 @@ impl AdapterConfig {
             Self::Pvera(config) => config,
             Self::Peanut(config) => config,
             Self::Deft(config) => config,
+            Self::Unilora(config) => config,
             _ => return None,
         })
     }
@@ -186,6 +190,7 @@ impl AdapterConfig {
             Self::C3a(config) => config.init_weights == C3aInit::Zero(true),
             Self::Poly(config) => config.init_weights,
             Self::Deft(config) => !config.para,
+            Self::Unilora(_) => false,
             config => !config.is_in_front(),
         }
     }
@@ -216,7 +221,7 @@ impl AdapterConfig {
 }
 
 /// How PEFT's files have the methods of [`AdapterConfig::at_sites`].
-pub(crate) const FORMS: [&PeftForm; 20] = [
+pub(crate) const FORMS: [&PeftForm; 21] = [
     &vera::FORM,
     &loha::FORM,
     &lokr::FORM,
@@ -237,6 +242,7 @@ pub(crate) const FORMS: [&PeftForm; 20] = [
     &pvera::FORM,
     &peanut::FORM,
     &deft::FORM,
+    &unilora::FORM,
 ];
 
 #[cfg(test)]
@@ -271,6 +277,7 @@ mod tests {
             r#"{"method": "poly", "n_tasks": 3, "task": 2}"#,
             r#"{"method": "peanut", "depth": 2, "act_fn": "silu"}"#,
             r#"{"method": "deft", "alpha": 3}"#,
+            r#"{"method": "unilora", "theta_d_length": 12, "save_indices": true}"#,
         ] {
             let config: AdapterConfig = serde_json::from_str(text).unwrap();
             let value = serde_json::to_value(&config).unwrap();
