@@ -264,7 +264,8 @@ fn parity_bases_see_the_same_first_values_for_the_same_seed() {
                 let config = serde_json::to_value(method).unwrap();
                 let in_front = AdapterConfig::is_in_front(method);
                 in_front && config["init_token_ids"].is_null()
-                    || ["fourierft", "c3a"].contains(&name) && config["init_weights"] != true
+                    || ["fourierft", "c3a", "tinylora"].contains(&name)
+                        && config["init_weights"] != true
                     || RANDOM.contains(&name)
                     || name == "lora"
                         && !["pissa", "olora"]

@@ -46,7 +46,7 @@ const TYPES: [&str; 25] = [
 ];
 
 /// Further ones, of which the copy in the repository has fixtures.
-const OTHER_TYPES: [&str; 1] = ["UNILORA"];
+const OTHER_TYPES: [&str; 2] = ["UNILORA", "TINYLORA"];
 
 /// A fixture with its base and adapter loaded.
 struct Case {

@@ -96,6 +96,10 @@ fn stacks(has_bias: bool) -> Vec<(Value, bool)> {
             true,
         ),
         (
+            json!([{"method": "tinylora", "u": 3, "weight_tying": 0.5}]),
+            true,
+        ),
+        (
             json!([{"method": "p_tuning", "num_virtual_tokens": 3, "encoder_hidden_size": 4,
                     "encoder_reparameterization_type": "LSTM", "encoder_num_layers": 3}]),
             false,

@@ -167,5 +167,21 @@ pub(super) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
             ),
             |path, kind| norm(kind) + usize::from(words(1, path, kind) > 0) * 12,
         ),
+        (
+            stack(json!([{"method": "tinylora", "u": 3, "weight_tying": 0.5,
+                          "init_weights": "uniform", "init_v_bound": 2.0}])),
+            |path, _| 3 * usize::from(matches!(name(path), "query" | "q_lin")),
+        ),
+        (
+            stack(json!([{"method": "tinylora", "r": 1, "u": 5, "save_projection": false}])),
+            |path, kind| at_queries_and_values(path, kind, |_, _| 5),
+        ),
+        (
+            stack(
+                json!([{"method": "tinylora", "r": 3, "u": 2, "weight_tying": 1.0, "projection_seed": 5,
+                          "save_projection": false}]),
+            ),
+            |path, kind| usize::from(words(1, path, kind) > 0) * 2,
+        ),
     ]
 }

@@ -39,6 +39,7 @@ impl Case {
                     "exclude_modules": r".*decoder\..*"}]),
             json!([{"method": "poly", "r": 2}]),
             json!([{"method": "unilora", "r": 2, "theta_d_length": 30, "init_weights": false}]),
+            json!([{"method": "tinylora", "u": 3, "weight_tying": 0.5}]),
             json!([{"method": "unfreeze", "modules": whole}]),
             json!([{"method": "prompt_tuning", "num_virtual_tokens": 2}, {"method": "lora", "r": 2}]),
             json!([{"method": "prefix_tuning", "num_virtual_tokens": 2}]),

@@ -36,6 +36,7 @@ use crate::randlora::Randlora;
 use crate::road::Road;
 use crate::shira::Shira;
 use crate::site_map::SiteMap;
+use crate::tinylora::Tinylora;
 use crate::trainable_tokens::TrainableTokens;
 use crate::unfreeze::Unfreeze;
 use crate::unilora::Unilora;
@@ -88,6 +89,7 @@ pub(crate) enum AnyMethod {
     Peanut(SiteMap<Peanut>),
     Deft(SiteMap<Deft>),
     Unilora(Unilora),
+    Tinylora(Tinylora),
 }
 
 /// What is in a method, whichever it is.
@@ -131,6 +133,7 @@ macro_rules! each {
             AnyMethod::Peanut($method) => $result,
             AnyMethod::Deft($method) => $result,
             AnyMethod::Unilora($method) => $result,
+            AnyMethod::Tinylora($method) => $result,
         }
     };
 }
@@ -194,6 +197,7 @@ impl AnyMethod {
             AdapterConfig::Peanut(config) => Self::Peanut(site_method::init(config, building)?),
             AdapterConfig::Deft(config) => Self::Deft(site_method::init(config, building)?),
             AdapterConfig::Unilora(config) => Self::Unilora(Unilora::init(config, building)?),
+            AdapterConfig::Tinylora(config) => Self::Tinylora(Tinylora::init(config, building)?),
         })
     }
 

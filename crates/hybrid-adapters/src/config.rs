@@ -35,6 +35,7 @@ use crate::randlora::RandloraConfig;
 use crate::road::RoadConfig;
 use crate::shira::ShiraConfig;
 use crate::site_method::{PeftForm, SiteConfig};
+use crate::tinylora::TinyloraConfig;
 use crate::trainable_tokens::TrainableTokensConfig;
 use crate::unfreeze::UnfreezeConfig;
 use crate::unilora::UniloraConfig;
@@ -43,7 +44,7 @@ use crate::vblora::VbloraConfig;
 use crate::vera::VeraConfig;
 use crate::{
     boft, c3a, deft, delora, fourierft, gralora, hira, hra, loha, lokr, miss, oft, peanut, poly,
-    pvera, randlora, road, shira, unilora, vblora, vera,
+    pvera, randlora, road, shira, tinylora, unilora, vblora, vera,
 };
 
 /// One method of a stack.
@@ -124,6 +125,8 @@ pub enum AdapterConfig {
     Deft(DeftConfig),
     /// LoRA's factors from the values of one short vector.
     Unilora(UniloraConfig),
+    /// A very short vector between the leading singular vectors of linear layers' weights.
+    Tinylora(TinyloraConfig),
 }
 
 impl AdapterConfig {
@@ -174,6 +177,7 @@ impl AdapterConfig {
             Self::Peanut(config) => config,
             Self::Deft(config) => config,
             Self::Unilora(config) => config,
+            Self::Tinylora(config) => config,
             _ => return None,
         })
     }
@@ -191,6 +195,7 @@ impl AdapterConfig {
             Self::Poly(config) => config.init_weights,
             Self::Deft(config) => !config.para,
             Self::Unilora(_) => false,
+            Self::Tinylora(config) => config.starts_at_zero(),
             config => !config.is_in_front(),
         }
     }
@@ -221,7 +226,7 @@ impl AdapterConfig {
 }
 
 /// How PEFT's files have the methods of [`AdapterConfig::at_sites`].
-pub(crate) const FORMS: [&PeftForm; 21] = [
+pub(crate) const FORMS: [&PeftForm; 22] = [
     &vera::FORM,
     &loha::FORM,
     &lokr::FORM,
@@ -243,6 +248,7 @@ pub(crate) const FORMS: [&PeftForm; 21] = [
     &peanut::FORM,
     &deft::FORM,
     &unilora::FORM,
+    &tinylora::FORM,
 ];
 
 #[cfg(test)]
@@ -278,6 +284,7 @@ mod tests {
             r#"{"method": "peanut", "depth": 2, "act_fn": "silu"}"#,
             r#"{"method": "deft", "alpha": 3}"#,
             r#"{"method": "unilora", "theta_d_length": 12, "save_indices": true}"#,
+            r#"{"method": "tinylora", "init_weights": "uniform", "weight_tying": 0.5}"#,
         ] {
             let config: AdapterConfig = serde_json::from_str(text).unwrap();
             let value = serde_json::to_value(&config).unwrap();

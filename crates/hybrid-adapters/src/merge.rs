@@ -138,9 +138,10 @@ mod tests {
             9 => json!({"method": "miss", "r": 2, "target_modules": ["dense"]}),
             10 => json!({"method": "road", "group_size": 2, "target_modules": ["dense"]}),
             11 => json!({"method": "shira", "r": 1, "target_modules": ["dense"]}),
-            _ => {
+            12 => {
                 json!({"method": "unilora", "r": 2, "theta_d_length": 5, "target_modules": ["dense"]})
             }
+            _ => json!({"method": "tinylora", "r": 3, "u": 2, "target_modules": ["dense"]}),
         };
         methods
             .iter()
@@ -152,7 +153,7 @@ mod tests {
         /// Merging commutes with stacking, in every order.
         #[test]
         fn a_merged_layer_computes_what_the_stack_computes(
-            order in prop::sample::subsequence((0..=12).collect::<Vec<usize>>(), 1..=4).prop_shuffle(),
+            order in prop::sample::subsequence((0..=13).collect::<Vec<usize>>(), 1..=4).prop_shuffle(),
             values in prop::collection::vec(-1.0f32..1.0, D_IN * D_OUT + D_OUT + 2 * D_IN),
             moves in prop::collection::vec(-1.0f32..1.0, 64),
             next_to_base in 0usize..5,

@@ -40,6 +40,9 @@ const PROMPT: &str = "prompt_embeddings";
 /// Keys without anything before them: [`PROMPT`] and what multitask prompts have beside it.
 const BARE: [&str; 3] = [PROMPT, "prefix_task_cols", "prefix_task_rows"];
 
+/// What stands before the numbers of tensors that several sites share each.
+const NUMBERED: [&str; 1] = ["tinylora_v."];
+
 /// The tensors of an adapter's folder as float32, and the file that holds them.
 ///
 /// # Errors
@@ -81,8 +84,9 @@ fn full_key(start: &str, prefix: &str, key: &str) -> String {
     }
 }
 
-/// Whether a key is one of [`BARE`] or of a tensor that all sites share: below no module.
+/// Whether a key is one of [`BARE`] or of a tensor that all sites share, or several: below no module.
 fn is_whole(key: &str) -> bool {
+    let of_several = |name: &str| NUMBERED.iter().any(|start| name.starts_with(start));
     let shared = key.strip_prefix("base_model.");
-    BARE.contains(&key) || shared.is_some_and(|name| !name.contains('.'))
+    BARE.contains(&key) || shared.is_some_and(|name| !name.contains('.') || of_several(name))
 }
