@@ -46,7 +46,7 @@ const TYPES: [&str; 25] = [
 ];
 
 /// Further ones, of which the copy in the repository has fixtures.
-const OTHER_TYPES: [&str; 2] = ["UNILORA", "TINYLORA"];
+const OTHER_TYPES: [&str; 3] = ["UNILORA", "TINYLORA", "BEFT"];
 
 /// A fixture with its base and adapter loaded.
 struct Case {

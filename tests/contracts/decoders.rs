@@ -100,6 +100,10 @@ fn stacks(has_bias: bool) -> Vec<(Value, bool)> {
             true,
         ),
         (
+            json!([{"method": "beft", "target_modules": ["v_proj", "c_attn"]}]),
+            has_bias,
+        ),
+        (
             json!([{"method": "p_tuning", "num_virtual_tokens": 3, "encoder_hidden_size": 4,
                     "encoder_reparameterization_type": "LSTM", "encoder_num_layers": 3}]),
             false,

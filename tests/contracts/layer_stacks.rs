@@ -183,5 +183,21 @@ pub(super) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
             ),
             |path, kind| usize::from(words(1, path, kind) > 0) * 2,
         ),
+        (stack(json!([{"method": "beft"}])), |path, kind| {
+            match (name(path), kind) {
+                ("value" | "v_lin", SiteKind::Linear { d_out, .. }) => *d_out,
+                _ => 0,
+            }
+        }),
+        (
+            stack(
+                json!([{"method": "lora", "r": 1}, {"method": "beft", "target_modules": ["query", "q_lin"]}]),
+            ),
+            |path, kind| match (name(path), kind) {
+                ("query" | "q_lin", SiteKind::Linear { d_out, .. }) => factors(1, kind) + d_out,
+                ("value" | "v_lin", _) => factors(1, kind),
+                _ => 0,
+            },
+        ),
     ]
 }

@@ -4,6 +4,7 @@ use burn::module::Module;
 
 use crate::adalora::Adalora;
 use crate::adaption_prompt::AdaptionPrompt;
+use crate::beft::Beft;
 use crate::bitfit::Bitfit;
 use crate::boft::Boft;
 use crate::bottleneck::Bottleneck;
@@ -90,6 +91,7 @@ pub(crate) enum AnyMethod {
     Deft(SiteMap<Deft>),
     Unilora(Unilora),
     Tinylora(Tinylora),
+    Beft(Beft),
 }
 
 /// What is in a method, whichever it is.
@@ -134,6 +136,7 @@ macro_rules! each {
             AnyMethod::Deft($method) => $result,
             AnyMethod::Unilora($method) => $result,
             AnyMethod::Tinylora($method) => $result,
+            AnyMethod::Beft($method) => $result,
         }
     };
 }
@@ -198,6 +201,7 @@ impl AnyMethod {
             AdapterConfig::Deft(config) => Self::Deft(site_method::init(config, building)?),
             AdapterConfig::Unilora(config) => Self::Unilora(Unilora::init(config, building)?),
             AdapterConfig::Tinylora(config) => Self::Tinylora(Tinylora::init(config, building)?),
+            AdapterConfig::Beft(config) => Self::Beft(Beft::init(config, building)?),
         })
     }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::adalora::AdaloraConfig;
 use crate::adaption_prompt::AdaptionPromptConfig;
+use crate::beft::BeftConfig;
 use crate::bitfit::BitfitConfig;
 use crate::boft::BoftConfig;
 use crate::bottleneck::BottleneckConfig;
@@ -43,8 +44,8 @@ use crate::unipelt::UnipeltConfig;
 use crate::vblora::VbloraConfig;
 use crate::vera::VeraConfig;
 use crate::{
-    boft, c3a, deft, delora, fourierft, gralora, hira, hra, loha, lokr, miss, oft, peanut, poly,
-    pvera, randlora, road, shira, tinylora, unilora, vblora, vera,
+    beft, boft, c3a, deft, delora, fourierft, gralora, hira, hra, loha, lokr, miss, oft, peanut,
+    poly, pvera, randlora, road, shira, tinylora, unilora, vblora, vera,
 };
 
 /// One method of a stack.
@@ -127,6 +128,8 @@ pub enum AdapterConfig {
     Unilora(UniloraConfig),
     /// A very short vector between the leading singular vectors of linear layers' weights.
     Tinylora(TinyloraConfig),
+    /// A bias on top of linear layers' own.
+    Beft(BeftConfig),
 }
 
 impl AdapterConfig {
@@ -178,6 +181,7 @@ impl AdapterConfig {
             Self::Deft(config) => config,
             Self::Unilora(config) => config,
             Self::Tinylora(config) => config,
+            Self::Beft(config) => config,
             _ => return None,
         })
     }
@@ -226,7 +230,7 @@ impl AdapterConfig {
 }
 
 /// How PEFT's files have the methods of [`AdapterConfig::at_sites`].
-pub(crate) const FORMS: [&PeftForm; 22] = [
+pub(crate) const FORMS: [&PeftForm; 23] = [
     &vera::FORM,
     &loha::FORM,
     &lokr::FORM,
@@ -249,6 +253,7 @@ pub(crate) const FORMS: [&PeftForm; 22] = [
     &deft::FORM,
     &unilora::FORM,
     &tinylora::FORM,
+    &beft::FORM,
 ];
 
 #[cfg(test)]
@@ -285,6 +290,7 @@ mod tests {
             r#"{"method": "deft", "alpha": 3}"#,
             r#"{"method": "unilora", "theta_d_length": 12, "save_indices": true}"#,
             r#"{"method": "tinylora", "init_weights": "uniform", "weight_tying": 0.5}"#,
+            r#"{"method": "beft"}"#,
         ] {
             let config: AdapterConfig = serde_json::from_str(text).unwrap();
             let value = serde_json::to_value(&config).unwrap();
