@@ -140,7 +140,13 @@ fn parity_bases_merge_to_the_same_function() {
             let adapters = moved(adapters);
             let merged = adapters.merge(&bench.model);
             let beside = |config: &&AdapterConfig| {
-                let beside = ["bottleneck", "compacter", "loreft", "adaption_prompt"];
+                let beside = [
+                    "bottleneck",
+                    "compacter",
+                    "loreft",
+                    "adaption_prompt",
+                    "lily",
+                ];
                 beside.contains(&config.name()) || config.is_in_front()
             };
             if let Some(config) = adapters.configs().iter().find(beside) {
@@ -232,7 +238,8 @@ fn parity_bases_have_the_expected_parameters() {
 }
 
 /// Methods whose first values depend on the seed whatever their settings.
-const RANDOM: [&str; 16] = [
+const RANDOM: [&str; 17] = [
+    "lily",
     "unilora",
     "deft",
     "peanut",

@@ -26,7 +26,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 TOLERANCE = 1e-4
 
 # Methods that PEFT does not merge into a base.
-NEVER_MERGED = {PeftType.POLY, PeftType.ADAPTION_PROMPT}
+NEVER_MERGED = {PeftType.POLY, PeftType.ADAPTION_PROMPT, PeftType.LILY}
 
 
 def lacks_bias(model):

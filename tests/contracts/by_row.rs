@@ -11,8 +11,9 @@ use crate::any_base::host;
 use crate::fixtures;
 
 /// Methods that a row cannot have for itself.
-const SHARED: [&str; 7] = [
+const SHARED: [&str; 8] = [
     "adaption_prompt",
+    "lily",
     "multitask_prompt_tuning",
     "p_tuning",
     "poly",

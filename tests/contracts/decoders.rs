@@ -104,6 +104,10 @@ fn stacks(has_bias: bool) -> Vec<(Value, bool)> {
             has_bias,
         ),
         (
+            json!([{"method": "lily", "r": 3, "stride_A": 2, "target_modules": "all-linear"}]),
+            false,
+        ),
+        (
             json!([{"method": "p_tuning", "num_virtual_tokens": 3, "encoder_hidden_size": 4,
                     "encoder_reparameterization_type": "LSTM", "encoder_num_layers": 3}]),
             false,

@@ -5,7 +5,9 @@ use hybrid_adapters::AdapterConfig;
 use hybrid_models::SiteKind;
 use serde_json::json;
 
-use super::counts::{at_queries_and_values, factors, keys, last_block, name, norm, pair, words};
+use super::counts::{
+    at_queries_and_values, factors, in_head, in_layer, keys, last_block, name, norm, pair, words,
+};
 use super::stacks::Expected;
 
 /// `n` small matrices that all adapters share, counted once.
@@ -37,6 +39,17 @@ fn unipelt(path: &str, kind: &SiteKind) -> usize {
     };
     let lora = at_queries_and_values(path, kind, |d_in, d_out| 2 * (d_in + d_out));
     keys(2, path, kind) + lora + inner
+}
+
+/// Whether a path lies in the first of two layers that share.
+fn is_first_of_two(path: &str) -> bool {
+    let layer = path.split(".layer.").nth(1);
+    let layer = layer.and_then(|rest| rest.split('.').next());
+    layer.is_some_and(|layer| {
+        layer
+            .parse()
+            .is_ok_and(|layer: usize| layer.is_multiple_of(2))
+    })
 }
 
 /// Stacks with the number of parameters that each must have, by site.
@@ -196,6 +209,34 @@ pub(super) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
             |path, kind| match (name(path), kind) {
                 ("query" | "q_lin", SiteKind::Linear { d_out, .. }) => factors(1, kind) + d_out,
                 ("value" | "v_lin", _) => factors(1, kind),
+                _ => 0,
+            },
+        ),
+        (
+            stack(json!([{"method": "lily", "r": 3, "stride_A": 2, "num_B": 3, "scaling": 2.0}])),
+            |path, kind| {
+                let first = |is_first: bool| usize::from(is_first);
+                match (name(path), kind) {
+                    (
+                        "query" | "value" | "q_lin" | "v_lin",
+                        SiteKind::Linear { d_in, d_out, .. },
+                    ) => {
+                        let a = first(is_first_of_two(path)) * 3 * d_in;
+                        a + first(in_layer(path, 0)) * 9 * d_out + 9
+                    }
+                    _ => 0,
+                }
+            },
+        ),
+        (
+            stack(
+                json!([{"method": "lily", "r": 2, "init_weights": false, "target_modules": "all-linear"}]),
+            ),
+            |path, kind| match kind {
+                SiteKind::Linear { d_in, d_out, .. } if !in_head(path) => {
+                    let is_first = in_layer(path, 0) || !path.contains(".layer.");
+                    2 * d_in + usize::from(is_first) * 4 * d_out + 4
+                }
                 _ => 0,
             },
         ),

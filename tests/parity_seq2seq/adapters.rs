@@ -41,6 +41,7 @@ impl Case {
             json!([{"method": "unilora", "r": 2, "theta_d_length": 30, "init_weights": false}]),
             json!([{"method": "tinylora", "u": 3, "weight_tying": 0.5}]),
             json!([{"method": "beft"}]),
+            json!([{"method": "lily", "r": 2, "stride_A": 2}]),
             json!([{"method": "unfreeze", "modules": whole}]),
             json!([{"method": "prompt_tuning", "num_virtual_tokens": 2}, {"method": "lora", "r": 2}]),
             json!([{"method": "prefix_tuning", "num_virtual_tokens": 2}]),
@@ -86,7 +87,7 @@ fn parity_bases_start_as_they_are_and_merge_to_what_adapters_compute() {
                 Ok(merged) => close(&text, &logits(&merged, &NoHooks), &adapted, 1e-2),
                 Err(error) => {
                     // T5 has no bias that BEFT's could be added to.
-                    let beside = ["bottleneck", "loreft", "beft"];
+                    let beside = ["bottleneck", "loreft", "lily", "beft"];
                     let is_beside = beside.iter().any(|name| text.contains(name));
                     assert!(in_front || is_beside, "{text}: {error}");
                 }

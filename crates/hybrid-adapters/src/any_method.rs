@@ -19,6 +19,7 @@ use crate::hira::Hira;
 use crate::hra::Hra;
 use crate::ia3::Ia3;
 use crate::layer_norm::LayerNormTuning;
+use crate::lily::Lily;
 use crate::loha::Loha;
 use crate::lokr::Lokr;
 use crate::lora::Lora;
@@ -92,6 +93,7 @@ pub(crate) enum AnyMethod {
     Unilora(Unilora),
     Tinylora(Tinylora),
     Beft(Beft),
+    Lily(Lily),
 }
 
 /// What is in a method, whichever it is.
@@ -137,6 +139,7 @@ macro_rules! each {
             AnyMethod::Unilora($method) => $result,
             AnyMethod::Tinylora($method) => $result,
             AnyMethod::Beft($method) => $result,
+            AnyMethod::Lily($method) => $result,
         }
     };
 }
@@ -202,6 +205,7 @@ impl AnyMethod {
             AdapterConfig::Unilora(config) => Self::Unilora(Unilora::init(config, building)?),
             AdapterConfig::Tinylora(config) => Self::Tinylora(Tinylora::init(config, building)?),
             AdapterConfig::Beft(config) => Self::Beft(Beft::init(config, building)?),
+            AdapterConfig::Lily(config) => Self::Lily(Lily::init(config, building)?),
         })
     }
 

@@ -52,7 +52,7 @@ const WORDS: &str = "in front of the words";
 
 /// All methods, in the order of [`AdapterConfig`].
 #[rustfmt::skip]
-const CATALOGUE: [MethodInfo; 39] = [
+const CATALOGUE: [MethodInfo; 40] = [
     method("lora", "a low-rank side path", "Hu et al. 2021, arXiv:2106.09685", "linear layers, embeddings", true, Some("LORA"), "{}"),
     method("adalora", "LoRA whose ranks go where they matter", "Zhang et al. 2023, arXiv:2303.10512", LINEAR, true, Some("ADALORA"), "{}"),
     method("ia3", "scales of activations", "Liu et al. 2022, arXiv:2205.05638", LINEAR, true, Some("IA3"), "{}"),
@@ -92,6 +92,7 @@ const CATALOGUE: [MethodInfo; 39] = [
     method("unilora", "LoRA out of one short vector's values", "Li et al. 2025, arXiv:2506.00799", LINEAR, true, Some("UNILORA"), "{}"),
     method("tinylora", "a few values between singular vectors of the weight", "Morris et al. 2026, arXiv:2602.04118", LINEAR, true, Some("TINYLORA"), "{}"),
     method("beft", "a bias on top of the layer's own", "Huang et al. 2025, arXiv:2509.15974", LINEAR, true, Some("BEFT"), "{}"),
+    method("lily", "low-rank side paths with factors that layers share and mix", "Zhong et al. 2024, arXiv:2407.09946", LINEAR, false, Some("LILY"), "{}"),
 ];
 
 /// All methods.

@@ -19,6 +19,7 @@ use crate::hira::HiraConfig;
 use crate::hra::HraConfig;
 use crate::ia3::Ia3Config;
 use crate::layer_norm::LayerNormConfig;
+use crate::lily::LilyConfig;
 use crate::loha::LohaConfig;
 use crate::lokr::LokrConfig;
 use crate::lora::{LoraConfig, LoraInit};
@@ -44,8 +45,8 @@ use crate::unipelt::UnipeltConfig;
 use crate::vblora::VbloraConfig;
 use crate::vera::VeraConfig;
 use crate::{
-    beft, boft, c3a, deft, delora, fourierft, gralora, hira, hra, loha, lokr, miss, oft, peanut,
-    poly, pvera, randlora, road, shira, tinylora, unilora, vblora, vera,
+    beft, boft, c3a, deft, delora, fourierft, gralora, hira, hra, lily, loha, lokr, miss, oft,
+    peanut, poly, pvera, randlora, road, shira, tinylora, unilora, vblora, vera,
 };
 
 /// One method of a stack.
@@ -130,6 +131,8 @@ pub enum AdapterConfig {
     Tinylora(TinyloraConfig),
     /// A bias on top of linear layers' own.
     Beft(BeftConfig),
+    /// Low-rank side paths next to linear layers with factors that layers share and mix.
+    Lily(LilyConfig),
 }
 
 impl AdapterConfig {
@@ -182,6 +185,7 @@ impl AdapterConfig {
             Self::Unilora(config) => config,
             Self::Tinylora(config) => config,
             Self::Beft(config) => config,
+            Self::Lily(config) => config,
             _ => return None,
         })
     }
@@ -200,6 +204,7 @@ impl AdapterConfig {
             Self::Deft(config) => !config.para,
             Self::Unilora(_) => false,
             Self::Tinylora(config) => config.starts_at_zero(),
+            Self::Lily(config) => config.init_weights,
             config => !config.is_in_front(),
         }
     }
@@ -230,7 +235,7 @@ impl AdapterConfig {
 }
 
 /// How PEFT's files have the methods of [`AdapterConfig::at_sites`].
-pub(crate) const FORMS: [&PeftForm; 23] = [
+pub(crate) const FORMS: [&PeftForm; 24] = [
     &vera::FORM,
     &loha::FORM,
     &lokr::FORM,
@@ -254,6 +259,7 @@ pub(crate) const FORMS: [&PeftForm; 23] = [
     &unilora::FORM,
     &tinylora::FORM,
     &beft::FORM,
+    &lily::FORM,
 ];
 
 #[cfg(test)]
@@ -291,6 +297,7 @@ mod tests {
             r#"{"method": "unilora", "theta_d_length": 12, "save_indices": true}"#,
             r#"{"method": "tinylora", "init_weights": "uniform", "weight_tying": 0.5}"#,
             r#"{"method": "beft"}"#,
+            r#"{"method": "lily", "stride_A": 2, "num_B": 3}"#,
         ] {
             let config: AdapterConfig = serde_json::from_str(text).unwrap();
             let value = serde_json::to_value(&config).unwrap();

@@ -15,6 +15,7 @@ use crate::{
 };
 
 mod in_front;
+mod lily;
 
 /// The PEFT release whose keys are written.
 const PEFT_VERSION: &str = "0.21.2";
@@ -117,6 +118,12 @@ pub(super) fn config_text(
                         json!(config.target_modules.as_deref().or(name)),
                     ),
                 ]
+            }
+            (AdapterConfig::Lily(config), method) => {
+                let mut keys = at_sites(config, &[], prefix, false);
+                let sites = method.as_method().sites();
+                keys.extend(lily::targets(config, base, &sites, prefix));
+                keys
             }
             (config, method) => match config.at_sites() {
                 Some(config) => {
