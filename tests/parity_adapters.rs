@@ -46,7 +46,7 @@ const TYPES: [&str; 25] = [
 ];
 
 /// Further ones, of which the copy in the repository has fixtures.
-const OTHER_TYPES: [&str; 4] = ["UNILORA", "TINYLORA", "BEFT", "LILY"];
+const OTHER_TYPES: [&str; 5] = ["UNILORA", "TINYLORA", "BEFT", "LILY", "CARTRIDGE"];
 
 /// A fixture with its base and adapter loaded.
 struct Case {

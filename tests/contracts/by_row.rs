@@ -11,8 +11,9 @@ use crate::any_base::host;
 use crate::fixtures;
 
 /// Methods that a row cannot have for itself.
-const SHARED: [&str; 8] = [
+const SHARED: [&str; 9] = [
     "adaption_prompt",
+    "cartridge",
     "lily",
     "multitask_prompt_tuning",
     "p_tuning",

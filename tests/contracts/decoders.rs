@@ -108,6 +108,10 @@ fn stacks(has_bias: bool) -> Vec<(Value, bool)> {
             false,
         ),
         (
+            json!([{"method": "cartridge", "num_virtual_tokens": 3, "num_frozen_tokens": 2}]),
+            false,
+        ),
+        (
             json!([{"method": "p_tuning", "num_virtual_tokens": 3, "encoder_hidden_size": 4,
                     "encoder_reparameterization_type": "LSTM", "encoder_num_layers": 3}]),
             false,

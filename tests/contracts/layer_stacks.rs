@@ -240,5 +240,20 @@ pub(super) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
                 _ => 0,
             },
         ),
+        (
+            stack(
+                json!([{"method": "cartridge", "num_virtual_tokens": 4, "num_frozen_tokens": 2}]),
+            ),
+            |path, kind| keys(2, path, kind),
+        ),
+        (
+            stack(
+                json!([{"method": "cartridge", "num_virtual_tokens": 3, "init_token_ids": [6, 1]},
+                         {"method": "lora", "r": 1}]),
+            ),
+            |path, kind| {
+                keys(2, path, kind) + at_queries_and_values(path, kind, |d_in, d_out| d_in + d_out)
+            },
+        ),
     ]
 }

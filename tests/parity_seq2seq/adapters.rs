@@ -42,6 +42,7 @@ impl Case {
             json!([{"method": "tinylora", "u": 3, "weight_tying": 0.5}]),
             json!([{"method": "beft"}]),
             json!([{"method": "lily", "r": 2, "stride_A": 2}]),
+            json!([{"method": "cartridge", "num_virtual_tokens": 3}]),
             json!([{"method": "unfreeze", "modules": whole}]),
             json!([{"method": "prompt_tuning", "num_virtual_tokens": 2}, {"method": "lora", "r": 2}]),
             json!([{"method": "prefix_tuning", "num_virtual_tokens": 2}]),

@@ -9,6 +9,7 @@ use crate::bitfit::Bitfit;
 use crate::boft::Boft;
 use crate::bottleneck::Bottleneck;
 use crate::c3a::C3a;
+use crate::cartridge::Cartridge;
 use crate::compacter::Compacter;
 use crate::config::AdapterConfig;
 use crate::deft::Deft;
@@ -70,6 +71,7 @@ pub(crate) enum AnyMethod {
     PTuning(PTuning),
     MultitaskPromptTuning(MultitaskPromptTuning),
     AdaptionPrompt(AdaptionPrompt),
+    Cartridge(Cartridge),
     Vera(SiteMap<Vera>),
     Loha(SiteMap<Loha>),
     Lokr(SiteMap<Lokr>),
@@ -105,6 +107,7 @@ macro_rules! each {
             AnyMethod::TrainableTokens($method) => $result,
             AnyMethod::MultitaskPromptTuning($method) => $result,
             AnyMethod::AdaptionPrompt($method) => $result,
+            AnyMethod::Cartridge($method) => $result,
             AnyMethod::Ia3($method) => $result,
             AnyMethod::Bitfit($method) => $result,
             AnyMethod::LayerNorm($method) => $result,
@@ -180,6 +183,7 @@ impl AnyMethod {
             AdapterConfig::AdaptionPrompt(config) => {
                 Self::AdaptionPrompt(AdaptionPrompt::init(config, building)?)
             }
+            AdapterConfig::Cartridge(config) => Self::Cartridge(Cartridge::init(config, building)?),
             AdapterConfig::Vera(config) => Self::Vera(site_method::init(config, building)?),
             AdapterConfig::Loha(config) => Self::Loha(site_method::init(config, building)?),
             AdapterConfig::Lokr(config) => Self::Lokr(site_method::init(config, building)?),

@@ -10,6 +10,7 @@ use crate::bitfit::BitfitConfig;
 use crate::boft::BoftConfig;
 use crate::bottleneck::BottleneckConfig;
 use crate::c3a::{C3aConfig, C3aInit};
+use crate::cartridge::CartridgeConfig;
 use crate::compacter::CompacterConfig;
 use crate::deft::DeftConfig;
 use crate::delora::DeloraConfig;
@@ -85,6 +86,8 @@ pub enum AdapterConfig {
     MultitaskPromptTuning(MultitaskPromptTuningConfig),
     /// Vectors that the upper layers attend to aside.
     AdaptionPrompt(AdaptionPromptConfig),
+    /// Keys and values in front of those of every layer, of which the first stay.
+    Cartridge(CartridgeConfig),
     /// One pair of frozen random matrices for all linear layers, and trained scales in each.
     Vera(VeraConfig),
     /// A Hadamard product of two low-rank matrices next to linear layers.
@@ -155,6 +158,7 @@ impl AdapterConfig {
             Self::PTuning(_) => "p_tuning",
             Self::MultitaskPromptTuning(_) => "multitask_prompt_tuning",
             Self::AdaptionPrompt(_) => "adaption_prompt",
+            Self::Cartridge(_) => "cartridge",
             config => config.at_sites().map_or("", |config| config.form().method),
         }
     }
@@ -217,6 +221,7 @@ impl AdapterConfig {
             Self::Unipelt(config) => config.num_virtual_tokens,
             Self::PTuning(config) => config.num_virtual_tokens,
             Self::MultitaskPromptTuning(config) => config.num_virtual_tokens,
+            Self::Cartridge(config) => config.num_virtual_tokens,
             _ => 0,
         }
     }
@@ -229,6 +234,7 @@ impl AdapterConfig {
                 | Self::PrefixTuning(_)
                 | Self::PTuning(_)
                 | Self::MultitaskPromptTuning(_)
+                | Self::Cartridge(_)
                 | Self::Unipelt(_)
         )
     }
@@ -294,6 +300,7 @@ mod tests {
             r#"{"method": "poly", "n_tasks": 3, "task": 2}"#,
             r#"{"method": "peanut", "depth": 2, "act_fn": "silu"}"#,
             r#"{"method": "deft", "alpha": 3}"#,
+            r#"{"method": "cartridge", "num_virtual_tokens": 4, "num_frozen_tokens": 2}"#,
             r#"{"method": "unilora", "theta_d_length": 12, "save_indices": true}"#,
             r#"{"method": "tinylora", "init_weights": "uniform", "weight_tying": 0.5}"#,
             r#"{"method": "beft"}"#,

@@ -103,6 +103,7 @@ pub(super) fn config_text(
             (AdapterConfig::PrefixTuning(config), _) => in_front::prefix_tuning(config, base),
             (AdapterConfig::PTuning(config), _) => in_front::p_tuning(config, base),
             (AdapterConfig::MultitaskPromptTuning(config), _) => in_front::multitask(config, base),
+            (AdapterConfig::Cartridge(config), _) => in_front::cartridge(config, base),
             (AdapterConfig::AdaptionPrompt(config), AnyMethod::AdaptionPrompt(method)) => {
                 let mut modules = method
                     .prompts()
