@@ -296,7 +296,9 @@ fn parity_bases_have_the_expected_parameters() {
 }
 
 /// Methods whose first values depend on the seed whatever their settings.
-const RANDOM: [&str; 16] = [
+const RANDOM: [&str; 18] = [
+    "lily",
+    "unilora",
     "deft",
     "glora",
     "peanut",
@@ -330,7 +332,7 @@ fn parity_bases_see_the_same_first_values_for_the_same_seed() {
                 let config = serde_json::to_value(method).unwrap();
                 let in_front = AdapterConfig::is_in_front(method);
                 in_front && config["init_token_ids"].is_null()
-                    || ["fourierft", "c3a", "waveft"].contains(&name)
+                    || ["fourierft", "c3a", "tinylora", "waveft"].contains(&name)
                         && config["init_weights"] != true
                     || RANDOM.contains(&name)
                     || name == "lora"

@@ -192,7 +192,8 @@ impl Tensors {
         let shape = self.shape(name).to_vec();
         match &self.0[name].1 {
             Values::Bytes(values) => TensorData::new(values.clone(), shape),
-            _ => TensorData::new(self.floats(name).to_vec(), shape),
+            Values::Int(values) => TensorData::new(values.clone(), shape),
+            Values::Float(values) => TensorData::new(values.clone(), shape),
         }
     }
 

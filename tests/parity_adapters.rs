@@ -16,7 +16,7 @@ use crate::fixtures::{self, Fixture, Tensors, Tolerance};
 mod faults;
 mod gradients;
 
-/// `peft_type`s that every folder of fixtures has.
+/// `peft_type`s of which every folder of fixtures has one.
 const TYPES: [&str; 25] = [
     "LORA",
     "ADALORA",
@@ -372,7 +372,7 @@ fn parity_of_frozen_tensors_made_anew() {
     for case in cases() {
         let name = &case.fixture.name;
         let peft_type = case.fixture.meta["peft_type"].as_str().unwrap();
-        if !["VERA", "RANDLORA", "DELORA"].contains(&peft_type) {
+        if !["VERA", "RANDLORA", "DELORA", "UNILORA"].contains(&peft_type) {
             continue;
         }
         let base = case.base.as_base();
@@ -382,7 +382,8 @@ fn parity_of_frozen_tensors_made_anew() {
         let made = stored(folder.path());
         let trained = case.fixture.meta["grad_l2_norms"].as_object().unwrap();
         for (key, expected) in case.stored() {
-            if trained.contains_key(&key) {
+            // In the model the vector of all sites has the name of the first.
+            if trained.contains_key(&key) || key.ends_with("unilora_theta_d") {
                 continue;
             }
             seen += 1;

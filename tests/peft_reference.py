@@ -26,7 +26,13 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 TOLERANCE = 1e-4
 
 # Methods that PEFT does not merge into a base.
-NEVER_MERGED = {PeftType.POLY, PeftType.ADAPTION_PROMPT}
+NEVER_MERGED = {PeftType.POLY, PeftType.ADAPTION_PROMPT, PeftType.LILY}
+
+
+def lacks_bias(model):
+    """Whether a BEFT adapter stands on a layer without a bias, into which PEFT does not merge it."""
+    layers = (module for module in model.modules() if hasattr(module, "beft_bias"))
+    return any(layer.get_base_layer().bias is None for layer in layers)
 
 
 def outputs(case):
@@ -64,7 +70,7 @@ def outputs(case):
         # Without a task PEFT's outermost model passes no `task_ids` on.
         out = (model.base_model if routed else model)(**inputs)
         found = {"as adapter": out}
-        unmerged = model.active_peft_config.is_prompt_learning or kind in NEVER_MERGED
+        unmerged = model.active_peft_config.is_prompt_learning or kind in NEVER_MERGED or lacks_bias(model)
         if not unmerged:
             found["merged"] = model.merge_and_unload()(**inputs)
     part = "last_hidden_state" if "hidden" in case else "logits"

@@ -9,8 +9,10 @@ use super::subjects::{Subject, subjects};
 use crate::fixtures;
 
 /// Methods that a row cannot have for itself.
-const SHARED: [&str; 7] = [
+const SHARED: [&str; 9] = [
     "adaption_prompt",
+    "cartridge",
+    "lily",
     "multitask_prompt_tuning",
     "p_tuning",
     "poly",

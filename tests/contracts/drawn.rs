@@ -25,6 +25,9 @@ fn parity_bases_feel_dropout_in_training_only() {
             json!([{"method": "hira", "r": 2, "hira_dropout": 0.5}]),
             json!([{"method": "delora", "r": 2, "module_dropout": 0.5}]),
             json!([{"method": "gralora", "r": 2, "gralora_dropout": 0.5}]),
+            json!([{"method": "unilora", "r": 2, "theta_d_length": 20, "init_weights": false,
+                    "unilora_dropout": 0.5}]),
+            json!([{"method": "tinylora", "r": 2, "u": 4, "tinylora_dropout": 0.5}]),
         ] {
             let stack: Vec<AdapterConfig> = serde_json::from_value(stack).unwrap();
             let adapters = moved(Adapters::init(&stack, &bench.model, 0, &bench.device).unwrap());

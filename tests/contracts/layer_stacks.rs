@@ -6,7 +6,7 @@ use hybrid_models::SiteKind;
 use serde_json::json;
 
 use super::counts::{
-    at_queries_and_values, factors, in_layer, keys, last_block, name, pair, words,
+    at_queries_and_values, factors, in_head, in_layer, keys, last_block, name, norm, pair, words,
 };
 use super::stacks::Expected;
 
@@ -39,6 +39,17 @@ fn unipelt(path: &str, kind: &SiteKind) -> usize {
     };
     let lora = at_queries_and_values(path, kind, |d_in, d_out| 2 * (d_in + d_out));
     keys(2, path, kind) + lora + inner
+}
+
+/// Whether a path lies in the first of two layers that share.
+fn is_first_of_two(path: &str) -> bool {
+    let layer = path.split(".layer.").nth(1);
+    let layer = layer.and_then(|rest| rest.split('.').next());
+    layer.is_some_and(|layer| {
+        layer
+            .parse()
+            .is_ok_and(|layer: usize| layer.is_multiple_of(2))
+    })
 }
 
 /// Stacks with the number of parameters that each must have, by site.
@@ -224,6 +235,94 @@ pub(super) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
                           "random_seed": 3}]),
             ),
             |path, kind| at_queries_and_values(path, kind, |_, d_out| 4 * 8 + d_out),
+        ),
+        (
+            stack(
+                json!([{"method": "unilora", "r": 3, "theta_d_length": 20, "init_theta_d_bound": 2.0}]),
+            ),
+            |path, kind| usize::from(words(1, path, kind) > 0) * 20,
+        ),
+        (
+            stack(
+                json!([{"method": "unilora", "r": 1, "theta_d_length": 12, "init_weights": false,
+                          "save_indices": true, "proj_seed": 7}, {"method": "layer_norm"}]),
+            ),
+            |path, kind| norm(kind) + usize::from(words(1, path, kind) > 0) * 12,
+        ),
+        (
+            stack(json!([{"method": "tinylora", "u": 3, "weight_tying": 0.5,
+                          "init_weights": "uniform", "init_v_bound": 2.0}])),
+            |path, _| 3 * usize::from(matches!(name(path), "query" | "q_lin")),
+        ),
+        (
+            stack(json!([{"method": "tinylora", "r": 1, "u": 5, "save_projection": false}])),
+            |path, kind| at_queries_and_values(path, kind, |_, _| 5),
+        ),
+        (
+            stack(
+                json!([{"method": "tinylora", "r": 3, "u": 2, "weight_tying": 1.0, "projection_seed": 5,
+                          "save_projection": false}]),
+            ),
+            |path, kind| usize::from(words(1, path, kind) > 0) * 2,
+        ),
+        (stack(json!([{"method": "beft"}])), |path, kind| {
+            match (name(path), kind) {
+                ("value" | "v_lin", SiteKind::Linear { d_out, .. }) => *d_out,
+                _ => 0,
+            }
+        }),
+        (
+            stack(
+                json!([{"method": "lora", "r": 1}, {"method": "beft", "target_modules": ["query", "q_lin"]}]),
+            ),
+            |path, kind| match (name(path), kind) {
+                ("query" | "q_lin", SiteKind::Linear { d_out, .. }) => factors(1, kind) + d_out,
+                ("value" | "v_lin", _) => factors(1, kind),
+                _ => 0,
+            },
+        ),
+        (
+            stack(json!([{"method": "lily", "r": 3, "stride_A": 2, "num_B": 3, "scaling": 2.0}])),
+            |path, kind| {
+                let first = |is_first: bool| usize::from(is_first);
+                match (name(path), kind) {
+                    (
+                        "query" | "value" | "q_lin" | "v_lin",
+                        SiteKind::Linear { d_in, d_out, .. },
+                    ) => {
+                        let a = first(is_first_of_two(path)) * 3 * d_in;
+                        a + first(in_layer(path, 0)) * 9 * d_out + 9
+                    }
+                    _ => 0,
+                }
+            },
+        ),
+        (
+            stack(
+                json!([{"method": "lily", "r": 2, "init_weights": false, "target_modules": "all-linear"}]),
+            ),
+            |path, kind| match kind {
+                SiteKind::Linear { d_in, d_out, .. } if !in_head(path) => {
+                    let is_first = in_layer(path, 0) || !path.contains(".layer.");
+                    2 * d_in + usize::from(is_first) * 4 * d_out + 4
+                }
+                _ => 0,
+            },
+        ),
+        (
+            stack(
+                json!([{"method": "cartridge", "num_virtual_tokens": 4, "num_frozen_tokens": 2}]),
+            ),
+            |path, kind| keys(2, path, kind),
+        ),
+        (
+            stack(
+                json!([{"method": "cartridge", "num_virtual_tokens": 3, "init_token_ids": [6, 1]},
+                         {"method": "lora", "r": 1}]),
+            ),
+            |path, kind| {
+                keys(2, path, kind) + at_queries_and_values(path, kind, |d_in, d_out| d_in + d_out)
+            },
         ),
     ]
 }

@@ -98,7 +98,7 @@ fn is_for_peft(stack: &[AdapterConfig], adapters: &Adapters, model_type: &str) -
         // PEFT knows no such attention outside of decoders, and its classifiers pass no task on.
         AdapterConfig::AdaptionPrompt(_) | AdapterConfig::MultitaskPromptTuning(_) => false,
         // DistilBERT takes no keys from outside in Transformers.
-        AdapterConfig::PrefixTuning(_) => model_type != "distilbert",
+        AdapterConfig::PrefixTuning(_) | AdapterConfig::Cartridge(_) => model_type != "distilbert",
         // Without a graphics card PEFT has no second factor of a butterfly.
         AdapterConfig::Boft(config) => config.boft_n_butterfly_factor == 1,
         _ => true,

@@ -132,7 +132,10 @@ impl SiteMethod for Adamss {
                 config.r,
             ));
         }
-        let draw = |n| TorchRandom::new(config.random_seed).normal(n);
+        let draw = |n| {
+            let drawn = TorchRandom::new(config.random_seed).normal([n], 1.0);
+            drawn.iter::<f32>().collect::<Vec<f32>>()
+        };
         let Singular { u, v, .. } = randomised(&weight, r, 2, draw);
         let clusters = clusters::clusters(&u, config.num_subspaces.min(u.rows));
         let (mut a, mut b) = (Vec::new(), Vec::new());

@@ -361,9 +361,9 @@ impl<A: Borrow<Adapters>> Hooks for Acting<A> {
     }
 
     fn takes_tokens_alone(&self) -> bool {
-        // The rows of Poly each have a task.
+        // The rows of Poly each have a task, and LiLy's mix by means over a batch.
         let takes = |method: &AnyMethod| {
-            let is_by_row = matches!(method, AnyMethod::Poly(_));
+            let is_by_row = matches!(method, AnyMethod::Poly(_) | AnyMethod::Lily(_));
             let method = method.as_method();
             !(is_by_row || method.in_front() || method.acts_on_layers())
         };

@@ -5,10 +5,12 @@ use burn::module::Module;
 use crate::adalora::Adalora;
 use crate::adamss::Adamss;
 use crate::adaption_prompt::AdaptionPrompt;
+use crate::beft::Beft;
 use crate::bitfit::Bitfit;
 use crate::boft::Boft;
 use crate::bottleneck::Bottleneck;
 use crate::c3a::C3a;
+use crate::cartridge::Cartridge;
 use crate::compacter::Compacter;
 use crate::config::AdapterConfig;
 use crate::deft::Deft;
@@ -20,6 +22,7 @@ use crate::hira::Hira;
 use crate::hra::Hra;
 use crate::ia3::Ia3;
 use crate::layer_norm::LayerNormTuning;
+use crate::lily::Lily;
 use crate::loha::Loha;
 use crate::lokr::Lokr;
 use crate::lora::Lora;
@@ -39,8 +42,10 @@ use crate::randlora::Randlora;
 use crate::road::Road;
 use crate::shira::Shira;
 use crate::site_map::SiteMap;
+use crate::tinylora::Tinylora;
 use crate::trainable_tokens::TrainableTokens;
 use crate::unfreeze::Unfreeze;
+use crate::unilora::Unilora;
 use crate::unipelt::Unipelt;
 use crate::vblora::Vblora;
 use crate::vera::Vera;
@@ -70,6 +75,7 @@ pub(crate) enum AnyMethod {
     PTuning(PTuning),
     MultitaskPromptTuning(MultitaskPromptTuning),
     AdaptionPrompt(AdaptionPrompt),
+    Cartridge(Cartridge),
     Vera(SiteMap<Vera>),
     Loha(SiteMap<Loha>),
     Lokr(SiteMap<Lokr>),
@@ -94,6 +100,10 @@ pub(crate) enum AnyMethod {
     Glora(SiteMap<Glora>),
     Osf(SiteMap<Osf>),
     Adamss(SiteMap<Adamss>),
+    Unilora(Unilora),
+    Tinylora(Tinylora),
+    Beft(Beft),
+    Lily(Lily),
 }
 
 /// What is in a method, whichever it is.
@@ -105,6 +115,7 @@ macro_rules! each {
             AnyMethod::TrainableTokens($method) => $result,
             AnyMethod::MultitaskPromptTuning($method) => $result,
             AnyMethod::AdaptionPrompt($method) => $result,
+            AnyMethod::Cartridge($method) => $result,
             AnyMethod::Ia3($method) => $result,
             AnyMethod::Bitfit($method) => $result,
             AnyMethod::LayerNorm($method) => $result,
@@ -140,6 +151,10 @@ macro_rules! each {
             AnyMethod::Glora($method) => $result,
             AnyMethod::Osf($method) => $result,
             AnyMethod::Adamss($method) => $result,
+            AnyMethod::Unilora($method) => $result,
+            AnyMethod::Tinylora($method) => $result,
+            AnyMethod::Beft($method) => $result,
+            AnyMethod::Lily($method) => $result,
         }
     };
 }
@@ -180,6 +195,7 @@ impl AnyMethod {
             AdapterConfig::AdaptionPrompt(config) => {
                 Self::AdaptionPrompt(AdaptionPrompt::init(config, building)?)
             }
+            AdapterConfig::Cartridge(config) => Self::Cartridge(Cartridge::init(config, building)?),
             AdapterConfig::Vera(config) => Self::Vera(site_method::init(config, building)?),
             AdapterConfig::Loha(config) => Self::Loha(site_method::init(config, building)?),
             AdapterConfig::Lokr(config) => Self::Lokr(site_method::init(config, building)?),
@@ -206,6 +222,10 @@ impl AnyMethod {
             AdapterConfig::Glora(config) => Self::Glora(site_method::init(config, building)?),
             AdapterConfig::Osf(config) => Self::Osf(site_method::init(config, building)?),
             AdapterConfig::Adamss(config) => Self::Adamss(site_method::init(config, building)?),
+            AdapterConfig::Unilora(config) => Self::Unilora(Unilora::init(config, building)?),
+            AdapterConfig::Tinylora(config) => Self::Tinylora(Tinylora::init(config, building)?),
+            AdapterConfig::Beft(config) => Self::Beft(Beft::init(config, building)?),
+            AdapterConfig::Lily(config) => Self::Lily(Lily::init(config, building)?),
         })
     }
 

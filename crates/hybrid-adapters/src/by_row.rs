@@ -111,6 +111,7 @@ fn obstacle(method: &AnyMethod, base: &dyn Base) -> Option<&'static str> {
     };
     match method {
         AnyMethod::AdaptionPrompt(_) => Some("all rows of a batch attend to one prompt aside"),
+        AnyMethod::Lily(_) => Some("its factors are mixed for all rows of a batch together"),
         AnyMethod::Poly(_) => Some("it has a task for each row itself"),
         other if other.as_method().in_front() => {
             Some("all rows of a batch have as many positions in front")

@@ -52,7 +52,7 @@ const WORDS: &str = "in front of the words";
 
 /// All methods, in the order of [`AdapterConfig`].
 #[rustfmt::skip]
-const CATALOGUE: [MethodInfo; 40] = [
+const CATALOGUE: [MethodInfo; 45] = [
     method("lora", "a low-rank side path", "Hu et al. 2021, arXiv:2106.09685", "linear layers, embeddings", true, Some("LORA"), "{}"),
     method("adalora", "LoRA whose ranks go where they matter", "Zhang et al. 2023, arXiv:2303.10512", LINEAR, true, Some("ADALORA"), "{}"),
     method("ia3", "scales of activations", "Liu et al. 2022, arXiv:2205.05638", LINEAR, true, Some("IA3"), "{}"),
@@ -69,6 +69,7 @@ const CATALOGUE: [MethodInfo; 40] = [
     method("p_tuning", "vectors before the words, out of a small network", "Liu et al. 2021, arXiv:2103.10385", WORDS, false, Some("P_TUNING"), r#"{"num_virtual_tokens": 16}"#),
     method("multitask_prompt_tuning", "vectors before the words, one version a task", "Wang et al. 2023, arXiv:2303.02861", WORDS, false, Some("MULTITASK_PROMPT_TUNING"), r#"{"num_virtual_tokens": 16}"#),
     method("adaption_prompt", "vectors that upper layers attend to aside", "Zhang et al. 2023, arXiv:2303.16199", "self-attention", false, Some("ADAPTION_PROMPT"), r#"{"adapter_len": 10, "adapter_layers": 1}"#),
+    method("cartridge", "keys and values before those of all layers, the first ones frozen", "Eyuboglu et al. 2025, arXiv:2506.06266", "all self-attention", false, Some("CARTRIDGE"), r#"{"num_virtual_tokens": 16}"#),
     method("vera", "trained scales of one pair of random matrices", "Kopiczko et al. 2023, arXiv:2310.11454", LINEAR, true, Some("VERA"), "{}"),
     method("loha", "a Hadamard product of two low-rank matrices", "Hyeon-Woo et al. 2021, arXiv:2108.06098", LINEAR, true, Some("LOHA"), "{}"),
     method("lokr", "a Kronecker product of two small matrices", "Yeh et al. 2023, arXiv:2309.14859", LINEAR, true, Some("LOKR"), "{}"),
@@ -93,6 +94,10 @@ const CATALOGUE: [MethodInfo; 40] = [
     method("glora", "scales and shifts of weight and bias", "Chavan et al. 2023, arXiv:2306.07967", LINEAR, true, Some("GLORA"), "{}"),
     method("osf", "the weight's lesser singular directions", "Nayak et al. 2025, arXiv:2504.07097", LINEAR, true, Some("OSF"), "{}"),
     method("adamss", "low-rank updates of clusters of outputs", "AdaMSS 2025, NeurIPS", LINEAR, true, Some("ADAMSS"), "{}"),
+    method("unilora", "LoRA out of one short vector's values", "Li et al. 2025, arXiv:2506.00799", LINEAR, true, Some("UNILORA"), "{}"),
+    method("tinylora", "a few values between singular vectors of the weight", "Morris et al. 2026, arXiv:2602.04118", LINEAR, true, Some("TINYLORA"), "{}"),
+    method("beft", "a bias on top of the layer's own", "Huang et al. 2025, arXiv:2509.15974", LINEAR, true, Some("BEFT"), "{}"),
+    method("lily", "low-rank side paths with factors that layers share and mix", "Zhong et al. 2024, arXiv:2407.09946", LINEAR, false, Some("LILY"), "{}"),
 ];
 
 /// All methods.

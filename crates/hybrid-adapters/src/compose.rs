@@ -33,7 +33,8 @@ fn rule(first: &str, second: &str) -> Rule {
     match (first, second) {
         ("ia3", "ia3") => TWO_SCALES,
         ("adaption_prompt", "adaption_prompt") => ONE_ASIDE,
-        ("unipelt", "unipelt" | "prefix_tuning") | ("prefix_tuning", "unipelt") => ONE_GATE,
+        ("unipelt", "unipelt" | "prefix_tuning" | "cartridge")
+        | ("prefix_tuning" | "cartridge", "unipelt") => ONE_GATE,
         (first, second) if REPLACING.contains(&first) && REPLACING.contains(&second) => TWO_OWNERS,
         _ => Rule::Together,
     }
@@ -108,7 +109,7 @@ mod tests {
             [true, true, true, true, true, true],
             [true, true, false, false, true, false],
         ];
-        for other in ["unipelt", "prefix_tuning"] {
+        for other in ["unipelt", "prefix_tuning", "cartridge"] {
             assert!(matches!(rule("unipelt", other), Rule::Never(_)), "{other}");
             assert!(matches!(rule(other, "unipelt"), Rule::Never(_)), "{other}");
         }
@@ -132,6 +133,7 @@ mod tests {
                 "prefix_tuning",
                 "p_tuning",
                 "multitask_prompt_tuning",
+                "cartridge",
             ];
             let at_sites = FORMS.iter().map(|form| form.method);
             for other in in_front.into_iter().chain(at_sites) {

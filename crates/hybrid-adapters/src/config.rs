@@ -6,10 +6,12 @@ use serde::{Deserialize, Serialize};
 use crate::adalora::AdaloraConfig;
 use crate::adamss::AdamssConfig;
 use crate::adaption_prompt::AdaptionPromptConfig;
+use crate::beft::BeftConfig;
 use crate::bitfit::BitfitConfig;
 use crate::boft::BoftConfig;
 use crate::bottleneck::BottleneckConfig;
 use crate::c3a::{C3aConfig, C3aInit};
+use crate::cartridge::CartridgeConfig;
 use crate::compacter::CompacterConfig;
 use crate::deft::DeftConfig;
 use crate::delora::DeloraConfig;
@@ -20,6 +22,7 @@ use crate::hira::HiraConfig;
 use crate::hra::HraConfig;
 use crate::ia3::Ia3Config;
 use crate::layer_norm::LayerNormConfig;
+use crate::lily::LilyConfig;
 use crate::loha::LohaConfig;
 use crate::lokr::LokrConfig;
 use crate::lora::{LoraConfig, LoraInit};
@@ -38,15 +41,18 @@ use crate::randlora::RandloraConfig;
 use crate::road::RoadConfig;
 use crate::shira::ShiraConfig;
 use crate::site_method::{PeftForm, SiteConfig};
+use crate::tinylora::TinyloraConfig;
 use crate::trainable_tokens::TrainableTokensConfig;
 use crate::unfreeze::UnfreezeConfig;
+use crate::unilora::UniloraConfig;
 use crate::unipelt::UnipeltConfig;
 use crate::vblora::VbloraConfig;
 use crate::vera::VeraConfig;
 use crate::waveft::WaveftConfig;
 use crate::{
-    adamss, boft, c3a, deft, delora, fourierft, glora, gralora, hira, hra, loha, lokr, miss, oft,
-    osf, peanut, poly, pvera, randlora, road, shira, vblora, vera, waveft,
+    adamss, beft, boft, c3a, deft, delora, fourierft, glora, gralora, hira, hra, lily, loha, lokr,
+    miss, oft, osf, peanut, poly, pvera, randlora, road, shira, tinylora, unilora, vblora, vera,
+    waveft,
 };
 
 /// One method of a stack.
@@ -85,6 +91,8 @@ pub enum AdapterConfig {
     MultitaskPromptTuning(MultitaskPromptTuningConfig),
     /// Vectors that the upper layers attend to aside.
     AdaptionPrompt(AdaptionPromptConfig),
+    /// Keys and values in front of those of every layer, of which the first stay.
+    Cartridge(CartridgeConfig),
     /// One pair of frozen random matrices for all linear layers, and trained scales in each.
     Vera(VeraConfig),
     /// A Hadamard product of two low-rank matrices next to linear layers.
@@ -133,6 +141,14 @@ pub enum AdapterConfig {
     Osf(OsfConfig),
     /// Low-rank updates of outputs that are alike, within the leading singular directions.
     Adamss(AdamssConfig),
+    /// LoRA's factors from the values of one short vector.
+    Unilora(UniloraConfig),
+    /// A very short vector between the leading singular vectors of linear layers' weights.
+    Tinylora(TinyloraConfig),
+    /// A bias on top of linear layers' own.
+    Beft(BeftConfig),
+    /// Low-rank side paths next to linear layers with factors that layers share and mix.
+    Lily(LilyConfig),
 }
 
 impl AdapterConfig {
@@ -155,6 +171,7 @@ impl AdapterConfig {
             Self::PTuning(_) => "p_tuning",
             Self::MultitaskPromptTuning(_) => "multitask_prompt_tuning",
             Self::AdaptionPrompt(_) => "adaption_prompt",
+            Self::Cartridge(_) => "cartridge",
             config => config.at_sites().map_or("", |config| config.form().method),
         }
     }
@@ -186,6 +203,10 @@ impl AdapterConfig {
             Self::Glora(config) => config,
             Self::Osf(config) => config,
             Self::Adamss(config) => config,
+            Self::Unilora(config) => config,
+            Self::Tinylora(config) => config,
+            Self::Beft(config) => config,
+            Self::Lily(config) => config,
             _ => return None,
         })
     }
@@ -203,6 +224,9 @@ impl AdapterConfig {
             Self::Poly(config) => config.init_weights,
             Self::Deft(config) => !config.para,
             Self::Waveft(config) => config.init_weights,
+            Self::Unilora(_) => false,
+            Self::Tinylora(config) => config.starts_at_zero(),
+            Self::Lily(config) => config.init_weights,
             config => !config.is_in_front(),
         }
     }
@@ -215,6 +239,7 @@ impl AdapterConfig {
             Self::Unipelt(config) => config.num_virtual_tokens,
             Self::PTuning(config) => config.num_virtual_tokens,
             Self::MultitaskPromptTuning(config) => config.num_virtual_tokens,
+            Self::Cartridge(config) => config.num_virtual_tokens,
             _ => 0,
         }
     }
@@ -227,13 +252,14 @@ impl AdapterConfig {
                 | Self::PrefixTuning(_)
                 | Self::PTuning(_)
                 | Self::MultitaskPromptTuning(_)
+                | Self::Cartridge(_)
                 | Self::Unipelt(_)
         )
     }
 }
 
 /// How PEFT's files have the methods of [`AdapterConfig::at_sites`].
-pub(crate) const FORMS: [&PeftForm; 24] = [
+pub(crate) const FORMS: [&PeftForm; 28] = [
     &vera::FORM,
     &loha::FORM,
     &lokr::FORM,
@@ -258,6 +284,10 @@ pub(crate) const FORMS: [&PeftForm; 24] = [
     &glora::FORM,
     &osf::FORM,
     &adamss::FORM,
+    &unilora::FORM,
+    &tinylora::FORM,
+    &beft::FORM,
+    &lily::FORM,
 ];
 
 #[cfg(test)]
@@ -296,6 +326,11 @@ mod tests {
             r#"{"method": "glora", "config_A_B": "vector", "config_C": "none"}"#,
             r#"{"method": "osf", "effective_rank": 0.25, "rank_pattern": {"b": 1, "a": 0.5}}"#,
             r#"{"method": "adamss", "use_dynamic_rank": true}"#,
+            r#"{"method": "cartridge", "num_virtual_tokens": 4, "num_frozen_tokens": 2}"#,
+            r#"{"method": "unilora", "theta_d_length": 12, "save_indices": true}"#,
+            r#"{"method": "tinylora", "init_weights": "uniform", "weight_tying": 0.5}"#,
+            r#"{"method": "beft"}"#,
+            r#"{"method": "lily", "stride_A": 2, "num_B": 3}"#,
         ] {
             let config: AdapterConfig = serde_json::from_str(text).unwrap();
             let value = serde_json::to_value(&config).unwrap();

@@ -93,9 +93,14 @@ mod tests {
             8 => json!({"method": "hra", "r": 2, "target_modules": ["dense"]}),
             9 => json!({"method": "miss", "r": 2, "target_modules": ["dense"]}),
             10 => json!({"method": "road", "group_size": 2, "target_modules": ["dense"]}),
-            _ => {
+            11 => {
                 json!({"method": "shira", "r": 1, "random_seed": 5, "target_modules": ["dense"]})
             }
+            12 => {
+                json!({"method": "unilora", "r": 2, "theta_d_length": 5, "target_modules": ["dense"]})
+            }
+            13 => json!({"method": "tinylora", "r": 3, "u": 2, "target_modules": ["dense"]}),
+            _ => json!({"method": "beft", "target_modules": ["dense"]}),
         };
         methods
             .iter()
@@ -136,7 +141,7 @@ mod tests {
         /// Merging commutes with stacking, in every order.
         #[test]
         fn a_merged_layer_computes_what_the_stack_computes(
-            order in prop::sample::subsequence((0..=11).collect::<Vec<usize>>(), 1..=4).prop_shuffle(),
+            order in prop::sample::subsequence((0..=14).collect::<Vec<usize>>(), 1..=4).prop_shuffle(),
             values in prop::collection::vec(-1.0f32..1.0, N_VALUES + 2 * D_IN),
             moves in prop::collection::vec(-1.0f32..1.0, 64),
             next_to_base in 0usize..5,

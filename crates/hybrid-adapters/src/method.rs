@@ -290,6 +290,11 @@ pub(crate) trait Method {
         None
     }
 
+    /// Other keys of PEFT's files that have the same parameter's values.
+    fn peft_copies(&self, _name: &str) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Frozen tensors that PEFT's files hold.
     fn kept(&self) -> Vec<Kept> {
         Vec::new()

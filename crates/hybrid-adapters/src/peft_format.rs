@@ -1,7 +1,7 @@
 //! PEFT's file format: `adapter_config.json` and `adapter_model.safetensors`, both ways;
 //! `adapter_model.bin` is read where that is not there.
 //!
-//! LoRA, IA3, LayerNorm tuning, all methods of `site_method`, prompt tuning, prefix tuning and P-tuning
+//! LoRA, IA3, LayerNorm tuning, all methods of `site_method`, prompt tuning, prefix tuning, cartridges and P-tuning
 //! have a place in it, each with unfrozen layers beside it (`modules_to_save`). Keys are `base_model.model.` + module path +
 //! tensor, linear weights `[d_out, d_in]`. What stands in front of the tokens is one tensor,
 //! `prompt_embeddings`, without the network it may come from; beside it keys start with
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::TensorData;
 use hybrid_models::Layer;
 
-use crate::{AdapterConfig, AdapterError};
+use crate::{AdapterConfig, AdapterError, cartridge};
 
 mod classifier;
 mod config_file;
@@ -40,8 +40,17 @@ const TENSORS: &str = "adapter_model.safetensors";
 const OLD_TENSORS: &str = "adapter_model.bin";
 const PROMPT: &str = "prompt_embeddings";
 
-/// Keys without anything before them: [`PROMPT`] and what multitask prompts have beside it.
-const BARE: [&str; 3] = [PROMPT, "prefix_task_cols", "prefix_task_rows"];
+/// Keys without anything before them: [`PROMPT`], what multitask prompts have beside it, and a
+/// cartridge's part of it.
+const BARE: [&str; 4] = [
+    PROMPT,
+    "prefix_task_cols",
+    "prefix_task_rows",
+    cartridge::FROZEN,
+];
+
+/// What stands before the numbers of tensors that several sites share each.
+const NUMBERED: [&str; 1] = ["tinylora_v."];
 
 /// The tensors of an adapter's folder as float32, and the file that holds them.
 ///
@@ -84,8 +93,9 @@ fn full_key(start: &str, prefix: &str, key: &str) -> String {
     }
 }
 
-/// Whether a key is one of [`BARE`] or of a tensor that all sites share: below no module.
+/// Whether a key is one of [`BARE`] or of a tensor that all sites share, or several: below no module.
 fn is_whole(key: &str) -> bool {
+    let of_several = |name: &str| NUMBERED.iter().any(|start| name.starts_with(start));
     let shared = key.strip_prefix("base_model.");
-    BARE.contains(&key) || shared.is_some_and(|name| !name.contains('.'))
+    BARE.contains(&key) || shared.is_some_and(|name| !name.contains('.') || of_several(name))
 }

@@ -62,11 +62,15 @@ pub(crate) struct PrefixTuning {
     embedding: Param<Tensor<2>>,
     pub(crate) transform: Option<Vec<Dense>>,
     #[module(skip)]
+    layers: LayerKeys,
+}
+
+/// How layers take keys and values out of one table.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LayerKeys {
     shape: StackShape,
-    #[module(skip)]
     n_pairs: usize,
     /// Pairs from one layer's to the next one's.
-    #[module(skip)]
     stride: usize,
 }
 
@@ -82,7 +86,7 @@ impl PrefixTuningConfig {
         }
     }
 
-    fn check(&self, planned: &Planned) -> Result<(), AdapterError> {
+    fn check(&self) -> Result<(), AdapterError> {
         let wrong = wrong_setting(METHOD);
         if self.encoder_hidden_size == Some(0) {
             return wrong("encoder_hidden_size", "1 or more", "0".to_owned());
@@ -95,12 +99,63 @@ impl PrefixTuningConfig {
             let found = "beside init_weights".to_owned();
             return wrong("init_token_ids", "one start alone", found);
         }
+        Ok(())
+    }
+}
+
+impl LayerKeys {
+    /// # Errors
+    /// [`AdapterError::Setting`] for a decoder with more layers than its encoder.
+    pub(crate) fn new(method: &'static str, planned: &Planned) -> Result<Self, AdapterError> {
         let (pairs, layers) = (planned.first.n_layers, planned.last.n_layers);
         if layers > pairs {
             let found = format!("{layers} layers over an encoder of {pairs}");
+            let wrong = wrong_setting(method);
             return wrong("num_layers", "a decoder no deeper than its encoder", found);
         }
-        Ok(())
+        Ok(Self {
+            shape: planned.last,
+            n_pairs: pairs,
+            stride: planned.n_stacks,
+        })
+    }
+
+    /// Values of one key: `2 * n_pairs * n_kv_heads * d_head`.
+    pub(crate) fn width(&self) -> usize {
+        2 * self.n_pairs * width(&self.shape)
+    }
+
+    /// Keys and values of each layer of a stack, if they stand in front of that one's.
+    ///
+    /// # Shapes
+    /// - `rows`: `[n_virtual, 2 * n_pairs * n_kv_heads * d_head]`
+    pub(crate) fn of_stack(
+        &self,
+        stack: Stack,
+        rows: impl FnOnce() -> Tensor<2>,
+    ) -> Option<Vec<KeyValue>> {
+        let StackShape {
+            n_layers,
+            n_kv_heads,
+            d_head,
+            ..
+        } = self.shape;
+        if stack != self.shape.stack {
+            return None;
+        }
+        let rows = rows();
+        let [n_virtual, _] = rows.dims();
+        let parts = rows.reshape([n_virtual, 2 * self.n_pairs, n_kv_heads, d_head]);
+        // [2 * n_pairs, n_kv_heads, n_virtual, d_head]
+        let parts = parts.permute([1, 2, 0, 3]);
+        let pair = |layer: usize| {
+            let first = 2 * (layer * self.stride % self.n_pairs);
+            KeyValue {
+                key: parts.clone().narrow(0, first, 1),
+                value: parts.clone().narrow(0, first + 1, 1),
+            }
+        };
+        Some((0..n_layers).map(pair).collect())
     }
 }
 
@@ -116,10 +171,10 @@ impl PrefixTuning {
     ) -> Result<Self, AdapterError> {
         let asked = config.asked();
         let planned = asked.plan(building.base, width)?;
-        config.check(&planned)?;
-        let (n_virtual, shape) = (config.num_virtual_tokens, planned.last);
-        let n_pairs = planned.first.n_layers;
-        let (token, all) = (width(&shape), 2 * n_pairs * width(&shape));
+        config.check()?;
+        let layers = LayerKeys::new(METHOD, &planned)?;
+        let n_virtual = config.num_virtual_tokens;
+        let (token, all) = (width(&planned.last), layers.width());
         let mut random = building.random_part(0);
         let mut drawn = |width: usize| {
             Param::from_data(random.normal([n_virtual, width], 1.0), building.device)
@@ -128,10 +183,14 @@ impl PrefixTuning {
             (_, init) if config.prefix_projection => {
                 let embedding = drawn(token);
                 let sizes = [token, config.encoder_hidden_size.unwrap_or(token), all];
-                let layers = dense::init(&sizes, &mut building.random_part(1), building.device);
-                let zero = |layers: Vec<Dense>| dense::with_last_zero(layers, building.device);
-                let layers = if init.is_some() { zero(layers) } else { layers };
-                (embedding, Some(layers))
+                let between = dense::init(&sizes, &mut building.random_part(1), building.device);
+                let zero = |between: Vec<Dense>| dense::with_last_zero(between, building.device);
+                let between = if init.is_some() {
+                    zero(between)
+                } else {
+                    between
+                };
+                (embedding, Some(between))
             }
             (Some(ids), _) => {
                 let ids = asked.fitted(ids, n_virtual)?;
@@ -147,9 +206,7 @@ impl PrefixTuning {
         Ok(Self {
             embedding,
             transform,
-            shape,
-            n_pairs,
-            stride: planned.n_stacks,
+            layers,
         })
     }
 
@@ -180,14 +237,14 @@ impl PrefixTuning {
 }
 
 /// Size of one layer's keys.
-fn width(shape: &StackShape) -> usize {
+pub(crate) fn width(shape: &StackShape) -> usize {
     shape.n_kv_heads * shape.d_head
 }
 
 /// # Shapes
 /// - one entry a layer, `[1, n_kv_heads, n_virtual, d_head]` →
 ///   `[n_virtual, 2 * layers * n_kv_heads * d_head]`
-fn rows(layers: Vec<KeyValue>) -> Tensor<2> {
+pub(crate) fn rows(layers: Vec<KeyValue>) -> Tensor<2> {
     let flat = |x: Tensor<4>| {
         let [_, n_heads, n_virtual, d_head] = x.dims();
         x.swap_dims(1, 2).reshape([n_virtual, n_heads * d_head])
@@ -207,28 +264,7 @@ impl Method for PrefixTuning {
     }
 
     fn key_values(&self, stack: Stack) -> Option<Vec<KeyValue>> {
-        if stack != self.shape.stack {
-            return None;
-        }
-        let StackShape {
-            n_layers,
-            n_kv_heads,
-            d_head,
-            ..
-        } = self.shape;
-        let rows = self.rows();
-        let [n_virtual, _] = rows.dims();
-        let parts = rows.reshape([n_virtual, 2 * self.n_pairs, n_kv_heads, d_head]);
-        // [2 * n_pairs, n_kv_heads, n_virtual, d_head]
-        let parts = parts.permute([1, 2, 0, 3]);
-        let pair = |layer: usize| {
-            let first = 2 * (layer * self.stride % self.n_pairs);
-            KeyValue {
-                key: parts.clone().narrow(0, first, 1),
-                value: parts.clone().narrow(0, first + 1, 1),
-            }
-        };
-        Some((0..n_layers).map(pair).collect())
+        self.layers.of_stack(stack, || self.rows())
     }
 
     fn mergeable(&self) -> Result<(), AdapterError> {

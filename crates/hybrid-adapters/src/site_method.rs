@@ -206,11 +206,14 @@ pub(crate) fn whole<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok,
     }
 }
 
-/// Declares the settings of a method: its own keys with their defaults, and those that select sites.
+/// Declares the settings of a method: its own keys with their defaults, and those that select sites;
+/// after `on` the targets by default, where those are not queries and values.
 macro_rules! site_settings {
+    (@targets) => { $crate::Targets::queries_and_values() };
+    (@targets $targets:expr) => { $targets };
     (
         $(#[$about:meta])*
-        $config:ident as $form:ident {
+        $config:ident as $form:ident $(on ($targets:expr))? {
             $($(#[$about_key:meta])* $key:ident: $kind:ty = $default:expr,)*
         }
     ) => {
@@ -235,11 +238,11 @@ macro_rules! site_settings {
         }
 
         impl Default for $config {
-            /// PEFT's defaults; queries and values, whatever the architecture calls them.
+            /// PEFT's defaults; targets whatever the architecture calls them.
             fn default() -> Self {
                 Self {
                     $($key: $default,)*
-                    target_modules: $crate::Targets::queries_and_values(),
+                    target_modules: $crate::site_method::site_settings!(@targets $($targets)?),
                     exclude_modules: None,
                     layers_to_transform: None,
                     layers_pattern: None,

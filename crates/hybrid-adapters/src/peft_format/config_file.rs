@@ -6,15 +6,15 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::key_lists::{
-    ADALORA, ADAPTION_PROMPT, IA3, Keys, LN_TUNING, LORA, MULTITASK_PROMPT_TUNING, NEUTRAL,
-    P_TUNING, PREFIX_TUNING, PROMPT_TUNING, TRAINABLE_TOKENS,
+    ADALORA, ADAPTION_PROMPT, CARTRIDGE, IA3, Keys, LN_TUNING, LORA, MULTITASK_PROMPT_TUNING,
+    NEUTRAL, P_TUNING, PREFIX_TUNING, PROMPT_TUNING, TRAINABLE_TOKENS,
 };
 use crate::config::FORMS;
 use crate::site_method::PeftForm;
 use crate::{
-    AdaloraConfig, AdapterConfig, AdapterError, AdaptionPromptConfig, Ia3Config, LayerNormConfig,
-    LoraConfig, MultitaskPromptTuningConfig, PTuningConfig, PrefixTuningConfig, PromptTuningConfig,
-    Targets, TrainableTokensConfig,
+    AdaloraConfig, AdapterConfig, AdapterError, AdaptionPromptConfig, CartridgeConfig, Ia3Config,
+    LayerNormConfig, LoraConfig, MultitaskPromptTuningConfig, PTuningConfig, PrefixTuningConfig,
+    PromptTuningConfig, Targets, TrainableTokensConfig,
 };
 
 /// What a file says.
@@ -35,7 +35,7 @@ pub(super) struct PeftConfig {
 const MAX_BYTES: usize = 16 << 20;
 
 /// Types that have keys of their own.
-const TYPES: [&str; 10] = [
+const TYPES: [&str; 11] = [
     "LORA",
     "ADALORA",
     "IA3",
@@ -46,6 +46,7 @@ const TYPES: [&str; 10] = [
     "P_TUNING",
     "MULTITASK_PROMPT_TUNING",
     "ADAPTION_PROMPT",
+    "CARTRIDGE",
 ];
 
 /// # Errors
@@ -116,6 +117,9 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<PeftConfig, AdapterError> {
             &config,
             &ADAPTION_PROMPT,
         )?),
+        "CARTRIDGE" => {
+            AdapterConfig::Cartridge(method::<CartridgeConfig>(path, &config, &CARTRIDGE)?)
+        }
         found => match FORMS.iter().find(|form| form.peft_type == found) {
             Some(form) => at_sites(path, &config, form)?,
             None => {

@@ -16,6 +16,7 @@ use crate::{
 };
 
 mod in_front;
+mod lily;
 
 /// The file's text, keys in order, as PEFT writes it.
 pub(super) fn config_text(
@@ -100,6 +101,7 @@ pub(super) fn config_text(
             (AdapterConfig::PrefixTuning(config), _) => in_front::prefix_tuning(config, base),
             (AdapterConfig::PTuning(config), _) => in_front::p_tuning(config, base),
             (AdapterConfig::MultitaskPromptTuning(config), _) => in_front::multitask(config, base),
+            (AdapterConfig::Cartridge(config), _) => in_front::cartridge(config, base),
             (AdapterConfig::AdaptionPrompt(config), AnyMethod::AdaptionPrompt(method)) => {
                 let mut modules = method
                     .prompts()
@@ -115,6 +117,12 @@ pub(super) fn config_text(
                         json!(config.target_modules.as_deref().or(name)),
                     ),
                 ]
+            }
+            (AdapterConfig::Lily(config), method) => {
+                let mut keys = at_sites(config, &[], prefix, false);
+                let sites = method.as_method().sites();
+                keys.extend(lily::targets(config, base, &sites, prefix));
+                keys
             }
             (config, method) => match config.at_sites() {
                 Some(config) => {

@@ -160,6 +160,17 @@ pub(super) const PREFIX_TUNING: Keys = Keys {
     off: &[],
 };
 
+pub(super) const CARTRIDGE: Keys = Keys {
+    used: &[
+        "num_virtual_tokens",
+        "num_frozen_tokens",
+        "token_dim",
+        "num_transformer_submodules",
+    ],
+    neutral: &["num_attention_heads", "num_layers"],
+    off: &[],
+};
+
 pub(super) const P_TUNING: Keys = Keys {
     used: &[
         "num_virtual_tokens",

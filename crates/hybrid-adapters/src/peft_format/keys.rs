@@ -188,15 +188,19 @@ impl Places {
     /// The parameters of a method that says itself what PEFT calls them, and keeps PEFT's layouts.
     fn named_in_one_way(&mut self, method: &AnyMethod) {
         for (name, _) in named_tensors::shapes(method) {
-            let of_method = name.split_once('.').map(|(_, rest)| rest);
-            let peft_name = of_method.and_then(|name| method.as_method().peft_name(name));
-            if let Some(PeftName { key, stored }) = peft_name {
+            let of_method = name.split_once('.').map_or("", |(_, rest)| rest);
+            let method = method.as_method();
+            let copies = method.peft_copies(of_method).into_iter();
+            let copies = copies.map(|key| (key.clone(), key, true));
+            let first = method.peft_name(of_method).into_iter();
+            let first = first.map(|PeftName { key, stored }| (key, stored, false));
+            for (key, stored, is_copy) in first.chain(copies) {
                 self.places.push(Place {
                     key,
                     stored,
                     name: format!("{}.{name}", self.stem),
                     layout: Layout::Same,
-                    is_copy: false,
+                    is_copy,
                 });
             }
         }

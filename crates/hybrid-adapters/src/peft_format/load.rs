@@ -11,7 +11,7 @@ use super::keys::{places, taken};
 use super::{CONFIG, full_key, is_whole, key_start, read_tensors, stored_table};
 use crate::method::Kept;
 use crate::named_tensors::checked;
-use crate::{AdapterConfig, AdapterError, Adapters, Targets, UnfreezeConfig, vblora};
+use crate::{AdapterConfig, AdapterError, Adapters, Targets, UnfreezeConfig, cartridge, vblora};
 
 /// The output layer of a language model, as Transformers names it.
 const OUTPUT: &str = "lm_head";
@@ -50,10 +50,12 @@ fn build(
     device: &Device,
 ) -> Result<Adapters, AdapterError> {
     let mut tensors = tensors;
-    if let AdapterConfig::Vblora(config) = &config.method
-        && config.save_only_topk_weights
-    {
-        vblora::with_logits(&mut tensors, config)?;
+    match &config.method {
+        AdapterConfig::Vblora(config) if config.save_only_topk_weights => {
+            vblora::with_logits(&mut tensors, config)?;
+        }
+        AdapterConfig::Cartridge(config) => cartridge::split(&mut tensors, config),
+        _ => {}
     }
     let start = key_start(&config.method);
     let keys = by_path(tensors.keys(), start)?;

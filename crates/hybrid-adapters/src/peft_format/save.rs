@@ -12,7 +12,7 @@ use super::{CONFIG, TENSORS, full_key, key_start, stored_table, tensor_file};
 use crate::any_method::AnyMethod;
 use crate::head::{ClassifierHead, head_to_tensors};
 use crate::targets::ends_with_name;
-use crate::{AdaloraConfig, AdapterConfig, AdapterError, Adapters, vblora};
+use crate::{AdaloraConfig, AdapterConfig, AdapterError, Adapters, cartridge, vblora};
 
 /// Whether PEFT's format can hold a stack: one method that PEFT has, with unfrozen layers or
 /// without.
@@ -41,7 +41,8 @@ fn why_not(adapters: &Adapters) -> Option<&'static str> {
             | AnyMethod::PrefixTuning(_)
             | AnyMethod::PTuning(_)
             | AnyMethod::MultitaskPromptTuning(_)
-            | AnyMethod::AdaptionPrompt(_) => methods += 1,
+            | AnyMethod::AdaptionPrompt(_)
+            | AnyMethod::Cartridge(_) => methods += 1,
             AnyMethod::TrainableTokens(_) if has_lora(adapters) => {}
             AnyMethod::TrainableTokens(_) => methods += 1,
             AnyMethod::Unfreeze(_) => {}
@@ -111,6 +112,7 @@ pub fn save_peft(
             AdapterConfig::Vblora(config) if config.save_only_topk_weights => {
                 vblora::without_logits(&mut tensors, config.topk);
             }
+            AdapterConfig::Cartridge(_) => cartridge::join(&mut tensors),
             _ => {}
         }
     }

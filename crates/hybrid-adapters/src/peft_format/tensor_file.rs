@@ -13,8 +13,12 @@ use crate::AdapterError;
 /// The largest header that is read. A header takes about a hundred bytes a tensor.
 const MAX_HEADER: u64 = 16 << 20;
 
-/// What keys of whole numbers end with.
-pub(super) const INDICES: &str = "_indices";
+/// Whether a key is one of whole numbers.
+pub(super) fn is_of_indices(name: &str) -> bool {
+    ["_indices", "_indices_A", "_indices_B"]
+        .iter()
+        .any(|end| name.ends_with(end))
+}
 
 /// All tensors of a file as float32.
 ///
@@ -59,10 +63,10 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, TensorData>, Adap
             Dtype::F32 => DType::F32,
             Dtype::F16 => DType::F16,
             Dtype::BF16 => DType::BF16,
-            Dtype::U8 if name.ends_with(INDICES) => DType::U8,
-            Dtype::I16 if name.ends_with(INDICES) => DType::I16,
-            Dtype::I32 if name.ends_with(INDICES) => DType::I32,
-            Dtype::I64 if name.ends_with(INDICES) => DType::I64,
+            Dtype::U8 if is_of_indices(name) => DType::U8,
+            Dtype::I16 if is_of_indices(name) => DType::I16,
+            Dtype::I32 if is_of_indices(name) => DType::I32,
+            Dtype::I64 if is_of_indices(name) => DType::I64,
             other => {
                 return Err(wrong(format!(
                     "{name}: expected F32, F16 or BF16, found {other:?}"
@@ -97,6 +101,10 @@ pub(super) fn write(
                 DType::I32 => (
                     Dtype::I32,
                     data.iter::<i32>().flat_map(i32::to_le_bytes).collect(),
+                ),
+                DType::I64 => (
+                    Dtype::I64,
+                    data.iter::<i64>().flat_map(i64::to_le_bytes).collect(),
                 ),
                 _ => (
                     Dtype::F32,

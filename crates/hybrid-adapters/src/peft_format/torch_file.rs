@@ -6,7 +6,7 @@ use std::path::Path;
 use burn::store::pytorch_reader::{DType as TorchType, PytorchError, PytorchReader};
 use burn::tensor::{DType, TensorData};
 
-use super::tensor_file::INDICES;
+use super::tensor_file::is_of_indices;
 use crate::AdapterError;
 
 /// How many times its own size a file's tensors may take: several may share one storage.
@@ -57,10 +57,10 @@ pub(super) fn read(path: &Path) -> Result<BTreeMap<String, TensorData>, AdapterE
             TorchType::F32 => DType::F32,
             TorchType::F16 => DType::F16,
             TorchType::BF16 => DType::BF16,
-            TorchType::U8 if name.ends_with(INDICES) => DType::U8,
-            TorchType::I16 if name.ends_with(INDICES) => DType::I16,
-            TorchType::I32 if name.ends_with(INDICES) => DType::I32,
-            TorchType::I64 if name.ends_with(INDICES) => DType::I64,
+            TorchType::U8 if is_of_indices(&name) => DType::U8,
+            TorchType::I16 if is_of_indices(&name) => DType::I16,
+            TorchType::I32 if is_of_indices(&name) => DType::I32,
+            TorchType::I64 if is_of_indices(&name) => DType::I64,
             other => {
                 return Err(wrong(format!("{name}: expected floats, found {other:?}")));
             }

@@ -35,13 +35,15 @@ pub(super) fn check(
     let starts = config.methods.iter().any(|method| {
         matches!(
             method,
-            AdapterConfig::PromptTuning(_) | AdapterConfig::PrefixTuning(_)
+            AdapterConfig::PromptTuning(_)
+                | AdapterConfig::PrefixTuning(_)
+                | AdapterConfig::Cartridge(_)
         )
     });
     if config.start_at_prompt && !starts {
         faults.add(
             &format!("{key}.start_at_prompt"),
-            "no method of this stage starts at a prompt; prompt_tuning and prefix_tuning do",
+            "no method of this stage starts at a prompt; prompt_tuning, prefix_tuning and cartridge do",
         );
     }
     // Long passages and label words make more.

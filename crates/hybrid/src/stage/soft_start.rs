@@ -13,7 +13,7 @@ use crate::task::TaskData;
 
 /// A stage's methods, with the tokens of the texts that they start at: of a text that the method
 /// names, or, with `start_at_prompt`, of the prompt's instruction and template. A soft prompt starts
-/// at their word vectors, a prefix at their keys and values. AdaLoRA without a number of steps of its
+/// at their word vectors, a prefix or a cartridge at their keys and values. AdaLoRA without a number of steps of its
 /// own gets `total_steps`.
 ///
 /// # Errors
@@ -41,6 +41,11 @@ pub(crate) fn methods(
                 if config.start_at_prompt && prefix.init_token_ids.is_none() =>
             {
                 prefix.init_token_ids = Some(searched()?);
+            }
+            AdapterConfig::Cartridge(cartridge)
+                if config.start_at_prompt && cartridge.init_token_ids.is_none() =>
+            {
+                cartridge.init_token_ids = Some(searched()?);
             }
             AdapterConfig::Adalora(adalora) => {
                 adalora.total_step = adalora.total_step.or(Some(total_steps));
@@ -74,6 +79,7 @@ pub(crate) fn same_but_for_starts(methods: &[AdapterConfig], others: &[AdapterCo
                     soft.prompt_tuning_init = PromptTuningInit::default();
                 }
                 AdapterConfig::PrefixTuning(prefix) => prefix.init_token_ids = None,
+                AdapterConfig::Cartridge(cartridge) => cartridge.init_token_ids = None,
                 AdapterConfig::Adalora(adalora) => adalora.total_step = None,
                 AdapterConfig::Lora(lora) if lora.init_lora_weights == LoraInit::Eva => {
                     lora.eva_config.get_or_insert_default().ranks = None;

@@ -4,7 +4,10 @@ use hybrid_models::{Base, StackShape};
 use serde_json::{Value, json};
 
 use super::Keys;
-use crate::{MultitaskPromptTuningConfig, PTuningConfig, PrefixTuningConfig, PromptTuningConfig};
+use crate::{
+    CartridgeConfig, MultitaskPromptTuningConfig, PTuningConfig, PrefixTuningConfig,
+    PromptTuningConfig,
+};
 
 /// The sizes that PEFT takes from the base's configuration. Those of a prefix are its keys'.
 fn in_front(
@@ -91,6 +94,16 @@ pub(super) fn prefix_tuning(config: &PrefixTuningConfig, base: &dyn Base) -> Key
         ("init_weights", json!(config.init_weights)),
         ("peft_type", json!("PREFIX_TUNING")),
         ("prefix_projection", json!(config.prefix_projection)),
+    ]);
+    keys
+}
+
+pub(super) fn cartridge(config: &CartridgeConfig, base: &dyn Base) -> Keys {
+    let (n_virtual, n_stacks) = (config.num_virtual_tokens, config.num_transformer_submodules);
+    let mut keys = in_front(n_virtual, n_stacks, base, true);
+    keys.extend([
+        ("num_frozen_tokens", json!(config.num_frozen_tokens)),
+        ("peft_type", json!("CARTRIDGE")),
     ]);
     keys
 }
