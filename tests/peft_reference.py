@@ -7,7 +7,9 @@ CASES.json is a list of objects: `name`; `base` and `adapter` (folders); `input_
 (what `hybrid` computed; values count where the mask is 1, those of virtual tokens do not). What PEFT has
 loaded it writes again, next to `adapter` with `-again` at the end of its name, with the tensors in
 `adapter_model.bin` too. The largest difference of each case goes to `differences.json` next to CASES.json.
-Needs torch, transformers, peft 0.21 and, for AdaMSS, scikit-learn. Exits with 1 if a value differs by more than 1e-4.
+With `trained`, PEFT must train as many values at the layers of the base.
+Needs torch, transformers, peft 0.21 and, for AdaMSS, scikit-learn. Exits with 1 if a value differs by more than
+1e-4, or a number of values at all.
 
 The Rust test `parity_of_files_in_peft_itself` writes the cases and runs this script with the
 interpreter that HYBRID_REFERENCE_PYTHON names; without that variable it does nothing.
@@ -19,7 +21,8 @@ import sys
 import warnings
 
 import torch
-from peft import PeftModel, PeftType, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, PeftType, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -35,17 +38,48 @@ def lacks_bias(model):
     return any(layer.get_base_layer().bias is None for layer in layers)
 
 
-def outputs(case):
-    """What PEFT computes for one case, with the adapter beside the base and merged into it."""
+def loaded(case):
+    """The base of one case."""
     if "causal" in case:
-        base = AutoModelForCausalLM.from_pretrained(case["base"])
-    elif "logits" in case:
+        return AutoModelForCausalLM.from_pretrained(case["base"])
+    if "logits" in case:
         labels = len(case["logits"][0])
-        base = AutoModelForSequenceClassification.from_pretrained(
+        return AutoModelForSequenceClassification.from_pretrained(
             case["base"], num_labels=labels, ignore_mismatched_sizes=True
         )
-    else:
-        base = AutoModel.from_pretrained(case["base"])
+    return AutoModel.from_pretrained(case["base"])
+
+
+def trained(case):
+    """How many values PEFT trains at the layers of the base, without layers that are trained whole.
+
+    None of what stands in front of the tokens: files hold what its networks compute.
+    """
+    if PeftConfig.from_pretrained(case["adapter"]).is_prompt_learning:
+        return None
+    model = PeftModel.from_pretrained(loaded(case), case["adapter"], is_trainable=True)
+    whole = ("modules_to_save", "classifier")
+    return sum(
+        parameter.numel()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and not any(part in name for part in whole)
+    )
+
+
+def has_no_place(layer, base):
+    """Whether the weights of a LoRA's layer cannot hold it: a bias of its own at a layer without one,
+    or word vectors that are the output layer's too."""
+    if not isinstance(layer, LoraLayer):
+        return False
+    bias = any(layer.lora_bias.values()) and layer.get_base_layer().bias is None
+    is_shared = base.config.tie_word_embeddings and base.get_output_embeddings() is not None
+    tied = len(layer.lora_embedding_A) > 0 and is_shared
+    return bias or tied
+
+
+def outputs(case):
+    """What PEFT computes for one case, with the adapter beside the base and merged into it."""
+    base = loaded(case)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = PeftModel.from_pretrained(base, case["adapter"]).eval()
@@ -71,6 +105,8 @@ def outputs(case):
         out = (model.base_model if routed else model)(**inputs)
         found = {"as adapter": out}
         unmerged = model.active_peft_config.is_prompt_learning or kind in NEVER_MERGED or lacks_bias(model)
+        if kind == PeftType.LORA:
+            unmerged |= any(has_no_place(layer, base) for layer in model.modules())
         if not unmerged:
             found["merged"] = model.merge_and_unload()(**inputs)
     part = "last_hidden_state" if "hidden" in case else "logits"
@@ -97,6 +133,10 @@ def main(path):
             print(f"{case['name']}: {kind}: largest difference {worst:.1e}")
             if not worst <= TOLERANCE:
                 return 1
+        expected = case.get("trained")
+        if expected is not None and trained(case) not in (None, expected):
+            print(f"{case['name']}: {expected} values are trained, {trained(case)} by PEFT")
+            return 1
     out = os.path.join(os.path.dirname(path), "differences.json")
     with open(out, "w", encoding="utf-8") as file:
         json.dump(differences, file)

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Int, Tensor};
-use hybrid_adapters::AdapterConfig;
+use hybrid_adapters::{AdapterConfig, Adapters};
 use serde_json::{Value, json};
 
 use crate::contracts::bench::close;
@@ -140,6 +140,18 @@ fn difference(value: f64) -> String {
 fn methods(stack: &[AdapterConfig]) -> String {
     let names: Vec<&str> = stack.iter().map(AdapterConfig::name).collect();
     names.join(" + ")
+}
+
+/// How many values a stack trains at the layers of its base, without layers that are trained whole.
+fn n_trained(adapters: &Adapters) -> usize {
+    let whole = |name: &str| {
+        [".Unfreeze.", "classifier"]
+            .iter()
+            .any(|part| name.contains(part))
+    };
+    let tensors = adapters.named_tensors().into_iter();
+    let sizes = tensors.filter(|(name, _)| !whole(name));
+    sizes.map(|(_, data)| data.shape().num_elements()).sum()
 }
 
 /// Rows of numbers for JSON.

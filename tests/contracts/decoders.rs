@@ -1,12 +1,12 @@
-//! Interventions over decoders that read on.
+//! What decoders alone have: interventions that read on, and trained tokens of a shared output layer.
 
 use burn::tensor::{Int, Tensor, TensorData};
-use hybrid_adapters::{AdapterConfig, Adapters};
+use hybrid_adapters::{AdapterConfig, Adapters, load_peft, save_peft};
 use hybrid_models::{DecoderBatch, DecoderModel};
 use serde_json::{Value, json};
 
 use super::bench::{close, moved};
-use crate::fixtures;
+use crate::fixtures::{self, Tensors};
 
 /// The decoders among the fixtures.
 pub(super) fn models() -> Vec<(String, DecoderModel)> {
@@ -61,5 +61,24 @@ fn parity_decoders_with_interventions_read_on_from_a_cache() {
 
         let error = build(json!({"method": "loreft", "suffix_positions": 1})).unwrap_err();
         assert!(error.to_string().contains("suffix_positions"), "{error}");
+    }
+}
+
+/// Beside LoRA PEFT stores trained tokens once, also where the output layer shares them.
+#[test]
+fn parity_decoders_store_trained_tokens_beside_lora_once() {
+    for (name, model) in models() {
+        let stack = json!([{"method": "lora", "r": 2},
+                           {"method": "trainable_tokens", "token_indices": [6, 1]}]);
+        let stack: Vec<AdapterConfig> = serde_json::from_value(stack).unwrap();
+        let device = fixtures::device();
+        let adapters = moved(Adapters::init(&stack, &model, 3, &device).unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        save_peft(&adapters, &model, "tiny", None, folder.path()).unwrap();
+        let file = Tensors::read(&folder.path().join("adapter_model.safetensors"));
+        let is_delta = |key: &&str| key.ends_with("trainable_tokens_delta");
+        assert_eq!(file.names().filter(is_delta).count(), 1, "{name}");
+        let again = load_peft(folder.path(), &model, &device).unwrap();
+        assert_eq!(again.named_tensors(), adapters.named_tensors(), "{name}");
     }
 }

@@ -1,6 +1,6 @@
 //! Named stacks over one base, of which some act.
 
-use hybrid_adapters::{AdapterConfig, AdapterError, AdapterSet, Adapters};
+use hybrid_adapters::{AdapterConfig, AdapterError, AdapterSet, Adapters, combine};
 use hybrid_models::{Hooks, NoHooks};
 use serde_json::{Value, json};
 
@@ -64,5 +64,34 @@ fn parity_bases_with_named_stacks_switched_on_and_off() {
         assert!(matches!(&error, AdapterError::NoSuchAdapter { name, .. } if name == "wdie"));
         let error = set.active(&["scaled", "scaled"], base).unwrap_err();
         assert!(matches!(error, AdapterError::Stacking { .. }), "{error}");
+    }
+}
+
+/// Also where the base of before is gone, a merged LoRA is taken out again: by merging its negation.
+#[test]
+fn parity_bases_with_a_lora_merged_are_unmerged_by_its_negation() {
+    for subject in subjects() {
+        let lora = json!([{"method": "lora", "r": 2, "target_modules": "all-linear"}]);
+        let lora = init(&subject, lora);
+        let rule = serde_json::from_value(json!({"combination_type": "linear"})).unwrap();
+        let negated = combine(&[(&lora, -1.0)], &rule, subject.base(), &subject.device).unwrap();
+        let merged = subject.base.merged(&lora).unwrap();
+        let restored = merged.merged(&negated).unwrap();
+        let (own, after) = (
+            subject.base().named_tensors(),
+            restored.as_base().named_tensors(),
+        );
+        for ((name, own), (_, after)) in own.iter().zip(&after) {
+            let [own, after] = [own, after].map(|data| data.iter::<f32>().collect::<Vec<f32>>());
+            close(&format!("{}: {name}", subject.name()), &after, &own, 1e-5);
+        }
+        let logits = |base| subject.logits(base, &NoHooks);
+        differ(subject.name(), &logits(&merged), &logits(&subject.base));
+        close(
+            subject.name(),
+            &logits(&restored),
+            &logits(&subject.base),
+            1e-3,
+        );
     }
 }

@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Tensor, TensorData};
 use hybrid_adapters::{AdapterConfig, Adapters, load_peft, peft_has, save_peft};
 use hybrid_models::{DecoderBatch, DecoderModel, Hooks};
+use serde_json::json;
 
-use super::{Journey, Sent, TYPES, case, methods, rows_of_each};
+use super::{Journey, Sent, TYPES, case, methods, n_trained, rows_of_each};
 use crate::contracts::bench::moved;
+use crate::contracts::families::in_names_of;
+use crate::contracts::refusals::refusal;
 use crate::contracts::stacks::stacks;
 use crate::fixtures;
 
@@ -68,13 +71,15 @@ pub(super) fn send<'b>(benches: &'b [Bench], folder: &Path, journey: &mut Journe
     let device = fixtures::device();
     for bench in benches {
         for (index, (stack, _)) in stacks().into_iter().enumerate() {
+            let stack = in_names_of(&bench.model, &stack);
+            if refusal(&bench.model, &stack).is_some() || !is_for_peft(&stack, bench) {
+                continue;
+            }
             let text = serde_json::to_string(&stack).expect(TYPES);
             let name = format!("{} {text}", bench.name);
-            // Some name the layers of encoders.
-            let Ok(adapters) = Adapters::init(&stack, &bench.model, 7, &device).map(moved) else {
-                continue;
-            };
-            if !is_for_peft(&stack, bench) || !peft_has(&adapters) {
+            let adapters = Adapters::init(&stack, &bench.model, 7, &device);
+            let adapters = moved(adapters.unwrap_or_else(|error| panic!("{name}: {error}")));
+            if !peft_has(&adapters) {
                 continue;
             }
             let start = format!("{}-{index}", bench.name.replace('/', "-"));
@@ -83,6 +88,7 @@ pub(super) fn send<'b>(benches: &'b [Bench], folder: &Path, journey: &mut Journe
             let ids = &bench.batch.input_ids;
             let mut written = case(&name, &bench.folder, &place, ids, &ids.ones_like());
             written["causal"] = rows_of_each(bench.logits(&adapters));
+            written["trained"] = json!(n_trained(&adapters));
             journey.cases.push(written);
             let flat =
                 |logits: Tensor<3>| -> Vec<f32> { logits.into_data().iter::<f32>().collect() };

@@ -6,9 +6,9 @@ use hybrid_adapters::{
     AdapterConfig, Adapters, ClassifierHead, HeadConfig, load_peft, peft_has, save_peft,
 };
 use hybrid_models::{Base, Model, Pooling};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{Journey, Sent, TYPES, case, methods, rows, rows_of_each};
+use super::{Journey, Sent, TYPES, case, methods, n_trained, rows, rows_of_each};
 use crate::contracts::bench::{Bench, moved};
 use crate::contracts::stacks::stacks;
 use crate::fixtures;
@@ -42,6 +42,7 @@ pub(super) fn send<'b>(benches: &'b [Bench], folder: &Path, journey: &mut Journe
             save_peft(&adapters, &bench.model, "tiny", None, &place("headed")).unwrap();
             let mut headed = of_bench(&name, &place("headed"));
             headed["logits"] = rows(bench.model.classify(&bench.batch, &adapters).unwrap());
+            headed["trained"] = json!(n_trained(&adapters));
             journey.cases.push(headed);
             journey.sent.push(Sent {
                 name: name.clone(),

@@ -81,7 +81,7 @@ pub(super) struct Place {
     /// Name among [`Adapters::named_tensors`].
     pub(super) name: String,
     pub(super) layout: Layout,
-    /// Whether this is another name of a parameter that has a place already: files have its values
+    /// Whether this is another name of a parameter that has a place already: files may have its values
     /// twice.
     pub(super) is_copy: bool,
 }
@@ -442,8 +442,10 @@ pub(super) fn taken(
         named_tensors::shapes(adapters).into_iter().collect();
     let mut named = BTreeMap::new();
     for (key, place) in places {
-        let Some(data) = tensors.remove(&key) else {
-            return Err(AdapterError::Missing { name: key });
+        let data = match tensors.remove(&key) {
+            Some(data) => data,
+            None if place.is_copy => continue,
+            None => return Err(AdapterError::Missing { name: key }),
         };
         let data = named_tensors::checked(&key, &data, &place.layout.shape(&shapes[&place.name]))?;
         named.insert(place.name, place.layout.to_parameter(&data));
@@ -451,9 +453,12 @@ pub(super) fn taken(
     Ok(named)
 }
 
-/// The same under the names of PEFT's file.
+/// The same under the names of PEFT's file. Trained tokens beside LoRA it has once.
 pub(super) fn stored_tensors(adapters: &Adapters) -> BTreeMap<String, TensorData> {
-    turned(adapters, |place| Some(place.stored))
+    let once = has_lora(adapters);
+    turned(adapters, |place| {
+        (!(once && place.is_copy)).then_some(place.stored)
+    })
 }
 
 fn turned(
