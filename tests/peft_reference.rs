@@ -14,8 +14,8 @@ use crate::contracts::bench::close;
 use crate::fixtures;
 use crate::reference;
 
-mod decoders;
 mod encoders;
+mod language;
 
 const TYPES: &str = "the reference computes on rows of numbers";
 
@@ -58,15 +58,21 @@ fn parity_of_files_in_peft_itself() {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
-    let (encoders, decoders) = (encoders::benches(), decoders::benches());
+    let (encoders, language_models) = (encoders::benches(), language::benches());
     let mut journey = Journey::default();
     encoders::send(&encoders, folder.path(), &mut journey);
-    decoders::send(&decoders, folder.path(), &mut journey);
+    language::send(&language_models, folder.path(), &mut journey);
     reference::compare(python, "peft_reference.py", folder.path(), journey.cases);
     let differences = fixtures::json(&folder.path().join("differences.json"));
 
     let mut found: BTreeMap<String, Found> = BTreeMap::new();
     for sent in journey.sent {
+        let kinds = &differences[&sent.name];
+        if kinds["refused"].is_string() {
+            // Methods that PEFT does not put on GPT-2's transposed layers.
+            assert_eq!(sent.family, "gpt2", "{}: {kinds}", sent.name);
+            continue;
+        }
         let outputs = (sent.outputs)(&sent.again);
         close(&sent.name, &outputs, &sent.expected, 1e-5);
         // Then `adapter_model.bin` is all that is there.
@@ -79,7 +85,6 @@ fn parity_of_files_in_peft_itself() {
         );
 
         let of_method = found.entry(sent.methods).or_default();
-        let kinds = &differences[&sent.name];
         of_method.families.insert(sent.family);
         of_method.n_adapters += 1;
         of_method.in_peft = of_method.in_peft.max(kinds["as adapter"].as_f64().unwrap());

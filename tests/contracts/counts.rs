@@ -16,6 +16,20 @@ pub(super) fn at_queries_and_values(
     }
 }
 
+/// The same of a method that asks whether the layer has a bias.
+pub(super) fn at_biased_queries_and_values(
+    path: &str,
+    kind: &SiteKind,
+    count: fn(usize, usize, bool) -> usize,
+) -> usize {
+    match (name(path), kind) {
+        ("query" | "value" | "q_lin" | "v_lin", SiteKind::Linear { d_in, d_out, bias }) => {
+            count(*d_in, *d_out, *bias)
+        }
+        _ => 0,
+    }
+}
+
 /// Of vectors in front of the words.
 pub(super) fn words(n_virtual: usize, path: &str, kind: &SiteKind) -> usize {
     match kind {

@@ -185,6 +185,12 @@ pub(super) fn of_second_stack(base: &dyn Base, stack: &[AdapterConfig]) -> isize
         });
         keys.collect::<Vec<_>>()
     };
+    let in_front_of_last = |n: usize| {
+        let others = keys().into_iter();
+        let others = others.filter(|(site, ..)| site.layer >= Some(first.n_layers));
+        let values: usize = others.map(|(_, _, d_out)| 2 * d_out).sum();
+        (n * values) as isize
+    };
     let of_method = |config: &AdapterConfig| match config {
         AdapterConfig::PromptTuning(config) => (config.num_virtual_tokens * last.d_model) as isize,
         AdapterConfig::PTuning(config) => (config.num_virtual_tokens * last.d_model) as isize,
@@ -192,11 +198,28 @@ pub(super) fn of_second_stack(base: &dyn Base, stack: &[AdapterConfig]) -> isize
             let of_tasks = config.num_tasks * config.num_ranks;
             (config.num_virtual_tokens * (last.d_model + of_tasks)) as isize
         }
-        AdapterConfig::PrefixTuning(config) => {
-            let others = keys().into_iter();
-            let others = others.filter(|(site, ..)| site.layer >= Some(first.n_layers));
-            let values: usize = others.map(|(_, _, d_out)| 2 * d_out).sum();
-            -((config.num_virtual_tokens * values) as isize)
+        AdapterConfig::PrefixTuning(config) => -in_front_of_last(config.num_virtual_tokens),
+        AdapterConfig::Cartridge(config) => {
+            -in_front_of_last(config.num_virtual_tokens - config.num_frozen_tokens)
+        }
+        // One mixture serves both stacks, but where attention looks across.
+        AdapterConfig::Lily(config) => {
+            let is_all = serde_json::to_value(&config.target_modules).unwrap() == "all-linear";
+            let across = ["EncDecAttention", "encoder_attn"];
+            let again = base.sites().iter().filter(|site| {
+                let path = path_in_bert(base, site);
+                let mut parts = site.path.split('.');
+                let is_target = match is_all {
+                    true => !parts.any(|part| across.contains(&part)),
+                    false => matches!(name(&path), "query" | "value"),
+                };
+                site.layer == Some(first.n_layers) && is_target
+            });
+            let sizes = again.map(|site| match site.kind {
+                SiteKind::Linear { d_out, .. } => config.num_b * config.r * d_out,
+                _ => 0,
+            });
+            -(sizes.sum::<usize>() as isize)
         }
         AdapterConfig::AdaptionPrompt(config) => {
             let across = keys().into_iter().filter(|(site, ..)| {

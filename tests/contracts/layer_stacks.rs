@@ -6,7 +6,8 @@ use hybrid_models::SiteKind;
 use serde_json::json;
 
 use super::counts::{
-    at_queries_and_values, factors, in_head, in_layer, keys, last_block, name, norm, pair, words,
+    at_biased_queries_and_values, at_queries_and_values, factors, in_head, in_layer, keys,
+    last_block, name, norm, pair, words,
 };
 use super::stacks::Expected;
 
@@ -186,8 +187,8 @@ pub(super) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
             |path, kind| at_queries_and_values(path, kind, |_, _| 5),
         ),
         (stack(json!([{"method": "glora", "r": 3}])), |path, kind| {
-            at_queries_and_values(path, kind, |d_in, d_out| {
-                6 * (d_in + d_out) + 3 * (d_in + 1) + 2
+            at_biased_queries_and_values(path, kind, |d_in, d_out, bias| {
+                6 * (d_in + d_out) + usize::from(bias) * (3 * (d_in + 1) + 2)
             })
         }),
         (
@@ -203,7 +204,11 @@ pub(super) fn stacks() -> Vec<(Vec<AdapterConfig>, Expected)> {
                 json!([{"method": "glora", "config_A_B": "vector", "config_C": "vector",
                           "config_D_E": "none"}, {"method": "lora", "r": 1}]),
             ),
-            |path, kind| at_queries_and_values(path, kind, |d_in, d_out| 2 * d_in + 3 * d_out),
+            |path, kind| {
+                at_biased_queries_and_values(path, kind, |d_in, d_out, bias| {
+                    d_in + 3 * d_out + usize::from(bias) * d_in
+                })
+            },
         ),
         (
             stack(json!([{"method": "osf", "effective_rank": 5}])),

@@ -1,6 +1,6 @@
 //! What bases cannot have, and how they say so.
 
-use hybrid_adapters::{AdapterConfig, AdapterError, MethodInfo};
+use hybrid_adapters::{AdapterConfig, AdapterError, BeftConfig, MethodInfo};
 use hybrid_models::{Base, BaseKind, ModelError, SiteKind};
 
 use super::counts::name;
@@ -44,6 +44,24 @@ fn of_method(base: &dyn Base, config: &AdapterConfig) -> Option<Refusal> {
         AdapterConfig::PrefixTuning(config) => {
             let reads_two = base.kind() == BaseKind::EncoderDecoder;
             (config.init_token_ids.is_some() && reads_two).then_some(Refusal::NoSuchPart)
+        }
+        AdapterConfig::Cartridge(config) => {
+            let reads_two = base.kind() == BaseKind::EncoderDecoder;
+            (config.init_token_ids.is_some() && reads_two).then_some(Refusal::NoSuchPart)
+        }
+        // GPT-2's values are part of a larger layer.
+        AdapterConfig::Beft(config) => {
+            let own_targets = config.target_modules == BeftConfig::default().target_modules;
+            (own_targets && base.model_type() == "gpt2").then_some(Refusal::NoTarget)
+        }
+        // Nothing but the bias would be changed.
+        AdapterConfig::Glora(_) => {
+            let settings = serde_json::to_value(config).unwrap();
+            let mut sites = queries_and_values(base);
+            let lacks_bias =
+                sites.any(|site| matches!(site.kind, SiteKind::Linear { bias: false, .. }));
+            (settings["config_A_B"] == "none" && lacks_bias)
+                .then_some(Refusal::Setting("config_A_B"))
         }
         AdapterConfig::Bitfit(_) => {
             let mut kinds = base.sites().iter().map(|site| site.kind);
@@ -104,6 +122,20 @@ pub(crate) fn beside_weights(base: &dyn Base, stack: &[AdapterConfig]) -> Option
             let is_query = matches!(name(&path_in_bert(base, site)), "query" | "q_lin");
             is_query && matches!(site.kind, SiteKind::Linear { bias: false, .. })
         }),
+        // Those under test have it at values, or at queries and nowhere else.
+        AdapterConfig::Beft(config) => {
+            let targets = serde_json::to_string(&config.target_modules).unwrap();
+            let own = ["value", "v_lin", "v_proj", "mlp.c_fc", "\"v\""];
+            let at_values = own.iter().any(|name| targets.contains(name));
+            base.sites().iter().any(|site| {
+                let path = path_in_bert(base, site);
+                let is_target = match at_values {
+                    true => matches!(name(&path), "value" | "v_lin"),
+                    false => matches!(name(&path), "query" | "q_lin"),
+                };
+                is_target && matches!(site.kind, SiteKind::Linear { bias: false, .. })
+            })
+        }
         _ => false,
     };
     let mut configs = stack.iter();

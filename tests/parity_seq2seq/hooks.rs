@@ -6,6 +6,7 @@ use burn::tensor::{Int, Tensor};
 use hybrid_models::{Base, Embedding, EncoderBatch, Hooks, Linear, NoHooks, Norm, SiteId, Stack};
 
 use super::{cases, host};
+use crate::fixtures;
 
 /// Notes the sites in the order in which a forward comes to them.
 #[derive(Default)]
@@ -69,6 +70,8 @@ fn parity_hooks_see_every_site_in_order() {
 struct InFront {
     stack: Stack,
     words: RefCell<Option<Tensor<3>>>,
+    /// Of all vectors of the stack, where there are some in front.
+    scale: f64,
 }
 
 impl Hooks for InFront {
@@ -78,7 +81,7 @@ impl Hooks for InFront {
         }
         let mut in_front = self.words.borrow_mut();
         match in_front.as_ref() {
-            Some(in_front) => Tensor::cat(vec![in_front.clone(), words], 1),
+            Some(in_front) => Tensor::cat(vec![in_front.clone(), words], 1) * self.scale,
             None => {
                 *in_front = Some(words.clone());
                 words
@@ -106,9 +109,16 @@ fn parity_with_tokens_in_place_of_their_vectors() {
             attention_mask: part(&whole.attention_mask, start, n),
             token_type_ids: None,
         };
+        // Transformers' Marian leaves it to whoever gives vectors to its encoder to scale them.
+        let config = fixtures::json(&case.fixture.folder.join("model/config.json"));
+        let is_scaled = config["model_type"] == "marian" && config["scale_embedding"] == true;
         let hooks = InFront {
             stack: Stack::Encoder,
             words: RefCell::new(None),
+            scale: match is_scaled {
+                true => (model.d_model() as f64).sqrt(),
+                false => 1.0,
+            },
         };
         model.encode(&batch(0, split), &hooks).unwrap();
         let soft = model.encode(&batch(split, seq - split), &hooks).unwrap();
@@ -123,6 +133,7 @@ fn parity_with_tokens_in_place_of_their_vectors() {
         let hooks = InFront {
             stack: Stack::Decoder,
             words: RefCell::new(None),
+            scale: 1.0,
         };
         let [_, targets] = ids.dims();
         model

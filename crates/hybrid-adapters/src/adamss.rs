@@ -1,12 +1,13 @@
-//! AdaMSS, adaptive multi-subspaces: outputs that are alike in a weight's leading singular directions get
-//! low-rank updates of their own within those (Zheng et al. 2025, section 3, in PEFT's formulation).
+//! AdaMSS, adaptive multi-subspaces: outputs that are alike in a weight's leading singular
+//! directions get low-rank updates of their own within those (NeurIPS 2025, in PEFT's
+//! formulation).
 //!
-//! `y = f(x) + P (B_1 A_1, ..., B_K A_K) N (x, 1)`, where the rows of `N: [r, d_in + 1]` are the leading right
-//! singular vectors of the weight with its bias as a column (without one where there is none), the outputs
-//! are clustered by their rows of the left ones, and `P` puts each cluster's outputs where they belong. Files hold
-//! `N`, and of the clusters their sizes alone: what PEFT draws for them is drawn again, and near ties between
-//! clusters can fall differently. PEFT's allocation of subspaces while training (`use_asa`) is left out;
-//! what it stores is read.
+//! `y = f(x) + P (B_1 A_1, ..., B_K A_K) N (x, 1)`, where the rows of `N: [r, d_in + 1]` are the
+//! leading right singular vectors of the weight with its bias as a column (without one where there
+//! is none), the outputs are clustered by their rows of the left ones, and `P` puts each cluster's
+//! outputs where they belong. Files hold `N`, and of the clusters their sizes alone: what PEFT
+//! draws for them is drawn again, and near ties between clusters can fall differently. PEFT's
+//! allocation of subspaces while training (`use_asa`) is left out; what it stores is read.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData};
@@ -53,8 +54,8 @@ pub(crate) const FORM: PeftForm = PeftForm {
 site_settings! {
     /// AdaMSS' settings, with PEFT's names and meanings.
     AdamssConfig as FORM {
-        /// Number of singular directions, less than a layer's outputs; at most as many as it has are
-        /// used.
+        /// Number of singular directions, less than a layer's outputs; at most as many as it has
+        /// are used.
         #[schemars(range(min = 1))]
         r: usize = 100,
         /// Number of clusters; at most as many as a layer has outputs are made.
@@ -101,8 +102,8 @@ impl SiteMethod for Adamss {
     const RENAMED: &'static [(&'static str, &'static str)] =
         &[("adamss_a", "adamss_A"), ("adamss_b", "adamss_B")];
 
-    /// `A` at the leading directions of the cluster's outputs, `B` zero, so the adapted base starts as
-    /// the base.
+    /// `A` at the leading directions of the cluster's outputs, `B` zero, so the adapted base starts
+    /// as the base.
     fn init(
         config: &AdamssConfig,
         place: &Place<'_>,

@@ -1,8 +1,8 @@
 //! BEFT: a bias on top of a layer's own, of value projections by default (Huang et al. 2025,
 //! arXiv:2509.15974).
 //!
-//! `y = f(x) + b`. Unlike BitFit's biases it also stands where the layer has none, and then does not
-//! merge, as in PEFT.
+//! `y = f(x) + b`. Unlike BitFit's biases it also stands where the layer has none, and then does
+//! not merge, as in PEFT.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -45,8 +45,8 @@ impl Beft {
     /// All zero, so the adapted base starts as the base.
     ///
     /// # Errors
-    /// [`AdapterError::NoTarget`], [`AdapterError::UnsupportedTarget`], [`AdapterError::Pattern`] or
-    /// [`AdapterError::Setting`].
+    /// [`AdapterError::NoTarget`], [`AdapterError::UnsupportedTarget`], [`AdapterError::Pattern`]
+    /// or [`AdapterError::Setting`].
     pub(crate) fn init(config: &BeftConfig, building: &Building<'_>) -> Result<Self, AdapterError> {
         let sites = at_places(config.selection(), building, |place, _| {
             Ok(Added {

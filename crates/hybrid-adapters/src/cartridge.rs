@@ -1,9 +1,9 @@
-//! Cartridges: trained keys and values in front of those of every layer, the first of which stay as they
-//! began (Eyuboglu et al. 2025).
+//! Cartridges: trained keys and values in front of those of every layer, the first of which stay as
+//! they began (Eyuboglu et al. 2025).
 //!
-//! Begun at the keys and values of the first tokens of a text, they stand for the text; the first one, to
-//! which many models attend whatever the text, is best kept. Over an encoder-decoder layers share them as a
-//! prefix's.
+//! Begun at the keys and values of the first tokens of a text, they stand for the text; the first
+//! one, to which many models attend whatever the text, is best kept. Over an encoder-decoder layers
+//! share them as a prefix's.
 
 use std::collections::BTreeMap;
 
@@ -104,8 +104,8 @@ impl Cartridge {
                 (first.map(|rows| rows.without_autodiff().into_data()), rest)
             }
             None => {
-                // Not by the stack's seed: only what is trained is in checkpoints, so that these must come
-                // out the same in every stack.
+                // Not by the stack's seed: only what is trained is in checkpoints, so that these
+                // must come out the same in every stack.
                 let mut random = HostRandom::new(0, building.position as u64);
                 let first = (n_frozen > 0).then(|| random.normal([n_frozen, layers.width()], 1.0));
                 let mut random = building.random_part(0);
@@ -171,7 +171,8 @@ impl Method for Cartridge {
     }
 }
 
-/// Takes the frozen rows out of the one tensor of a file, where there are as many as there should be.
+/// Takes the frozen rows out of the one tensor of a file, where there are as many as there should
+/// be.
 pub(crate) fn split(tensors: &mut BTreeMap<String, TensorData>, config: &CartridgeConfig) {
     let (n_virtual, n_frozen) = (config.num_virtual_tokens, config.num_frozen_tokens);
     let Some(all) = tensors
@@ -212,8 +213,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rows_are_parted_and_put_together(n_virtual in 1usize..6, n_frozen in 0usize..6, width in 1usize..4) {
-            let config = serde_json::json!({"num_virtual_tokens": n_virtual, "num_frozen_tokens": n_frozen});
+        fn rows_are_parted_and_put_together(
+            n_virtual in 1usize..6,
+            n_frozen in 0usize..6,
+            width in 1usize..4,
+        ) {
+            let config = serde_json::json!({
+                "num_virtual_tokens": n_virtual,
+                "num_frozen_tokens": n_frozen,
+            });
             let config: CartridgeConfig = serde_json::from_value(config).unwrap();
             let values: Vec<f32> = (0..n_virtual * width).map(|place| place as f32).collect();
             let whole = TensorData::new(values, [n_virtual, width]);

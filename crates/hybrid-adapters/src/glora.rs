@@ -1,9 +1,10 @@
-//! GLoRA: scales and shifts of a layer's weight and bias (Chavan et al. 2023, equation 10, in PEFT's
+//! GLoRA: scales and shifts of a layer's weight and bias (Chavan et al. 2023, in PEFT's
 //! formulation).
 //!
-//! `y = (W + W * A + B) x + b + b * D + E + W C` with products `*` value by value, `A` and `B: [d_out, d_in]`,
-//! `C: [d_in]`, `D` and `E: [d_out]`. Each is a low-rank product, a value for each output (or, of `C`, each
-//! input), one value for all, or nothing. Over a layer without bias there are only `A` and `B`.
+//! `y = (W + W * A + B) x + b + b * D + E + W C` with products `*` value by value, `A` and `B:
+//! [d_out, d_in]`, `C: [d_in]`, `D` and `E: [d_out]`. Each is a low-rank product, a value for each
+//! output (or, of `C`, each input), one value for all, or nothing. Over a layer without bias there
+//! are only `A` and `B`.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
@@ -371,8 +372,8 @@ mod tests {
         };
         let rows = Tensor::<2>::from_data([[1.0, 1.0]], &device);
         let found = glora.act(&base, rows, Pass::Inference).into_data();
-        // Of the weight (2, 8) + (0, 0), (1, -1) from each input; of the bias twice itself, the shift,
-        // and the image of (1, 2): (7, 10).
+        // Of the weight (2, 8) + (0, 0), (1, -1) from each input; of the bias twice itself, the
+        // shift, and the image of (1, 2): (7, 10).
         let expected =
             TensorData::from([[2.0 + 2.0 + 2.0 + 0.5 + 7.0, 8.0 - 2.0 - 2.0 + 0.25 + 10.0]]);
         found.assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));

@@ -1,13 +1,14 @@
-//! LiLy: low-rank side paths whose first factors serve neighbouring layers and whose second ones are
-//! mixed, in each layer by a router of its own, out of a few that serve all (Zhong et al. 2024).
+//! LiLy: low-rank side paths whose first factors serve neighbouring layers and whose second ones
+//! are mixed, in each layer by a router of its own, out of a few that serve all (Zhong et al.
+//! 2024).
 //!
-//! `y = f(x) + s A x (sum_e p_e B_e)` with `p` the mean of `softmax(R A x)` over all that one forward reads: in
-//! PEFT's formulation one mixture for a whole batch, its padding included, not one for each token. So what
-//! a row becomes depends on its batch, and no weight can hold it.
+//! `y = f(x) + s A x (sum_e p_e B_e)` with `p` the mean of `softmax(R A x)` over all that one
+//! forward reads: in PEFT's formulation one mixture for a whole batch, its padding included, not
+//! one for each token. So what a row becomes depends on its batch, and no weight can hold it.
 //!
-//! Layers share factors when the same name among the targets selects them and their weights have one
-//! shape: all of them `B`, each `stride_A` neighbours `A`. A regular expression is one name; under
-//! `all-linear` the name is what follows the number of the layer.
+//! Layers share factors when the same name among the targets selects them and their weights have
+//! one shape: all of them `B`, each `stride_A` neighbours `A`. A regular expression is one name;
+//! under `all-linear` the name is what follows the number of the layer.
 
 use std::collections::BTreeMap;
 
@@ -179,8 +180,8 @@ impl Lily {
     /// `A` and routers by PyTorch's Kaiming initialisation, `B` zero unless asked otherwise.
     ///
     /// # Errors
-    /// [`AdapterError::Setting`], [`AdapterError::NoTarget`], [`AdapterError::UnsupportedTarget`] or
-    /// [`AdapterError::Pattern`].
+    /// [`AdapterError::Setting`], [`AdapterError::NoTarget`], [`AdapterError::UnsupportedTarget`]
+    /// or [`AdapterError::Pattern`].
     pub(crate) fn init(config: &LilyConfig, building: &Building<'_>) -> Result<Self, AdapterError> {
         config.check()?;
         let sites = building.linear_sites(FORM.method, &Selector::new(config.selection())?)?;

@@ -2,8 +2,8 @@
 
 use hybrid_models::Site;
 
-/// Sites, given in forward order, as Transformers declares them in a model of this type: the same but in
-/// BART's attention, where it is key, value, query.
+/// Sites, given in forward order, as Transformers declares them in a model of this type: the same
+/// but in BART's attention, where it is key, value, query.
 pub(crate) fn in_module_order<'s>(model_type: &str, mut sites: Vec<&'s Site>) -> Vec<&'s Site> {
     if ["bart", "marian"].contains(&model_type) {
         sites.sort_by_key(|site| match site.path.ends_with(".q_proj") {

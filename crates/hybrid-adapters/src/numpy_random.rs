@@ -1,5 +1,5 @@
-//! NumPy's default generator (O'Neill 2014, PCG-64 with output XSL-RR), so that what PEFT draws from it
-//! and stores nowhere can be drawn again.
+//! NumPy's default generator (O'Neill 2014, PCG-64 with output XSL-RR), so that what PEFT draws
+//! from it and stores nowhere can be drawn again.
 
 use std::collections::HashSet;
 

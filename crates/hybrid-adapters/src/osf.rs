@@ -1,10 +1,11 @@
-//! OSF, orthogonal subspace fine-tuning: the lesser singular directions of a weight are trained, apart from the
-//! leading ones, which are kept (Nayak et al. 2025, section 3, in PEFT's formulation).
+//! OSF, orthogonal subspace fine-tuning: the lesser singular directions of a weight are trained,
+//! apart from the leading ones, which are kept (Nayak et al. 2025, in PEFT's formulation).
 //!
-//! `y = f(x) + U diag(S) V x - U0 diag(S0) V0 x`, where `U0 diag(S0) V0` is the base's own weight without its
-//! `effective_rank` leading singular directions, and `U`, `S` and `V` start as `U0`, `S0` and `V0`. Gradients of `U`
-//! and `V` lose what lies along the leading directions. Files hold `U`, `S` and `V` alone: the others come from
-//! the base, and neither depends on how singular vectors are signed.
+//! `y = f(x) + U diag(S) V x - U0 diag(S0) V0 x`, where `U0 diag(S0) V0` is the base's own weight
+//! without its `effective_rank` leading singular directions, and `U`, `S` and `V` start as `U0`,
+//! `S0` and `V0`. Gradients of `U` and `V` lose what lies along the leading directions. Files hold
+//! `U`, `S` and `V` alone: the others come from the base, and neither depends on how singular
+//! vectors are signed.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};

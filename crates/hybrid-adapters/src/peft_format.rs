@@ -1,11 +1,11 @@
 //! PEFT's file format: `adapter_config.json` and `adapter_model.safetensors`, both ways;
 //! `adapter_model.bin` is read where that is not there.
 //!
-//! LoRA, IA3, LayerNorm tuning, all methods of `site_method`, prompt tuning, prefix tuning, cartridges and P-tuning
-//! have a place in it, each with unfrozen layers beside it (`modules_to_save`). Keys are `base_model.model.` + module path +
-//! tensor, linear weights `[d_out, d_in]`. What stands in front of the tokens is one tensor,
-//! `prompt_embeddings`, without the network it may come from; beside it keys start with
-//! `base_model.`.
+//! LoRA, IA3, LayerNorm tuning, all methods of `site_method`, prompt tuning, prefix tuning,
+//! cartridges and P-tuning have a place in it, each with unfrozen layers beside it
+//! (`modules_to_save`). Keys are `base_model.model.` + module path + tensor, linear weights
+//! `[d_out, d_in]`. What stands in front of the tokens is one tensor, `prompt_embeddings`, without
+//! the network it may come from; beside it keys start with `base_model.`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,12 +25,13 @@ mod load;
 mod save;
 mod tensor_file;
 mod torch_file;
+mod values;
 
 pub use classifier::load_peft_classifier;
 pub use inspect::{PeftSummary, inspect_peft};
-pub use keys::{load_torch_tensors, torch_tensors};
 pub use load::load_peft;
 pub use save::{peft_has, save_peft};
+pub use values::{load_torch_tensors, torch_tensors};
 
 /// The PEFT release whose keys are known, and written.
 pub(crate) const PEFT_VERSION: &str = "0.21.2";
@@ -84,8 +85,8 @@ fn stored_table(layer: &Layer) -> Option<TensorData> {
     Some(data.convert::<f32>())
 }
 
-/// A whole key: `start`, what stands before the base's paths, and the key of a place, unless that is
-/// whole.
+/// A whole key: `start`, what stands before the base's paths, and the key of a place, unless that
+/// is whole.
 fn full_key(start: &str, prefix: &str, key: &str) -> String {
     match is_whole(key) {
         true => key.to_owned(),
@@ -93,7 +94,8 @@ fn full_key(start: &str, prefix: &str, key: &str) -> String {
     }
 }
 
-/// Whether a key is one of [`BARE`] or of a tensor that all sites share, or several: below no module.
+/// Whether a key is one of [`BARE`] or of a tensor that all sites share, or several: below no
+/// module.
 fn is_whole(key: &str) -> bool {
     let of_several = |name: &str| NUMBERED.iter().any(|start| name.starts_with(start));
     let shared = key.strip_prefix("base_model.");

@@ -1,8 +1,9 @@
 //! The seam of methods that act on linear layers: a few tensors for each site, and one function of
 //! rows that they are.
 //!
-//! A method's file has its settings ([`site_settings`]), its tensors with their first values, and the
-//! function ([`SiteMethod::act`]). Wrapping the layer, merging, naming and storing are done here.
+//! A method's file has its settings ([`site_settings`]), its tensors with their first values, and
+//! the function ([`SiteMethod::act`]). Wrapping the layer, merging, naming and storing are done
+//! here.
 
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
@@ -206,8 +207,8 @@ pub(crate) fn whole<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok,
     }
 }
 
-/// Declares the settings of a method: its own keys with their defaults, and those that select sites;
-/// after `on` the targets by default, where those are not queries and values.
+/// Declares the settings of a method: its own keys with their defaults, and those that select
+/// sites; after `on` the targets by default, where those are not queries and values.
 macro_rules! site_settings {
     (@targets) => { $crate::Targets::queries_and_values() };
     (@targets $targets:expr) => { $targets };

@@ -1,11 +1,11 @@
 //! TinyLoRA: between the leading singular vectors of the weight, a matrix that a very short trained
 //! vector mixes out of random ones (Morris et al. 2026).
 //!
-//! `y = f(x) + B R A x` with `R = sum_i v_i P_i`. `A: [r, d_in]` and `B: [d_out, r]` are the singular vectors of
-//! the `r` largest singular values, each with their root; the `P_i: [r, r]` are drawn as PEFT draws them, from
-//! `projection_seed` plus the place of the site among the model's modules. With `weight_tying` groups of
-//! neighbouring sites share one `v`. Singular vectors are only as definite as the values are different, so
-//! files hold `A` and `B`.
+//! `y = f(x) + B R A x` with `R = sum_i v_i P_i`. `A: [r, d_in]` and `B: [d_out, r]` are the
+//! singular vectors of the `r` largest singular values, each with their root; the `P_i: [r, r]` are
+//! drawn as PEFT draws them, from `projection_seed` plus the place of the site among the model's
+//! modules. With `weight_tying` groups of neighbouring sites share one `v`. Singular vectors are
+//! only as definite as the values are different, so files hold `A` and `B`.
 
 use std::collections::BTreeMap;
 
@@ -76,8 +76,8 @@ site_settings! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum TinyloraInit {
-    /// `true`: at zero, so that the adapted base starts as the base; `false`: as `uniform`, where PEFT
-    /// leaves what memory held.
+    /// `true`: at zero, so that the adapted base starts as the base; `false`: as `uniform`, where
+    /// PEFT leaves what memory held.
     Zero(bool),
     /// Anywhere.
     Drawn(TinyloraDistribution),
@@ -216,8 +216,8 @@ impl TinyloraConfig {
 
 impl Tinylora {
     /// # Errors
-    /// [`AdapterError::Setting`], [`AdapterError::NoTarget`], [`AdapterError::UnsupportedTarget`] or
-    /// [`AdapterError::Pattern`].
+    /// [`AdapterError::Setting`], [`AdapterError::NoTarget`], [`AdapterError::UnsupportedTarget`]
+    /// or [`AdapterError::Pattern`].
     pub(crate) fn init(
         config: &TinyloraConfig,
         building: &Building<'_>,

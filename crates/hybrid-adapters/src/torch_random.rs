@@ -79,9 +79,9 @@ impl TorchRandom {
         ((high << 32 | low) & ((1 << 53) - 1)) as f64 / (1u64 << 53) as f64
     }
 
-    /// `torch.normal(0, deviation, shape)` (Box and Muller 1958): 16 values at a time, of which the last
-    /// are drawn again where the values are no multiple of 16, and in pairs where there are fewer.
-    /// PyTorch's own vectorised functions round a little otherwise.
+    /// `torch.normal(0, deviation, shape)` (Box and Muller 1958): 16 values at a time, of which the
+    /// last are drawn again where the values are no multiple of 16, and in pairs where there are
+    /// fewer. PyTorch's own vectorised functions round a little otherwise.
     pub(crate) fn normal<const D: usize>(
         &mut self,
         shape: [usize; D],
@@ -136,7 +136,8 @@ impl TorchRandom {
     }
 }
 
-/// Numbers in `[0, 1)` become normal ones, each of the first half with its counterpart in the second.
+/// Numbers in `[0, 1)` become normal ones, each of the first half with its counterpart in the
+/// second.
 fn into_normal(units: &mut [f32], deviation: f64) {
     let half = units.len() / 2;
     let (first, second) = units.split_at_mut(half);

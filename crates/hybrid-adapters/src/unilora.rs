@@ -1,10 +1,11 @@
-//! UniLoRA: the values of LoRA's factors at all sites are those of one short trained vector, dealt out at
-//! random (Li et al. 2025).
+//! UniLoRA: the values of LoRA's factors at all sites are those of one short trained vector, dealt
+//! out at random (Li et al. 2025).
 //!
-//! `y = f(x) + B A x` with `A_ij = theta_k / sqrt(n_k)`, `k` the place in the vector that the value has and
-//! `n_k` how many values of all factors have it; `B` alike. So the projection of the vector is an isometry.
-//! Each place serves as many values as any other, or one more. PEFT shuffles them by NumPy's generator
-//! from `proj_seed`, over all sites in the order of the model's modules; files hold them with `save_indices`.
+//! `y = f(x) + B A x` with `A_ij = theta_k / sqrt(n_k)`, `k` the place in the vector that the value
+//! has and `n_k` how many values of all factors have it; `B` alike. So the projection of the vector
+//! is an isometry. Each place serves as many values as any other, or one more. PEFT shuffles them
+//! by NumPy's generator from `proj_seed`, over all sites in the order of the model's modules; files
+//! hold them with `save_indices`.
 
 use std::collections::BTreeMap;
 
@@ -57,8 +58,8 @@ site_settings! {
         unilora_dropout: f64 = 0.0,
         /// Largest size of a first value.
         init_theta_d_bound: f64 = 0.02,
-        /// Whether the first values are within that bound; else they are drawn from the standard normal
-        /// distribution.
+        /// Whether the first values are within that bound; else they are drawn from the standard
+        /// normal distribution.
         init_weights: bool = true,
         /// Whether PEFT's files hold the places; else they are drawn again.
         save_indices: bool = false,
@@ -142,11 +143,12 @@ impl UniloraConfig {
 }
 
 impl Unilora {
-    /// The vector uniform within the bound, so the adapted base starts near the base, not as the base.
+    /// The vector uniform within the bound, so the adapted base starts near the base, not as the
+    /// base.
     ///
     /// # Errors
-    /// [`AdapterError::Setting`], [`AdapterError::NoTarget`], [`AdapterError::UnsupportedTarget`] or
-    /// [`AdapterError::Pattern`].
+    /// [`AdapterError::Setting`], [`AdapterError::NoTarget`], [`AdapterError::UnsupportedTarget`]
+    /// or [`AdapterError::Pattern`].
     pub(crate) fn init(
         config: &UniloraConfig,
         building: &Building<'_>,

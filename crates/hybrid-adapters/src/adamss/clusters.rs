@@ -127,15 +127,13 @@ mod tests {
         assert_eq!(first(6, 6), [3, 4, 1, 5, 0, 2]);
     }
 
+    /// Against scikit-learn 1.9.
     #[test]
-    fn rows_that_are_near_are_together() {
-        let row = |row: usize| [[5.0, 0.0], [0.0, 5.0], [-5.0, -5.0]][row % 3];
-        let shake = |place: usize| 0.1 * (place as f64 * 1.7).sin();
-        let values = (0..24).map(|place| row(place / 2)[place % 2] + shake(place));
-        let found = clusters(&Matrix::new(12, 2, values.collect()), 3);
-        let mut found: Vec<Vec<usize>> = found;
-        found.sort();
-        assert_eq!(found, [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]);
+    fn clusters_are_those_of_scikit_learn() {
+        let value = |place: usize| (place as f64 * 1.7).sin() * (1 + place % 5) as f64;
+        let rows = Matrix::new(12, 3, (0..36).map(value).collect());
+        let expected: [&[usize]; 3] = [&[1, 6, 11], &[0, 3, 4, 5, 8, 9, 10], &[2, 7]];
+        assert_eq!(clusters(&rows, 3), expected);
     }
 
     #[test]

@@ -7,7 +7,8 @@ use burn::tensor::{Device, TensorData};
 use hybrid_models::{Base, SiteKind, SiteTable};
 
 use super::config_file::{self, PeftConfig};
-use super::keys::{places, taken};
+use super::keys::places;
+use super::values::taken;
 use super::{CONFIG, full_key, is_whole, key_start, read_tensors, stored_table};
 use crate::method::Kept;
 use crate::named_tensors::checked;

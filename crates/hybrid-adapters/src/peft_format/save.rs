@@ -7,7 +7,8 @@ use burn::tensor::TensorData;
 use hybrid_models::{Base, Layer, Pooling, SiteId, SiteKind, SiteTable, write_whole};
 
 use super::config_text::{classifies_rows, config_text, keeps_modules};
-use super::keys::{has_lora, stored_tensors};
+use super::keys::has_lora;
+use super::values::stored_tensors;
 use super::{CONFIG, TENSORS, full_key, key_start, stored_table, tensor_file};
 use crate::any_method::AnyMethod;
 use crate::head::{ClassifierHead, head_to_tensors};

@@ -1,5 +1,6 @@
-//! The wavelets that have a filter in PEFT: Daubechies', his symlets, and his coiflets, as PyWavelets has them
-//! (Daubechies 1992, chapters 6 to 8).
+//! The wavelets that have a filter in PEFT: Daubechies', his symlets, and his coiflets, as
+//! PyWavelets has them (Daubechies 1992, chapters 6 to 8). PEFT's `coif4` differs, and is here as
+//! it is there; its `coif5` does not fit its own padding, and is left out.
 
 use super::Wavelet;
 

@@ -98,10 +98,11 @@ fn rule(text: &str) -> Result<CombinationType, String> {
     serde_json::from_value(json!(text)).map_err(|error| error.to_string())
 }
 
-/// The layers of a base, without its tokenizer, and the name it goes by.
-fn open_base(name: &str, device: &Device) -> Result<Box<dyn Base>, HybridError> {
+/// The layers of a base, without its tokenizer; a run puts a head of its own on an encoder.
+fn open_base(name: &str, for_run: bool, device: &Device) -> Result<Box<dyn Base>, HybridError> {
     let folder = find_base(name, BaseInit::Pretrained, &say)?.folder;
     Ok(match BaseKind::of_folder(&folder)? {
+        BaseKind::Encoder if for_run => Box::new(Model::load_encoder(&folder, device)?),
         BaseKind::Encoder => Box::new(Model::load(&folder, device)?),
         BaseKind::Decoder => Box::new(DecoderModel::load(&folder, device)?),
         BaseKind::EncoderDecoder => Box::new(EncoderDecoder::load(&folder, device)?),
@@ -114,7 +115,8 @@ pub(super) fn methods(arguments: &MethodsArguments) -> Result<(), HybridError> {
     let recipe = recipe.map(|path| recipe::load(path, &[])).transpose()?;
     let of_recipe = recipe.as_ref().map(|recipe| recipe.base.model.as_str());
     let base = arguments.base.as_deref().or(of_recipe);
-    let base = base.map(|name| open_base(name, &device)).transpose()?;
+    let base = base.map(|name| open_base(name, recipe.is_some(), &device));
+    let base = base.transpose()?;
     let update = recipe.as_ref().map(|recipe| Update::of(recipe, &device));
     let sized = |info: &MethodInfo| {
         let base = base.as_deref()?;
@@ -235,7 +237,7 @@ pub(super) fn inspect(arguments: &InspectArguments) -> Result<(), HybridError> {
         None => None,
         Some(name) => {
             let device = open_device(&arguments.device.device)?;
-            let base = open_base(name, &device)?;
+            let base = open_base(name, false, &device)?;
             Some(load_peft(&folder, base.as_ref(), &device)?.n_parameters())
         }
     };
@@ -344,7 +346,7 @@ pub(super) fn combine_adapters(arguments: &CombineArguments) -> Result<(), Hybri
         reason: "the first adapter names no base",
     })?;
     let device = open_device(&arguments.device.device)?;
-    let base = open_base(&name, &device)?;
+    let base = open_base(&name, false, &device)?;
     let mut loaded: Vec<Adapters> = Vec::new();
     for folder in &folders {
         loaded.push(load_peft(folder, base.as_ref(), &device)?);

@@ -12,9 +12,9 @@ use crate::recipe::AdapterStage;
 use crate::task::TaskData;
 
 /// A stage's methods, with the tokens of the texts that they start at: of a text that the method
-/// names, or, with `start_at_prompt`, of the prompt's instruction and template. A soft prompt starts
-/// at their word vectors, a prefix or a cartridge at their keys and values. AdaLoRA without a number of steps of its
-/// own gets `total_steps`.
+/// names, or, with `start_at_prompt`, of the prompt's instruction and template. A soft prompt
+/// starts at their word vectors, a prefix or a cartridge at their keys and values. AdaLoRA without
+/// a number of steps of its own gets `total_steps`.
 ///
 /// # Errors
 /// [`HybridError::Prompt`] for a template, [`HybridError::Data`] when the tokenizer refuses a text.
