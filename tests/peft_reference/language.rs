@@ -166,6 +166,8 @@ fn is_for_peft(stack: &[AdapterConfig], bench: &Bench) -> bool {
         }
         // PEFT has names of its own for words that two stacks share.
         AdapterConfig::TrainableTokens(_) => !of_two_stacks,
+        // PEFT passes GPT-2's transposed layers over.
+        AdapterConfig::Osf(_) => model_type != "gpt2",
         // PEFT does not pass the tasks on.
         AdapterConfig::MultitaskPromptTuning(_) => !of_two_stacks,
         _ => true,
