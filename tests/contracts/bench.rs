@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use hybrid_adapters::Adapters;
+use hybrid_adapters::{AdapterConfig, Adapters, load_peft, save_peft};
 use hybrid_models::{EncoderBatch, Hooks, Model, cross_entropy};
 
 use crate::any_base::host;
@@ -145,4 +145,29 @@ pub(crate) fn gradient_values(loss: Tensor<1>, adapters: &Adapters) -> Vec<f32> 
     };
     adapters.visit(&mut values);
     values.values
+}
+
+/// What is said of a file of PEFT's in which the first value of a tensor is another one.
+pub(super) fn refusal_of_value(
+    bench: &Bench,
+    stack: serde_json::Value,
+    tensor: &str,
+    value: [u8; 4],
+) -> String {
+    let stack: Vec<AdapterConfig> = serde_json::from_value(stack).unwrap();
+    let adapters = Adapters::init(&stack, &bench.model, 0, &bench.device).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    save_peft(&adapters, &bench.model, "base", None, folder.path()).unwrap();
+    let path = folder.path().join("adapter_model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let (_, view) = file
+        .iter()
+        .find(|(name, _)| name.ends_with(tensor))
+        .unwrap();
+    let start = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
+    bytes[start..start + 4].copy_from_slice(&value);
+    std::fs::write(&path, bytes).unwrap();
+    let error = load_peft(folder.path(), &bench.model, &bench.device).unwrap_err();
+    error.to_string()
 }

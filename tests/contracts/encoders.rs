@@ -1,11 +1,11 @@
 //! What stacks over encoders may be, and what some of their settings do there.
 
 use burn::optim::GradientsParams;
-use hybrid_adapters::{AdapterConfig, AdapterError, Adapters, load_peft, save_peft};
+use hybrid_adapters::{AdapterConfig, AdapterError, Adapters};
 use hybrid_optim::{GroupConfig, OptimizerConfig, ScheduleConfig, Updater};
 use serde_json::json;
 
-use super::bench::{benches, close, moved};
+use super::bench::{benches, close, moved, refusal_of_value};
 
 #[test]
 fn parity_bases_are_pure_under_the_lowest_layer() {
@@ -103,22 +103,7 @@ fn parity_bases_refuse_illegal_stacks() {
 fn parity_bases_refuse_indices_out_of_the_weight() {
     let bench = benches().remove(0);
     let stack = json!([{"method": "shira", "r": 1}]);
-    let stack: Vec<AdapterConfig> = serde_json::from_value(stack).unwrap();
-    let adapters = Adapters::init(&stack, &bench.model, 0, &bench.device).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    save_peft(&adapters, &bench.model, "base", None, folder.path()).unwrap();
-    let path = folder.path().join("adapter_model.safetensors");
-    let mut bytes = std::fs::read(&path).unwrap();
-    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let (_, view) = file
-        .iter()
-        .find(|(name, _)| name.ends_with("indices"))
-        .unwrap();
-    let start = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
-    bytes[start..start + 4].copy_from_slice(&1_000_000i32.to_le_bytes());
-    std::fs::write(&path, bytes).unwrap();
-    let error = load_peft(folder.path(), &bench.model, &bench.device).unwrap_err();
-    let text = error.to_string();
+    let text = refusal_of_value(&bench, stack, "indices", 1_000_000i32.to_le_bytes());
     assert!(
         text.contains("shira_indices") && text.contains("1000000"),
         "{text}"

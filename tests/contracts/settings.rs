@@ -1,9 +1,9 @@
 //! Settings that fit no layer, and stored values that make no sense, are named.
 
-use hybrid_adapters::{AdapterConfig, AdapterError, Adapters, load_peft, save_peft};
-use serde_json::{Value, json};
+use hybrid_adapters::{AdapterConfig, AdapterError, Adapters};
+use serde_json::json;
 
-use super::bench::benches;
+use super::bench::{benches, refusal_of_value};
 
 #[test]
 fn parity_bases_refuse_settings_that_do_not_fit() {
@@ -58,23 +58,8 @@ fn parity_bases_refuse_settings_that_do_not_fit() {
 #[test]
 fn parity_bases_refuse_a_nothing_that_is_not_zero() {
     let bench = benches().remove(0);
-    let stack: Value = json!([{"method": "glora", "config_C": "none"}]);
-    let stack: Vec<AdapterConfig> = serde_json::from_value(stack).unwrap();
-    let adapters = Adapters::init(&stack, &bench.model, 0, &bench.device).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    save_peft(&adapters, &bench.model, "base", None, folder.path()).unwrap();
-    let path = folder.path().join("adapter_model.safetensors");
-    let mut bytes = std::fs::read(&path).unwrap();
-    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let (_, view) = file
-        .iter()
-        .find(|(name, _)| name.ends_with("glora_C.zeros"))
-        .unwrap();
-    let start = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
-    bytes[start..start + 4].copy_from_slice(&0.5f32.to_le_bytes());
-    std::fs::write(&path, bytes).unwrap();
-    let error = load_peft(folder.path(), &bench.model, &bench.device).unwrap_err();
-    let text = error.to_string();
+    let stack = json!([{"method": "glora", "config_C": "none"}]);
+    let text = refusal_of_value(&bench, stack, "glora_C.zeros", 0.5f32.to_le_bytes());
     assert!(
         text.contains("glora_C.zeros") && text.contains("0.5"),
         "{text}"

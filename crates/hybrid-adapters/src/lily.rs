@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, Param};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Tensor, TensorData};
-use hybrid_models::{Linear, Site, SiteId, SiteKind};
+use hybrid_models::{Linear, Site, SiteId};
 
 use crate::error::wrong_setting;
 use crate::method::{Building, Inner, Method, Pass, PeftName};
@@ -23,6 +23,7 @@ use crate::module_order::in_module_order;
 use crate::random::HostRandom;
 use crate::site_map::SiteMap;
 use crate::site_method::{PeftForm, SiteConfig, in_rows, site_settings};
+use crate::site_place::shape;
 use crate::targets::{Selector, ends_with_name};
 use crate::{AdapterError, Targets};
 
@@ -167,13 +168,6 @@ fn in_layer(path: &str) -> &str {
         part.is_some_and(|part| part.parse::<usize>().is_ok())
     };
     ends.find(number).map_or(path, |end| &path[end + 1..])
-}
-
-fn shape(site: &Site) -> [usize; 2] {
-    match site.kind {
-        SiteKind::Linear { d_in, d_out, .. } => [d_in, d_out],
-        _ => unreachable!("only linear sites are selected"),
-    }
 }
 
 impl Lily {

@@ -231,7 +231,8 @@ pub(crate) fn within(
     }
 }
 
-fn shape(site: &Site) -> [usize; 2] {
+/// Inputs and outputs of a site that is linear.
+pub(crate) fn shape(site: &Site) -> [usize; 2] {
     match site.kind {
         SiteKind::Linear { d_in, d_out, .. } => [d_in, d_out],
         _ => unreachable!("only linear sites are selected"),

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData};
-use hybrid_models::{Linear, Site, SiteId, SiteKind};
+use hybrid_models::{Linear, SiteId};
 
 use crate::AdapterError;
 use crate::error::wrong_setting;
@@ -20,6 +20,7 @@ use crate::module_order::in_module_order;
 use crate::named_tensors;
 use crate::numpy_random::NumpyRandom;
 use crate::site_method::{NO_BIAS, PeftForm, SiteConfig, dropped, in_rows, site_settings};
+use crate::site_place::shape;
 use crate::targets::Selector;
 
 pub(crate) const FORM: PeftForm = PeftForm {
@@ -212,13 +213,6 @@ impl Unilora {
         let [a, b] = self.factors(dealt);
         let rows = dropped(rows, self.dropout, base, pass);
         rows.matmul(a.transpose()).matmul(b.transpose())
-    }
-}
-
-fn shape(site: &Site) -> [usize; 2] {
-    match site.kind {
-        SiteKind::Linear { d_in, d_out, .. } => [d_in, d_out],
-        _ => unreachable!("only linear sites are selected"),
     }
 }
 

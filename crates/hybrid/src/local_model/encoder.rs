@@ -49,9 +49,12 @@ impl LowerStates {
     /// Those of all of these texts, `[rows, seq, d_model]` with zeros for padding; none when one is
     /// missing.
     fn of(&self, texts: &[&str], [seq, d_model]: [usize; 2], device: &Device) -> Option<Tensor<3>> {
+        let known: Vec<&Vec<f32>> = texts
+            .iter()
+            .map(|text| self.states.get(*text))
+            .collect::<Option<_>>()?;
         let mut values = vec![0.0; texts.len() * seq * d_model];
-        for (slot, text) in values.chunks_mut(seq * d_model).zip(texts) {
-            let states = self.states.get(*text)?;
+        for (slot, states) in values.chunks_mut(seq * d_model).zip(known) {
             slot[..states.len()].copy_from_slice(states);
         }
         let data = TensorData::new(values, [texts.len(), seq, d_model]);
@@ -221,17 +224,19 @@ impl LocalModel {
         let encoder = &self.encoder().encoder;
         let [n_rows, seq] = batch.input_ids.dims();
         let sizes = [seq, encoder.d_model()];
+        // Over no layer there is nothing to keep.
+        let lower = lower.filter(|lower| lower.layers > 0);
         let layers = lower.map_or(0, |lower| lower.layers);
         let known = lower.and_then(|lower| lower.of(texts, sizes, &self.device));
         let attention = encoder.attention(batch, hooks);
         let attention = attention.packed(&batch.attention_mask, hooks);
         let mut new_lower = Vec::new();
         let under = match known {
-            Some(known) if layers > 0 => known,
-            _ => {
+            Some(known) => known,
+            None => {
                 let embedded = encoder.embed(batch, &attention, hooks);
                 let under = encoder.layers(0..layers, embedded, &attention, hooks);
-                if layers > 0 {
+                if lower.is_some() {
                     let [seq, d_model] = sizes;
                     new_lower = host_rows(under.clone().reshape([n_rows, seq * d_model]));
                 }

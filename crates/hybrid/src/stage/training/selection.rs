@@ -8,7 +8,7 @@ use crate::HybridError;
 use crate::criterion::{Criterion, Standing};
 use crate::evaluate::{self, Scored};
 use crate::journal::Event;
-use crate::tensors::{self, NamedTensors};
+use crate::tensors;
 
 /// How a training stood before its first update.
 #[derive(Debug, Clone, Copy)]
@@ -92,13 +92,9 @@ impl Training<'_> {
             let configs = training.trainable.adapters.configs();
             configs.iter().all(AdapterConfig::starts_as_base)
         };
-        let heads = |training: &Self| -> NamedTensors {
-            let first = training.first.clone().into_iter();
-            first
-                .filter(|(name, _)| !name.starts_with("adapters."))
-                .collect()
-        };
-        starts_as_base(self) && starts_as_base(other) && heads(self) == heads(other)
+        let is_head = |(name, _): &(&String, _)| !name.starts_with("adapters.");
+        let [own, others] = [self, other].map(|training| training.first.iter().filter(is_head));
+        starts_as_base(self) && starts_as_base(other) && own.eq(others)
     }
 
     /// Journals the figures of the state after some passes.
