@@ -18,7 +18,7 @@ pub(crate) use encoder_layer::EncoderLayer;
 pub(crate) use feed_forward::FeedForward;
 pub use kv_cache::KvCache;
 pub(crate) use kv_cache::LayerCache;
-pub(crate) use mask::{HIDDEN, causal_bias, padding_bias};
+pub(crate) use mask::{Sight, causal_bias, padding_bias};
 pub(crate) use relative_bias::{Buckets, RelativeBias};
 pub(crate) use rotary::Rotation;
 pub(crate) use transformer_layer::{SubLayer, TransformerLayer};

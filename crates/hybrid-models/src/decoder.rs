@@ -289,14 +289,21 @@ impl Decoder {
         let padding = batch.attention_mask.as_ref();
         let padding = padding.map(|mask| padding_bias(mask, n_virtual));
         let device = batch.input_ids.device();
-        let bias = |window| match tree {
-            Some(tree) => Some(tree.bias(&places, window, &device)),
-            None => places::bias(&places, window, padding.clone(), &device),
-        };
         let any = |sliding| self.layers.iter().any(|layer| layer.sliding == sliding);
+        let bias = |sliding, window| match tree {
+            None if any(sliding) => places::bias(&places, window, padding.clone(), &device),
+            _ => None,
+        };
+        let sights = |tree: &TreeTokens| {
+            [(false, None), (true, self.window)].map(|(sliding, window)| match any(sliding) {
+                true => tree.sights(&places, window, &device),
+                false => Vec::new(),
+            })
+        };
         let attention = DecoderAttention {
-            full: if any(false) { bias(None) } else { None },
-            sliding: if any(true) { bias(self.window) } else { None },
+            full: bias(false, None),
+            sliding: bias(true, self.window),
+            sights: tree.map(sights),
             rotation,
             prefix,
             ranks: hooks.acts_on_layers().then(|| batch.ranks(width - seq)),

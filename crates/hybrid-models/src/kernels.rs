@@ -7,6 +7,7 @@
 mod activation;
 mod attention;
 mod elementwise;
+mod host;
 mod low_rank;
 mod norm;
 mod operation;

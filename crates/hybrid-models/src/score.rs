@@ -33,7 +33,7 @@ pub struct Scores {
 }
 
 /// Tokens that are read at once.
-const PIECE: usize = 256;
+const PIECE: usize = 512;
 /// Places whose logits over the vocabulary are held at once.
 const LOGITS: usize = 64;
 

@@ -3,7 +3,7 @@
 
 use burn::tensor::Tensor;
 
-use super::{LayerCache, Rotation};
+use super::{LayerCache, Rotation, Sight};
 use crate::kernels::{Packing, attend};
 use crate::layers::LayerPlace;
 use crate::{Aside, Hooks, KeyValue, Linear, Norm};
@@ -62,6 +62,8 @@ pub(crate) struct SelfInputs<'a> {
     /// Added to the scores, `[1 or batch, 1 or n_heads, 1 or seq, keys]`. When it is narrower than
     /// the keys, the keys in front are seen by all. None when all is seen.
     pub(crate) bias: Option<&'a Tensor<4>>,
+    /// In place of a bias, what the queries of one row see, part after part.
+    pub(crate) sights: Option<&'a [Sight]>,
     pub(crate) rotation: Option<&'a Rotation>,
     /// Stands in front of the keys and values.
     pub(crate) prefix: Option<&'a KeyValue>,
@@ -101,8 +103,16 @@ impl Attention {
             Some(cache) => cache.extend(own),
             None => own,
         };
-        let bias = inputs.bias;
-        let mixed = mix(query, seen, bias, self.heads.scale, beside);
+        let scale = self.heads.scale;
+        let mixed = match inputs.sights {
+            Some(sights) => {
+                let parts = sights
+                    .iter()
+                    .map(|sight| sight.attended(&query, &seen, scale));
+                joined(Tensor::cat(parts.collect(), 2), beside)
+            }
+            None => mix(query, seen, inputs.bias, scale, beside),
+        };
         let mixed = match inputs.packing {
             Some(packing) => packing.pack(mixed),
             None => mixed,
@@ -194,6 +204,26 @@ impl Attention {
     }
 }
 
+impl Sight {
+    /// What these queries find.
+    ///
+    /// # Shapes
+    /// - `query`: `[1, n_heads, seq, d_head]`, `seen`: twice `[1, n_kv_heads, keys, d_head]` →
+    ///   `[1, n_heads, queries, d_head]`
+    fn attended(&self, query: &Tensor<4>, seen: &KeyValue, scale: f64) -> Tensor<4> {
+        let (start, n_keys) = (self.queries.start, self.keys.len());
+        let query = query.clone().narrow(2, start, self.queries.len());
+        let seen = match self.keys.last() {
+            Some(last) if last + 1 == n_keys => KeyValue {
+                key: seen.key.clone().narrow(2, 0, n_keys),
+                value: seen.value.clone().narrow(2, 0, n_keys),
+            },
+            _ => seen.clone().select(2, &self.keys),
+        };
+        attend(query, seen, Some(self.bias.clone()), scale)
+    }
+}
+
 /// Mixes values by how queries fit keys, and adds what stands beside.
 ///
 /// # Shapes
@@ -208,7 +238,14 @@ pub(crate) fn mix(
 ) -> Tensor<3> {
     let [_, _, n_keys, _] = seen.key.dims();
     let bias = bias.map(|bias| widened(bias.clone(), n_keys));
-    let mixed = attend(query, seen, bias, scale);
+    joined(attend(query, seen, bias, scale), beside)
+}
+
+/// The heads side by side, with what stands beside.
+///
+/// # Shapes
+/// - `mixed`: `[batch, n_heads, seq, d_head]` → `[batch, seq, n_heads * d_head]`
+fn joined(mixed: Tensor<4>, beside: Option<Tensor<4>>) -> Tensor<3> {
     let mixed = match beside {
         Some(beside) => mixed + beside,
         None => mixed,

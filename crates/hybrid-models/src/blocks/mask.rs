@@ -1,9 +1,41 @@
 //! What attention does not see, as biases that are added to its scores.
 
-use burn::tensor::{Device, Int, Tensor};
+use std::ops::Range;
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
 /// What hides a key. The sum of two does not overflow, in bfloat16 neither.
 pub(crate) const HIDDEN: f32 = f32::MAX / 4.0;
+
+/// Some queries, and the keys that any of them sees.
+#[derive(Debug, Clone)]
+pub(crate) struct Sight {
+    pub(crate) queries: Range<usize>,
+    /// In ascending order.
+    pub(crate) keys: Vec<usize>,
+    /// What hides those of the keys that one query does not see, `[1, 1, queries, keys]`.
+    pub(crate) bias: Tensor<4>,
+}
+
+impl Sight {
+    /// Of the queries from `start` on, each with what it sees of all keys.
+    pub(crate) fn of_rows(start: usize, rows: &[Vec<bool>], device: &Device) -> Self {
+        let n_keys = rows.first().map_or(0, Vec::len);
+        let is_seen = |key: &usize| rows.iter().any(|row| row[*key]);
+        let keys: Vec<usize> = (0..n_keys).filter(is_seen).collect();
+        let mut values = Vec::with_capacity(rows.len() * keys.len());
+        for row in rows {
+            let seen = keys.iter().map(|key| row[*key]);
+            values.extend(seen.map(|seen| if seen { 0.0 } else { -HIDDEN }));
+        }
+        let values = TensorData::new(values, [1, 1, rows.len(), keys.len()]);
+        Self {
+            queries: start..start + rows.len(),
+            keys,
+            bias: Tensor::from_data(values, device),
+        }
+    }
+}
 
 /// Hides padding. The `in_front` keys before those of the mask are seen.
 ///

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Int, Tensor};
 
-use crate::blocks::{DecoderLayer, Rotation, SelfInputs};
+use crate::blocks::{DecoderLayer, Rotation, SelfInputs, Sight};
 use crate::kernels::Packing;
 use crate::{Hooks, KeyValue, TokenRanks};
 
@@ -13,6 +13,8 @@ pub struct DecoderAttention {
     pub(super) full: Option<Tensor<4>>,
     /// The same within the window.
     pub(super) sliding: Option<Tensor<4>>,
+    /// In place of both, what the tokens of a tree see, and what they see within the window.
+    pub(super) sights: Option<[Vec<Sight>; 2]>,
     pub(super) rotation: Option<Rotation>,
     pub(super) prefix: Option<Vec<KeyValue>>,
     /// None when hooks do not act on layers.
@@ -43,6 +45,10 @@ impl DecoderAttention {
                 true => self.sliding.as_ref(),
                 false => self.full.as_ref(),
             },
+            sights: self
+                .sights
+                .as_ref()
+                .map(|sights| sights[usize::from(layer.sliding)].as_slice()),
             rotation: self.rotation.as_ref(),
             packing: self.packing.as_ref(),
             ..SelfInputs::default()

@@ -1,9 +1,13 @@
 //! Where tokens stand among all keys, and which keys they see.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor};
 
 use super::DecoderBatch;
-use crate::blocks::{HIDDEN, causal_bias};
+use crate::blocks::{Sight, causal_bias};
+use crate::device::is_host;
+
+/// Tokens of a tree that attend together on a processor.
+const TOGETHER: usize = 64;
 
 /// Where the present tokens stand among all keys.
 pub(super) struct Places {
@@ -65,16 +69,15 @@ pub(crate) struct TreeTokens {
 }
 
 impl TreeTokens {
-    /// What hides all keys but a token's own, its ancestors', and those that hooks put in front.
-    ///
-    /// # Shapes
-    /// - `[1, 1, own, keys]`
-    pub(super) fn bias(
+    /// What each token sees: its own key, its ancestors', and those that hooks put in front. On a
+    /// processor a few tokens at a time attend to what they see alone; elsewhere fewer and larger
+    /// operations take less time.
+    pub(super) fn sights(
         &self,
         places: &Places,
         window: Option<usize>,
         device: &Device,
-    ) -> Tensor<4> {
+    ) -> Vec<Sight> {
         let (keys, n_virtual) = (places.keys(), places.n_virtual);
         let n_tokens = self.depths.len();
         let n_path = keys - n_virtual - n_tokens;
@@ -97,15 +100,20 @@ impl TreeTokens {
         });
         let tokens = rows.into_iter().enumerate();
         let tokens = tokens.map(|(token, seen)| (n_virtual + self.depths[token], seen));
-        let mut values = Vec::with_capacity(places.own * keys);
-        for (query, seen) in soft.chain(tokens) {
-            let near = |key| window.is_none_or(|window| query < position(key) + window);
-            let hidden = seen
-                .iter()
-                .enumerate()
-                .map(|(key, seen)| !(*seen && near(key)));
-            values.extend(hidden.map(|hidden| if hidden { -HIDDEN } else { 0.0 }));
-        }
-        Tensor::from_data(TensorData::new(values, [1, 1, places.own, keys]), device)
+        let near = |(query, mut seen): (usize, Vec<bool>)| {
+            if let Some(window) = window {
+                let keys = seen.iter_mut().enumerate();
+                keys.for_each(|(key, seen)| *seen &= query < position(key) + window);
+            }
+            seen
+        };
+        let rows: Vec<Vec<bool>> = soft.chain(tokens).map(near).collect();
+        let together = match is_host(device) {
+            true => TOGETHER,
+            false => rows.len(),
+        };
+        let parts = (0..).step_by(together).zip(rows.chunks(together));
+        let sight = |(start, rows): (usize, &[Vec<bool>])| Sight::of_rows(start, rows, device);
+        parts.map(sight).collect()
     }
 }

@@ -225,10 +225,9 @@ impl EncoderDecoder {
             };
             let inputs = SelfInputs {
                 bias: begun.bias.as_ref(),
-                rotation: None,
                 prefix: begun.prefix.as_ref().map(|layers| &layers[index]),
                 cache: own,
-                packing: None,
+                ..SelfInputs::default()
             };
             let memory = Some(Memory {
                 states: &encoded.states,

@@ -4,7 +4,8 @@ use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
 use burn::tensor::{Tensor, activation};
 
-use super::elementwise::{is_ours, map, normal, sigmoid, zip};
+use super::elementwise::{map, normal, sigmoid, zip};
+use super::host::is_ours;
 use super::operation::{Slope, with_gradient};
 
 /// An activation function of a feed-forward or head layer.

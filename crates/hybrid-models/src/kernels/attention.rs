@@ -6,9 +6,9 @@ use burn::tensor::{Tensor, module};
 use super::elementwise::softmax;
 use super::operation::{Slope, with_gradient};
 use crate::KeyValue;
-use crate::device::is_flex;
+use crate::device::is_host;
 
-/// Scores that flex and backward hold at a time, unless one row of the batch has more: 64 MiB of float32.
+/// Scores that a processor and backward hold at a time, unless one row of the batch has more: 64 MiB of float32.
 const SCORES: usize = 1 << 24;
 
 /// `softmax(scale Q K^T + bias) V`. Under autodiff the inputs and the result are kept for backward,
@@ -78,7 +78,7 @@ impl Inputs {
     fn attended(&self) -> Tensor<4> {
         let [batch, n_heads, seq, d_head] = self.query.dims();
         let [_, n_kv_heads, n_keys, _] = self.seen.key.dims();
-        if is_flex(&self.query.device()) {
+        if is_host(&self.query.device()) {
             let parts = self.parts(SCORES).map(|part| part.mixed()).collect();
             return joined(parts).expect("a batch has rows");
         }

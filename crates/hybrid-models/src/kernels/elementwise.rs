@@ -1,46 +1,20 @@
-//! Functions of single values on flex, in loops that the compiler turns into vector instructions:
-//! Burn's own call the C library's scalar `erf` and `exp` value by value.
+//! Functions of single values, in loops that the compiler turns into vector instructions.
 
-use burn::tensor::{DType, Tensor, TensorData, activation};
+use burn::tensor::{Tensor, activation};
 use pulp::NullaryFnOnce;
 
-#[cfg(feature = "flex")]
-use super::operation::unwrapped;
-use crate::device::is_flex;
+use super::host::{changed, is_ours, read};
 use crate::vectorized::vectorized;
 
-/// Whether values are float32 on flex, which the functions below ask for.
-pub(super) fn is_ours<const D: usize>(x: &Tensor<D>) -> bool {
-    x.dtype() == DType::F32 && is_flex(&x.device())
-}
-
-/// Gives the values of a tensor that is ours, row by row; they are not copied where they lie so.
-pub(super) fn read<const D: usize, R>(x: &Tensor<D>, with: impl FnOnce(&[f32]) -> R) -> R {
-    #[cfg(feature = "flex")]
-    {
-        let tensor = unwrapped::<burn::backend::Flex>(x.clone().into_dispatch()).float();
-        let tensor = tensor.to_contiguous();
-        with(tensor.as_slice::<f32>().expect("float32 was checked"))
-    }
-    #[cfg(not(feature = "flex"))]
-    with(x.to_data().as_slice::<f32>().expect("float32 was checked"))
-}
-
-/// `function(x)` of each value.
+/// `function(x)` of each value of a tensor that is ours.
 ///
 /// # Shapes
 /// - `x`: any → the same
 pub(super) fn map<const D: usize>(x: Tensor<D>, function: impl Fn(f32) -> f32) -> Tensor<D> {
-    let device = x.device();
-    let mut data = x.into_data();
-    vectorized(Map {
-        values: values_mut(&mut data),
-        function,
-    });
-    Tensor::from_data(data, &device)
+    changed(x, |values| vectorized(Map { values, function }))
 }
 
-/// `function(x, y)` of each pair of values.
+/// `function(x, y)` of each pair of values of tensors that are ours.
 ///
 /// # Shapes
 /// - `x`, `y`: of one shape → the same
@@ -49,14 +23,15 @@ pub(super) fn zip<const D: usize>(
     y: Tensor<D>,
     function: impl Fn(f32, f32) -> f32,
 ) -> Tensor<D> {
-    let device = x.device();
-    let (mut data, other) = (x.into_data(), y.into_data());
-    vectorized(Zip {
-        values: values_mut(&mut data),
-        others: other.as_slice::<f32>().expect("float32 was checked"),
-        function,
-    });
-    Tensor::from_data(data, &device)
+    changed(x, |values| {
+        read(&y, |others| {
+            vectorized(Zip {
+                values,
+                others,
+                function,
+            });
+        });
+    })
 }
 
 /// The softmax of the last axis, by Burn where values are not ours.
@@ -67,17 +42,8 @@ pub(super) fn softmax<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if !is_ours(&x) {
         return activation::softmax(x, D - 1);
     }
-    let (device, row_len) = (x.device(), x.dims()[D - 1]);
-    let mut data = x.into_data();
-    vectorized(Softmax {
-        values: values_mut(&mut data),
-        row_len,
-    });
-    Tensor::from_data(data, &device)
-}
-
-fn values_mut(data: &mut TensorData) -> &mut [f32] {
-    data.as_mut_slice::<f32>().expect("float32 was checked")
+    let row_len = x.dims()[D - 1];
+    changed(x, |values| vectorized(Softmax { values, row_len }))
 }
 
 struct Map<'a, F> {

@@ -1,7 +1,10 @@
 //! Normalisation of the last axis.
 
+mod rows;
+
 use burn::tensor::{Tensor, module};
 
+use super::host::is_ours;
 use super::operation::{Slope, with_gradient};
 use crate::NormKind;
 
@@ -50,6 +53,7 @@ fn normalized(
     epsilon: f64,
 ) -> Tensor<3> {
     match kind {
+        _ if is_ours(&x) && is_ours(&weight) => rows::normalized(kind, x, &weight, bias, epsilon),
         NormKind::Layer => module::layer_norm(x, weight, bias, epsilon),
         NormKind::Rms => {
             let root = root(x.clone(), epsilon);
@@ -77,6 +81,11 @@ fn slopes(
     slope: Tensor<3>,
     [of_x, of_weight, of_bias]: [bool; 3],
 ) -> [Option<Slope>; 3] {
+    let is_frozen = !of_weight && !of_bias;
+    if is_frozen && is_ours(&x) && is_ours(&weight) {
+        let slope = rows::slope(kind, &x, &weight, epsilon, slope);
+        return [of_x.then(|| Slope::from(slope)), None, None];
+    }
     let x = match kind {
         NormKind::Layer => x.clone() - x.mean_dim(2),
         NormKind::Rms => x,

@@ -11,6 +11,7 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
 use burn::backend::{
     Autodiff, Backend, BackendTensor, DispatchKindConversion, DispatchTensor, DispatchTensorKind,
 };
@@ -18,7 +19,7 @@ use burn::tensor::Tensor;
 
 #[cfg(feature = "tch")]
 #[expect(deprecated, reason = "Burn offers no other name of this backend")]
-type LibTorch = burn::backend::LibTorch;
+pub(super) type LibTorch = burn::backend::LibTorch;
 
 /// What an operation reads, of any rank.
 pub(crate) struct Operand(DispatchTensor);
@@ -103,9 +104,14 @@ where
         }
         OpsKind::UnTracked(prepared) => prepared.finish(result),
     };
-    <DispatchTensor as DispatchKindConversion<Autodiff<B>>>::from_backend(BackendTensor::Float(
-        result,
-    ))
+    wrapped::<Autodiff<B>>(result)
+}
+
+pub(super) fn wrapped<B: Backend>(tensor: FloatTensor<B>) -> DispatchTensor
+where
+    DispatchTensor: DispatchKindConversion<B>,
+{
+    <DispatchTensor as DispatchKindConversion<B>>::from_backend(BackendTensor::Float(tensor))
 }
 
 pub(super) fn unwrapped<B: Backend>(tensor: DispatchTensor) -> BackendTensor<B>
@@ -129,9 +135,7 @@ where
         _checkpointer: &mut Checkpointer,
     ) {
         let slope = gradients.consume::<B>(&ops.node);
-        let slope = <DispatchTensor as DispatchKindConversion<B>>::from_backend(
-            BackendTensor::Float(slope),
-        );
+        let slope = wrapped::<B>(slope);
         let State(chain) = ops.state;
         let chain = chain
             .lock()

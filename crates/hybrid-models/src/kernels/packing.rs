@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Int, Tensor, TensorData};
 
-use super::elementwise::{is_ours, read};
+use super::host::{filled, is_ours, read};
 use super::operation::{Slope, with_gradient};
 use crate::Hooks;
 use crate::device::is_host;
@@ -90,12 +90,13 @@ impl Packing {
                 .select(0, indices(places, x))
                 .reshape([1, n_tokens, width]);
         }
-        let mut tokens = Vec::with_capacity(n_tokens * width);
-        read(x, |x| {
-            let rows = self.places.iter().map(|place| &x[place * width..][..width]);
-            rows.for_each(|row| tokens.extend_from_slice(row));
-        });
-        Tensor::from_data(TensorData::new(tokens, [1, n_tokens, width]), &x.device())
+        filled([1, n_tokens, width], &x.device(), |tokens| {
+            read(x, |x| {
+                for (token, place) in tokens.chunks_exact_mut(width).zip(&*self.places) {
+                    token.copy_from_slice(&x[place * width..][..width]);
+                }
+            });
+        })
     }
 
     fn unpacked(&self, x: &Tensor<3>) -> Tensor<3> {
@@ -109,13 +110,13 @@ impl Packing {
             places.for_each(|(token, place)| tokens[*place] = token as i64);
             return rows.select(0, indices(tokens, x)).reshape(dims);
         }
-        let mut rows = vec![0.0; n_places * width];
-        read(x, |x| {
-            for (token, place) in x.chunks_exact(width).zip(&*self.places) {
-                rows[place * width..][..width].copy_from_slice(token);
-            }
-        });
-        Tensor::from_data(TensorData::new(rows, dims), &x.device())
+        filled(dims, &x.device(), |rows| {
+            read(x, |x| {
+                for (token, place) in x.chunks_exact(width).zip(&*self.places) {
+                    rows[place * width..][..width].copy_from_slice(token);
+                }
+            });
+        })
     }
 }
 

@@ -1,12 +1,12 @@
 //! Products with matrices of few rows. Burn's own product on flex lays their partner out anew, and
 //! takes one thread where there are few sums: here the large matrix is read once, where it is.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
-use super::elementwise::{is_ours, read};
+use super::host::{filled, is_ours, read_both};
 use crate::quantized::DotProducts;
 
 /// Beyond so many rows a matrix is not thin.
@@ -32,10 +32,9 @@ pub(super) fn narrowed(x: &Tensor<2>, t: &Tensor<2>) -> Tensor<2> {
         return x.clone().matmul(t.clone().transpose());
     }
     let n_products = n_rows * width * thin;
-    let mut y = vec![0.0; n_rows * thin];
-    read(x, |x| {
-        read(t, |t| {
-            in_pieces(&mut y, ROWS * thin, n_products, |index, y| {
+    filled([n_rows, thin], &x.device(), |y| {
+        read_both(x, t, |x, t| {
+            in_pieces(y, ROWS * thin, n_products, |index, y| {
                 let start = index * ROWS * width;
                 Arch::new().dispatch(DotProducts {
                     weight: &x[start..start + y.len() / thin * width],
@@ -45,8 +44,7 @@ pub(super) fn narrowed(x: &Tensor<2>, t: &Tensor<2>) -> Tensor<2> {
                 });
             });
         });
-    });
-    Tensor::from_data(TensorData::new(y, [n_rows, thin]), &x.device())
+    })
 }
 
 /// `h t`.
@@ -59,17 +57,15 @@ pub(super) fn widened(h: &Tensor<2>, t: &Tensor<2>) -> Tensor<2> {
         return h.clone().matmul(t.clone());
     }
     let n_products = n_rows * width * thin;
-    let mut y = vec![0.0; n_rows * width];
-    read(h, |h| {
-        read(t, |t| {
-            in_pieces(&mut y, ROWS * width, n_products, |index, y| {
+    filled([n_rows, width], &h.device(), |y| {
+        read_both(h, t, |h, t| {
+            in_pieces(y, ROWS * width, n_products, |index, y| {
                 let start = index * ROWS * thin;
                 let h = &h[start..start + y.len() / width * thin];
                 Arch::new().dispatch(Sums { h, t, width, y });
             });
         });
-    });
-    Tensor::from_data(TensorData::new(y, [n_rows, width]), &h.device())
+    })
 }
 
 /// `hᵀ x`.
@@ -85,30 +81,28 @@ pub(super) fn summed(h: &Tensor<2>, x: &Tensor<2>) -> Tensor<2> {
     let n_products = n_rows * width * thin;
     let n_blocks = width.div_ceil(COLUMNS);
     let mut blocks = vec![0.0; n_blocks * thin * COLUMNS];
-    read(h, |h| {
-        read(x, |x| {
-            in_pieces(&mut blocks, thin * COLUMNS, n_products, |index, sums| {
-                let first = index * COLUMNS;
-                Arch::new().dispatch(RowSums {
-                    h,
-                    x,
-                    thin,
-                    width,
-                    first,
-                    n_columns: COLUMNS.min(width - first),
-                    sums,
-                });
+    read_both(h, x, |h, x| {
+        in_pieces(&mut blocks, thin * COLUMNS, n_products, |index, sums| {
+            let first = index * COLUMNS;
+            Arch::new().dispatch(RowSums {
+                h,
+                x,
+                thin,
+                width,
+                first,
+                n_columns: COLUMNS.min(width - first),
+                sums,
             });
         });
     });
-    let mut sums = Vec::with_capacity(thin * width);
-    for row in 0..thin {
-        for (index, block) in blocks.chunks_exact(thin * COLUMNS).enumerate() {
-            let n_columns = COLUMNS.min(width - index * COLUMNS);
-            sums.extend_from_slice(&block[row * COLUMNS..][..n_columns]);
+    filled([thin, width], &x.device(), |sums| {
+        for (row, sums) in sums.chunks_exact_mut(width).enumerate() {
+            let blocks = blocks.chunks_exact(thin * COLUMNS);
+            for (sums, block) in sums.chunks_mut(COLUMNS).zip(blocks) {
+                sums.copy_from_slice(&block[row * COLUMNS..][..sums.len()]);
+            }
         }
-    }
-    Tensor::from_data(TensorData::new(sums, [thin, width]), &x.device())
+    })
 }
 
 fn is_thin(x: &Tensor<2>, thin: usize) -> bool {
