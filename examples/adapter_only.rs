@@ -10,7 +10,7 @@ use std::path::Path;
 use burn::optim::GradientsParams;
 use burn::tensor::{Int, Tensor};
 use hybrid_adapters::{
-    AdapterConfig, Adapters, ClassifierHead, HeadConfig, LoraConfig, Targets, Trainable,
+    AdapterConfig, Adapters, ClassifierHead, HeadConfig, HeadForm, LoraConfig, Targets, Trainable,
 };
 use hybrid_data::{
     BatchLimits, BatchOrder, FieldMapping, LabelSet, Tokenizer, length_buckets, pad, read_examples,
@@ -47,6 +47,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         pooling: Pooling::Mean,
         normalize: false,
         scale: 1.0,
+        form: HeadForm::Linear,
     };
     let mut trainable = Trainable {
         adapters: Adapters::init(&[AdapterConfig::Lora(lora)], &base, 42, &device)?,

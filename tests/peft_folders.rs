@@ -108,10 +108,10 @@ fn a_folder_of_peft_that_is_no_classifier_is_refused() {
     let of_tokens = refused("task_type", json!("TOKEN_CLS"));
     assert!(of_tokens.contains("task_type"), "{of_tokens}");
     let model = std::fs::read_to_string(task.file("model/config.json")).unwrap();
-    let roberta = model.replace("\"bert\"", "\"roberta\"");
-    std::fs::write(task.file("model/config.json"), roberta).unwrap();
+    let t5 = model.replace("\"bert\"", "\"t5\"");
+    std::fs::write(task.file("model/config.json"), t5).unwrap();
     let other = refused("peft_version", json!("0.21.2"));
-    assert!(other.contains("only classifiers over BERT"), "{other}");
+    assert!(other.contains("of encoder-decoders"), "{other}");
     std::fs::write(task.file("model/config.json"), model).unwrap();
 
     // The same adapter without its classifier.

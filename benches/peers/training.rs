@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use hybrid::load_tokenizer;
 use hybrid::recipe::{AdapterStage, AdapterVariant, HeadStage, Recipe, StageConfig, load};
-use hybrid_adapters::{AdapterConfig, Adapters, ClassifierHead, HeadConfig, save_peft};
+use hybrid_adapters::{AdapterConfig, Adapters, ClassifierHead, HeadConfig, HeadForm, save_peft};
 use hybrid_data::{
     BatchLimits, BatchOrder, Example, FieldMapping, LabelSet, Tokenizer, derive_seed,
     length_buckets, read_examples,
@@ -174,6 +174,7 @@ fn head_config(head: &HeadStage) -> HeadConfig {
         pooling: head.pooling,
         normalize: head.normalize,
         scale: head.scale,
+        form: HeadForm::Linear,
     }
 }
 

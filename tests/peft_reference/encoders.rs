@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use hybrid_adapters::{
-    AdapterConfig, Adapters, ClassifierHead, HeadConfig, load_peft, peft_has, save_peft,
+    AdapterConfig, Adapters, ClassifierHead, HeadConfig, HeadForm, load_peft, peft_has, save_peft,
 };
 use hybrid_models::{Base, Model, Pooling};
 use serde_json::{Value, json};
@@ -73,6 +73,7 @@ pub(super) fn send<'b>(benches: &'b [Bench], folder: &Path, journey: &mut Journe
                     pooling: Pooling::Pooler,
                     normalize: false,
                     scale: 1.0,
+                    form: HeadForm::Linear,
                 };
                 let head =
                     ClassifierHead::init(config, bare.encoder.d_model(), 5, 3, &bench.device);

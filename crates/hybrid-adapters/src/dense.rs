@@ -30,8 +30,25 @@ impl Dense {
     }
 
     /// # Shapes
+    /// - `weight`: `[d_in, d_out]`, `bias`: `[d_out]`
+    pub(crate) fn from_data(weight: TensorData, bias: TensorData, device: &Device) -> Self {
+        Self {
+            weight: Param::from_data(weight, device),
+            bias: Param::from_data(bias, device),
+        }
+    }
+
+    pub(crate) fn weight(&self) -> &Param<Tensor<2>> {
+        &self.weight
+    }
+
+    pub(crate) fn bias(&self) -> &Param<Tensor<1>> {
+        &self.bias
+    }
+
+    /// # Shapes
     /// - `x`: `[rows, d_in]` → `[rows, d_out]`
-    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         module::linear(x, self.weight.val(), Some(self.bias.val()))
     }
 }
@@ -49,10 +66,9 @@ pub(crate) fn with_last_zero(mut layers: Vec<Dense>, device: &Device) -> Vec<Den
     if let Some(last) = layers.pop() {
         let [d_in, d_out] = last.weight.val().dims();
         let zeros = |n: usize| vec![0.0f32; n];
-        layers.push(Dense {
-            weight: Param::from_data(TensorData::new(zeros(d_in * d_out), [d_in, d_out]), device),
-            bias: Param::from_data(TensorData::new(zeros(d_out), [d_out]), device),
-        });
+        let weight = TensorData::new(zeros(d_in * d_out), [d_in, d_out]);
+        let bias = TensorData::new(zeros(d_out), [d_out]);
+        layers.push(Dense::from_data(weight, bias, device));
     }
     layers
 }

@@ -3,12 +3,51 @@
 use std::collections::BTreeMap;
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Int, Tensor, TensorData, module};
+use burn::tensor::{Device, Int, Tensor, TensorData, activation, module};
 use hybrid_models::Pooling;
 use serde::{Deserialize, Serialize};
 
+use crate::dense::Dense;
 use crate::random::HostRandom;
 use crate::{AdapterError, frozen, named_tensors};
+
+/// What a head computes of the pooled vector.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeadForm {
+    /// `pooled W + b`, as over BERT's pooler.
+    #[default]
+    Linear,
+    /// `tanh(pooled D + d) W + b`, as over RoBERTa.
+    Tanh,
+    /// `relu(pooled D + d) W + b`, as over DistilBERT.
+    Relu,
+    /// `pooled W`, as over decoders.
+    Score {
+        /// The id that is passed over when the last token of a text is looked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        padding_id: Option<usize>,
+    },
+}
+
+impl HeadForm {
+    fn is_linear(&self) -> bool {
+        *self == Self::Linear
+    }
+
+    /// What is between the layers, where there are two.
+    fn activation(self) -> Option<fn(Tensor<2>) -> Tensor<2>> {
+        match self {
+            Self::Tanh => Some(Tensor::tanh),
+            Self::Relu => Some(activation::relu),
+            Self::Linear | Self::Score { .. } => None,
+        }
+    }
+
+    fn has_bias(self) -> bool {
+        !matches!(self, Self::Score { .. })
+    }
+}
 
 /// How a head reads text vectors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,15 +60,20 @@ pub struct HeadConfig {
     /// Length of each class vector when they start as directions: the inverse temperature of the
     /// first softmax.
     pub scale: f64,
+    /// What is computed of that vector.
+    #[serde(default, skip_serializing_if = "HeadForm::is_linear")]
+    pub form: HeadForm,
 }
 
-/// `logits = pooled W + b`, with `pooled` at unit length when the configuration says so.
+/// Logits as the configuration's [`HeadForm`] says, with `pooled` at unit length when it says so.
 #[derive(Module, Debug)]
 pub struct ClassifierHead {
+    /// `[d_model, d_model]`, where the form has it.
+    dense: Option<Dense>,
     /// `[d_model, n_labels]`.
     weight: Param<Tensor<2>>,
-    /// `[n_labels]`.
-    bias: Param<Tensor<1>>,
+    /// `[n_labels]`, where the form has it.
+    bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
     config: HeadConfig,
 }
@@ -38,7 +82,7 @@ pub struct ClassifierHead {
 const STREAM: u64 = u64::MAX;
 
 impl ClassifierHead {
-    /// Class vectors normal with deviation 0.02, as Transformers draws them; biases zero.
+    /// Weights normal with deviation 0.02, as Transformers draws them; biases zero.
     pub fn init(
         config: HeadConfig,
         d_model: usize,
@@ -46,8 +90,14 @@ impl ClassifierHead {
         seed: u64,
         device: &Device,
     ) -> Self {
-        let weight = HostRandom::new(seed, STREAM).normal([d_model, n_labels], 0.02);
-        Self::from_data(config, weight, vec![0.0; n_labels], device)
+        let mut random = HostRandom::new(seed, STREAM);
+        let weight = random.normal([d_model, n_labels], 0.02);
+        let dense = config.form.activation().map(|_| {
+            let weight = random.normal([d_model, d_model], 0.02);
+            Dense::from_data(weight, zeros(d_model), device)
+        });
+        let bias = config.form.has_bias().then(|| zeros(n_labels));
+        Self::from_data(config, dense, weight, bias, device)
     }
 
     /// Class vectors `scale * unit(vector)`, one a label, and zero biases: on unit inputs the head
@@ -55,12 +105,20 @@ impl ClassifierHead {
     ///
     /// # Errors
     /// [`AdapterError::LabelVector`] when there is none, when lengths differ, or when a vector is
-    /// zero or not finite.
+    /// zero or not finite. [`AdapterError::Setting`] for another form than [`HeadForm::Linear`].
     pub fn from_label_vectors(
         config: HeadConfig,
         vectors: Vec<Vec<f32>>,
         device: &Device,
     ) -> Result<Self, AdapterError> {
+        if config.form != HeadForm::Linear {
+            return Err(AdapterError::Setting {
+                method: "head",
+                key: "form",
+                expected: "a linear layer, whose class vectors label words can be",
+                found: format!("{:?}", config.form),
+            });
+        }
         let wrong = |index, expected: String, found: String| AdapterError::LabelVector {
             index,
             expected,
@@ -100,14 +158,21 @@ impl ClassifierHead {
             }
         }
         let weight = TensorData::new(weight, [d_model, n_labels]);
-        Ok(Self::from_data(config, weight, vec![0.0; n_labels], device))
+        let bias = Some(zeros(n_labels));
+        Ok(Self::from_data(config, None, weight, bias, device))
     }
 
-    fn from_data(config: HeadConfig, weight: TensorData, bias: Vec<f32>, device: &Device) -> Self {
-        let n_labels = bias.len();
+    fn from_data(
+        config: HeadConfig,
+        dense: Option<Dense>,
+        weight: TensorData,
+        bias: Option<TensorData>,
+        device: &Device,
+    ) -> Self {
         Self {
+            dense,
             weight: Param::from_data(weight, device),
-            bias: Param::from_data(TensorData::new(bias, [n_labels]), device),
+            bias: bias.map(|bias| Param::from_data(bias, device)),
             config,
         }
     }
@@ -119,7 +184,12 @@ impl ClassifierHead {
             true => unit_rows(pooled),
             false => pooled,
         };
-        module::linear(pooled, self.weight.val(), Some(self.bias.val()))
+        let pooled = match (&self.dense, self.config.form.activation()) {
+            (Some(dense), Some(activation)) => activation(dense.forward(pooled)),
+            _ => pooled,
+        };
+        let bias = self.bias.as_ref().map(Param::val);
+        module::linear(pooled, self.weight.val(), bias)
     }
 
     /// The head with these of its classes, in this order.
@@ -130,17 +200,14 @@ impl ClassifierHead {
     pub fn with_classes(&self, classes: &[usize]) -> Self {
         let classes: Vec<i32> = classes.iter().map(|class| *class as i32).collect();
         let n_classes = classes.len();
-        let (weight, bias) = (frozen::plain(&self.weight), frozen::plain(&self.bias));
+        let weight = frozen::plain(&self.weight);
         let device = weight.device();
         let classes = Tensor::<1, Int>::from_data(TensorData::new(classes, [n_classes]), &device);
-        let bias = bias.select(0, classes.clone()).into_data();
+        let bias = self.bias.as_ref().map(frozen::plain);
+        let bias = bias.map(|bias| bias.select(0, classes.clone()).into_data());
         let weight = weight.select(1, classes).into_data();
-        Self::from_data(
-            self.config.clone(),
-            weight,
-            bias.iter::<f32>().collect(),
-            &device,
-        )
+        let (config, dense) = (self.config.clone(), self.dense.clone());
+        Self::from_data(config, dense, weight, bias, &device)
     }
 
     /// How the head reads text vectors.
@@ -155,7 +222,7 @@ impl ClassifierHead {
 
     /// Number of classes.
     pub fn n_labels(&self) -> usize {
-        self.bias.lazy_shape()[0]
+        self.weight.lazy_shape()[1]
     }
 
     /// Number of trainable values.
@@ -163,7 +230,7 @@ impl ClassifierHead {
         self.num_params()
     }
 
-    /// Names and float32 values of both parameters.
+    /// Names and float32 values of all parameters.
     pub fn named_tensors(&self) -> Vec<(String, TensorData)> {
         named_tensors::collect(self)
     }
@@ -200,11 +267,24 @@ pub fn unit_rows(rows: Tensor<2>) -> Tensor<2> {
     rows / norms
 }
 
-/// A head's tensors in PyTorch's layout: `weight` `[n_labels, d_model]`, `bias` `[n_labels]`.
+fn zeros(n: usize) -> TensorData {
+    TensorData::new(vec![0.0f32; n], [n])
+}
+
+/// A head's tensors in PyTorch's layout: `weight` `[n_labels, d_model]` and `bias` `[n_labels]`;
+/// `dense.weight` `[d_model, d_model]` and `dense.bias` `[d_model]`. Those that its form has.
 pub fn head_to_tensors(head: &ClassifierHead) -> Vec<(String, TensorData)> {
-    let weight = named_tensors::read(frozen::plain(&head.weight).transpose());
-    let bias = named_tensors::read(frozen::plain(&head.bias));
-    vec![("bias".to_owned(), bias), ("weight".to_owned(), weight)]
+    let matrix = |weight: &Param<Tensor<2>>| named_tensors::read(frozen::plain(weight).transpose());
+    let vector = |bias: &Param<Tensor<1>>| named_tensors::read(frozen::plain(bias));
+    let bias = head.bias.iter().map(|bias| ("bias", vector(bias)));
+    let mut tensors: Vec<(&str, TensorData)> = bias.collect();
+    if let Some(dense) = &head.dense {
+        tensors.push(("dense.bias", vector(dense.bias())));
+        tensors.push(("dense.weight", matrix(dense.weight())));
+    }
+    tensors.push(("weight", matrix(&head.weight)));
+    let named = tensors.into_iter();
+    named.map(|(name, data)| (name.to_owned(), data)).collect()
 }
 
 /// The head of [`head_to_tensors`], for a base of this width and this number of labels.
@@ -219,149 +299,63 @@ pub fn head_from_tensors(
     tensors: &BTreeMap<String, TensorData>,
     device: &Device,
 ) -> Result<ClassifierHead, AdapterError> {
+    head_from_named(config, [d_model, n_labels], tensors, device, str::to_owned)
+}
+
+/// The same of tensors that go by other names: `called` of the name here.
+///
+/// # Errors
+/// As [`head_from_tensors`], with those names.
+pub(crate) fn head_from_named(
+    config: HeadConfig,
+    [d_model, n_labels]: [usize; 2],
+    tensors: &BTreeMap<String, TensorData>,
+    device: &Device,
+    called: impl Fn(&str) -> String,
+) -> Result<ClassifierHead, AdapterError> {
+    let (has_bias, has_dense) = (config.form.has_bias(), config.form.activation().is_some());
+    let of_form = [
+        ("weight", true),
+        ("bias", has_bias),
+        ("dense.weight", has_dense),
+        ("dense.bias", has_dense),
+    ];
+    let known = of_form.into_iter().filter(|(_, has)| *has);
+    let known: Vec<String> = known.map(|(name, _)| called(name)).collect();
     let names: Vec<String> = tensors
         .keys()
-        .filter(|name| !matches!(name.as_str(), "weight" | "bias"))
+        .filter(|name| !known.contains(name))
         .cloned()
         .collect();
     if !names.is_empty() {
         return Err(AdapterError::Unexpected { names });
     }
-    let get = |name: &str| {
-        tensors.get(name).ok_or_else(|| AdapterError::Missing {
-            name: name.to_owned(),
-        })
+    let get = |name: &str, shape: &[usize]| {
+        let name = called(name);
+        match tensors.get(&name) {
+            Some(data) => named_tensors::checked(&name, data, shape),
+            None => Err(AdapterError::Missing { name }),
+        }
     };
-    let (weight, bias) = (get("weight")?, get("bias")?);
-    let weight = named_tensors::checked("weight", weight, &[n_labels, d_model])?;
-    let bias = named_tensors::checked("bias", bias, &[n_labels])?;
-    let device_weight: Tensor<2> = Tensor::from_data(weight, &device.clone().without_autodiff());
-    let bias = bias.iter::<f32>().collect();
+    let matrix = |name: &str, d_out: usize| -> Result<TensorData, AdapterError> {
+        let weight = get(name, &[d_out, d_model])?;
+        let plain: Tensor<2> = Tensor::from_data(weight, &device.clone().without_autodiff());
+        Ok(plain.transpose().into_data())
+    };
+    let weight = matrix("weight", n_labels)?;
+    let bias = has_bias.then(|| get("bias", &[n_labels])).transpose()?;
+    let dense = match has_dense {
+        true => Some(Dense::from_data(
+            matrix("dense.weight", d_model)?,
+            get("dense.bias", &[d_model])?,
+            device,
+        )),
+        false => None,
+    };
     Ok(ClassifierHead::from_data(
-        config,
-        device_weight.transpose().into_data(),
-        bias,
-        device,
+        config, dense, weight, bias, device,
     ))
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use burn::tensor::{Device, Tensor, TensorData, Tolerance};
-    use hybrid_models::Pooling;
-
-    use super::{ClassifierHead, HeadConfig, head_from_tensors, head_to_tensors};
-    use crate::AdapterError;
-
-    fn config(normalize: bool, scale: f64) -> HeadConfig {
-        HeadConfig {
-            pooling: Pooling::Mean,
-            normalize,
-            scale,
-        }
-    }
-
-    #[test]
-    fn label_vectors_make_a_scaled_cosine() {
-        let device = Device::flex();
-        let vectors = vec![vec![3.0, 4.0, 0.0], vec![0.0, 0.0, 2.0]];
-        let head =
-            ClassifierHead::from_label_vectors(config(true, 10.0), vectors, &device).unwrap();
-        let pooled = Tensor::<2>::from_data([[6.0, 8.0, 0.0], [1.0, 0.0, 1.0]], &device);
-        let root = 0.5f32.sqrt();
-        let expected = TensorData::from([[10.0, 0.0], [6.0 * root, 10.0 * root]]);
-        head.forward(pooled)
-            .into_data()
-            .assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
-        assert_eq!((head.n_labels(), head.n_parameters()), (2, 8));
-    }
-
-    #[test]
-    fn without_normalisation_a_head_is_a_linear_layer() {
-        let device = Device::flex();
-        let tensors = BTreeMap::from([
-            (
-                "weight".to_owned(),
-                TensorData::from([[1.0f32, 2.0], [3.0, 4.0], [5.0, 6.0]]),
-            ),
-            ("bias".to_owned(), TensorData::from([0.5f32, -0.5, 0.25])),
-        ]);
-        let head = head_from_tensors(config(false, 1.0), 2, 3, &tensors, &device).unwrap();
-        let logits = head
-            .forward(Tensor::from_data([[1.0, -1.0]], &device))
-            .into_data();
-        logits.assert_approx_eq::<f32>(
-            &TensorData::from([[-0.5, -1.5, -0.75]]),
-            Tolerance::absolute(1e-6),
-        );
-        assert_eq!(
-            head_to_tensors(&head)
-                .into_iter()
-                .collect::<BTreeMap<_, _>>(),
-            tensors
-        );
-        let training = head.clone().train_on(&device.autodiff());
-        assert_eq!(training.named_tensors(), head.named_tensors());
-    }
-
-    #[test]
-    fn faulty_tensors_are_named() {
-        let device = Device::flex();
-        let good = || {
-            BTreeMap::from([
-                ("weight".to_owned(), TensorData::from([[1.0f32, 2.0]])),
-                ("bias".to_owned(), TensorData::from([0.5f32])),
-            ])
-        };
-        let error = |change: fn(&mut BTreeMap<String, TensorData>)| {
-            let mut tensors = good();
-            change(&mut tensors);
-            head_from_tensors(config(false, 1.0), 2, 1, &tensors, &device).unwrap_err()
-        };
-        let missing = error(|tensors| drop(tensors.remove("bias")));
-        assert!(
-            matches!(missing, AdapterError::Missing { ref name } if name == "bias"),
-            "{missing}"
-        );
-        let extra =
-            error(|tensors| drop(tensors.insert("more".to_owned(), TensorData::from([0.0f32]))));
-        assert!(
-            matches!(extra, AdapterError::Unexpected { ref names } if names == &["more"]),
-            "{extra}"
-        );
-        let shape = error(|tensors| {
-            drop(tensors.insert("bias".to_owned(), TensorData::from([0.0f32, 1.0])))
-        });
-        assert_eq!(shape.to_string(), "bias: expected shape [1], found [2]");
-        let narrow = error(|tensors| {
-            drop(tensors.insert("weight".to_owned(), TensorData::from([[1.0f32]])))
-        });
-        assert_eq!(
-            narrow.to_string(),
-            "weight: expected shape [1, 2], found [1, 1]"
-        );
-        let nan =
-            error(|tensors| drop(tensors.insert("bias".to_owned(), TensorData::from([f32::NAN]))));
-        assert!(
-            matches!(nan, AdapterError::NotFinite { index: 0, .. }),
-            "{nan}"
-        );
-    }
-
-    #[test]
-    fn vectors_that_make_no_head_are_refused() {
-        let device = Device::flex();
-        for vectors in [
-            Vec::new(),
-            vec![vec![1.0, 0.0], vec![1.0]],
-            vec![vec![1.0, 0.0], vec![0.0, 0.0]],
-            vec![vec![f32::NAN, 0.0]],
-        ] {
-            let error = ClassifierHead::from_label_vectors(config(true, 1.0), vectors, &device)
-                .unwrap_err();
-            assert!(matches!(error, AdapterError::LabelVector { .. }), "{error}");
-        }
-    }
-}
+mod tests;

@@ -115,7 +115,9 @@ pub use error::AdapterError;
 pub use fourierft::FourierftConfig;
 pub use glora::{GloraBias, GloraConfig, GloraImage, GloraWeight};
 pub use gralora::GraloraConfig;
-pub use head::{ClassifierHead, HeadConfig, head_from_tensors, head_to_tensors, unit_rows};
+pub use head::{
+    ClassifierHead, HeadConfig, HeadForm, head_from_tensors, head_to_tensors, unit_rows,
+};
 pub use hira::HiraConfig;
 pub use hra::HraConfig;
 pub use ia3::Ia3Config;

@@ -94,6 +94,12 @@ fn full_key(start: &str, prefix: &str, key: &str) -> String {
     }
 }
 
+/// Whether a path is that of a module or leads into it.
+fn is_within(path: &str, module: &str) -> bool {
+    let rest = path.strip_prefix(module);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
 /// Whether a key is one of [`BARE`] or of a tensor that all sites share, or several: below no
 /// module.
 fn is_whole(key: &str) -> bool {

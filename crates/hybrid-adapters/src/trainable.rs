@@ -66,7 +66,7 @@ mod tests {
     use hybrid_models::{Base, BaseKind, Layer, LayerTable, ModelError, Pooling};
 
     use super::Trainable;
-    use crate::{AdapterError, Adapters, ClassifierHead, HeadConfig};
+    use crate::{AdapterError, Adapters, ClassifierHead, HeadConfig, HeadForm};
 
     struct NoSites(LayerTable);
 
@@ -97,6 +97,7 @@ mod tests {
             pooling: Pooling::Cls,
             normalize: false,
             scale: 1.0,
+            form: HeadForm::Linear,
         };
         let head = Some(ClassifierHead::init(config, 3, 2, 5, &device));
         let trainable = Trainable {

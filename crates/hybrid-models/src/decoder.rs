@@ -392,6 +392,41 @@ impl Decoder {
         Ok(self.through_layers(hidden, &attention, cache, hooks))
     }
 
+    /// The last hidden state of each row's last token that is not `padding_id`; without such an id,
+    /// of the last place that the mask does not hide.
+    ///
+    /// # Shapes
+    /// - `batch`: `[batch, seq]` → `[batch, d_model]`
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    ///
+    /// # Panics
+    /// As [`forward`](Self::forward).
+    pub fn last_token(
+        &self,
+        batch: &DecoderBatch,
+        padding_id: Option<usize>,
+        hooks: &dyn Hooks,
+    ) -> Result<Tensor<2>, ModelError> {
+        let hidden = self.forward(batch, None, hooks)?;
+        let [size, seq] = batch.input_ids.dims();
+        let [_, all, d_model] = hidden.dims();
+        let counted = Tensor::<1, Int>::arange(0..seq as i64, &batch.input_ids.device());
+        let counted = counted.unsqueeze::<2>().expand([size, seq]);
+        let counted = match (padding_id, &batch.attention_mask) {
+            (Some(padding_id), _) => {
+                let ids = batch.input_ids.clone();
+                counted * ids.not_equal_elem(padding_id as i64).int()
+            }
+            (None, Some(mask)) => counted * mask.clone(),
+            (None, None) => counted,
+        };
+        let last = counted.max_dim(1) + (all - seq) as i64;
+        let last = last.unsqueeze_dim::<3>(2).expand([size, 1, d_model]);
+        Ok(hidden.gather(1, last).reshape([size, d_model]))
+    }
+
     /// The last hidden states of tokens of a tree, whose path the cache holds.
     ///
     /// # Shapes

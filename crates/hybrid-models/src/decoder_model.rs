@@ -469,21 +469,7 @@ impl DecoderModel {
         let DecoderHead::Score(score) = &self.head else {
             return Err(self.lacks("sequence classification head"));
         };
-        let hidden = self.decoder.forward(batch, None, hooks)?;
-        let [size, seq] = batch.input_ids.dims();
-        let [_, all, d_model] = hidden.dims();
-        let counted = Tensor::<1, Int>::arange(0..seq as i64, &batch.input_ids.device());
-        let counted = counted.unsqueeze::<2>().expand([size, seq]);
-        let counted = match (self.pad_id, &batch.attention_mask) {
-            (Some(pad_id), _) => {
-                counted * batch.input_ids.clone().not_equal_elem(pad_id as i64).int()
-            }
-            (None, Some(mask)) => counted * mask.clone(),
-            (None, None) => counted,
-        };
-        let last = counted.max_dim(1) + (all - seq) as i64;
-        let last = last.unsqueeze_dim::<3>(2).expand([size, 1, d_model]);
-        let pooled = hidden.gather(1, last).reshape([size, d_model]);
+        let pooled = self.decoder.last_token(batch, self.pad_id, hooks)?;
         Ok(linear_rows(score, pooled, hooks))
     }
 }

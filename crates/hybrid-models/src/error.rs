@@ -276,7 +276,7 @@ pub enum ModelError {
     },
 
     /// A prompt without a token.
-    #[error("prompt {row} has no token: there is nothing to continue")]
+    #[error("prompt {row} has no token: there is nothing to read")]
     EmptyPrompt {
         /// Its place among the prompts.
         row: usize,

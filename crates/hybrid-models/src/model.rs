@@ -141,7 +141,8 @@ impl Model {
     /// - `hidden`: `[batch, seq, d_model]` → `[batch, d_model]`
     ///
     /// # Errors
-    /// [`ModelError::NoSuchPart`] for [`Pooling::Pooler`] without that layer.
+    /// [`ModelError::NoSuchPart`] for [`Pooling::Pooler`] without that layer, and for
+    /// [`Pooling::Last`], which is for decoders.
     pub fn pool(
         &self,
         hidden: Tensor<3>,
@@ -160,6 +161,7 @@ impl Model {
                     hooks,
                 )))
             }
+            Pooling::Last => Err(self.lacks("last token that has read the whole text")),
         }
     }
 

@@ -16,6 +16,8 @@ pub enum Pooling {
     Mean,
     /// `tanh(W [CLS] + b)`, where the model has that layer.
     Pooler,
+    /// The last token's hidden state: what classifiers over decoders read.
+    Last,
 }
 
 /// # Shapes

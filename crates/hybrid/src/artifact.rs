@@ -6,7 +6,7 @@
 //! | `prompt.toml` | template and label words |
 //! | `adapter/` | the adapter in PEFT's file format, where PEFT has the method |
 //! | `adapter.safetensors` | the adapter's values by name, where it has not |
-//! | `head.safetensors` | the classifier head: `weight` `[n_labels, d_model]`, `bias` `[n_labels]` |
+//! | `head.safetensors` | the classifier head: `weight` `[n_labels, d_model]`, `bias` `[n_labels]`, `dense.*` |
 //! | `span_head.safetensors` | the span head: `weight` `[2, d_model]`, `bias` `[2]` |
 //! | `README.md` | the model card |
 
@@ -25,7 +25,7 @@ use crate::HybridError;
 use crate::candidate::AdapterRecord;
 use crate::error::describe;
 use crate::local_model::LocalModel;
-use crate::open_model::{find_base, open_model};
+use crate::open_model::{find_base, open_classifier, open_model};
 use crate::peft_artifact;
 use crate::recipe::{BaseInit, DataConfig, Recipe, is_default};
 use crate::run_folder::write_whole;
@@ -222,14 +222,16 @@ impl Artifact {
             OWN_FOLDER => folder.to_owned(),
             name => find_base(name, description.init, say)?.folder,
         };
-        let mut model = open_model(
-            &base_folder,
-            (description.init, description.seed),
-            description.max_length,
-            description.pooling,
-            description.dtype,
-            device,
-        )?;
+        let (length, pooling) = (description.max_length, description.pooling);
+        let dtype = description.dtype;
+        let has_head = |record: &AdapterRecord| record.head.is_some();
+        let mut model = match description.adapter.as_ref().is_some_and(has_head) {
+            true => open_classifier(&base_folder, length, pooling, dtype, device)?,
+            false => {
+                let init = (description.init, description.seed);
+                open_model(&base_folder, init, length, pooling, dtype, device)?
+            }
+        };
         let trainable = match &description.adapter {
             Some(record) => Some(trainable(
                 folder,

@@ -53,7 +53,7 @@ pub struct Candidate {
 pub struct AdapterRecord {
     /// Adapters in stacking order.
     pub methods: Vec<AdapterConfig>,
-    /// The classifier head; a language model has none.
+    /// The classifier head; a language model has one only where PEFT has trained it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<HeadConfig>,
     /// Whether there is a span head, by which an encoder answers out of passages.

@@ -132,7 +132,7 @@ pub(crate) fn probabilities(
     inputs: &[BTreeMap<String, String>],
 ) -> Result<Answered<Vec<f64>>, HybridError> {
     let labels = &task.labels;
-    if model.is_language_model() {
+    if model.is_prompted() {
         let scoring = label_scoring(model, task);
         let scores =
             model.prompted(|model| classify_language(prompt, inputs, labels, &scoring, model))?;
@@ -193,7 +193,7 @@ pub(crate) fn score(
         return score_texts(model, prompt, task, kind, split);
     }
     let (examples, labels) = (&split.examples, &task.labels);
-    let (rows, n_cut) = if model.is_language_model() {
+    let (rows, n_cut) = if model.is_prompted() {
         let scoring = label_scoring(model, task);
         let objective = Objective::Labels(&scoring);
         let scores =

@@ -7,6 +7,7 @@
 mod encoder;
 mod encoder_decoder;
 mod language;
+mod last_token;
 mod memory;
 mod passages;
 
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use burn::tensor::Device;
-use hybrid_adapters::Trainable;
+use hybrid_adapters::{ClassifierHead, Trainable};
 use hybrid_data::{BatchLimits, Encoding, Tokenizer};
 use hybrid_eval::{EncoderSize, TrainingPass};
 use hybrid_models::{Base, DecoderModel, EncoderDecoder, Model, Pooling};
@@ -272,6 +273,16 @@ impl LocalModel {
     /// The adapters and head that are active.
     pub(crate) fn active(&self) -> Option<&Trainable> {
         self.active.as_ref()
+    }
+
+    /// The classifier head that is active.
+    pub(crate) fn head(&self) -> Option<&ClassifierHead> {
+        self.active().and_then(|active| active.head.as_ref())
+    }
+
+    /// Whether answers are asked for with prompts: a language model without a classifier head.
+    pub(crate) fn is_prompted(&self) -> bool {
+        self.is_language_model() && self.head().is_none()
     }
 
     /// Estimated operations of a pass through the lowest `n_layers` layers.

@@ -51,7 +51,7 @@ pub(crate) fn open_model(
             });
         }
         let base = Model::load_encoder(folder, &device)?;
-        let tokenizer = load_tokenizer(folder, max_length)?;
+        let tokenizer = load_tokenizer(folder, max_length.min(base.encoder.max_positions()))?;
         check_vocabulary(folder, base.encoder.vocab_size(), &tokenizer)?;
         return Ok(LocalModel::new(base, tokenizer, device, pooling));
     }
@@ -88,6 +88,31 @@ pub(crate) fn open_model(
         chat_template,
         device,
         max_length,
+    ))
+}
+
+/// The base in a folder, for a classifier head: a decoder without its output layer, whose texts are
+/// cut to `max_length` tokens as an encoder's are.
+///
+/// # Errors
+/// As [`open_model`].
+pub(crate) fn open_classifier(
+    folder: &Path,
+    max_length: usize,
+    pooling: Pooling,
+    dtype: WeightFormat,
+    device: Device,
+) -> Result<LocalModel, HybridError> {
+    if BaseKind::of_folder(folder)? != BaseKind::Decoder {
+        let init = (BaseInit::Pretrained, 0);
+        return open_model(folder, init, max_length, pooling, dtype, device);
+    }
+    let base = DecoderModel::load_headless(folder, &device)?;
+    let max_length = max_length.min(base.decoder.max_positions());
+    let tokenizer = load_tokenizer(folder, max_length)?;
+    check_vocabulary(folder, base.decoder.vocab_size(), &tokenizer)?;
+    Ok(LocalModel::of_decoder(
+        base, tokenizer, None, device, max_length,
     ))
 }
 

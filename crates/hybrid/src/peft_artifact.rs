@@ -3,21 +3,22 @@
 //! PEFT's folder says the base, the method and the values of adapter and classifier, but not what the
 //! classes are called: that is `id2label` of Transformers' `config.json` beside it
 //! (`model.config.save_pretrained(FOLDER)`). Without that file they are `LABEL_0`, `LABEL_1` and so on,
-//! as in Transformers.
+//! as in Transformers. It also says which token a decoder was given as padding; without it the base's
+//! own configuration does.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use hybrid_adapters::{ClassifierHead, Trainable, inspect_peft, load_peft, load_peft_classifier};
 use hybrid_data::LabelSet;
-use hybrid_models::{Pooling, WeightFormat, open_device};
+use hybrid_models::{BaseKind, Pooling, WeightFormat, open_device};
 use hybrid_prompts::{GenerateOptions, LabelScoring, Prompt};
 use serde::Deserialize;
 
 use crate::HybridError;
 use crate::artifact::{Artifact, ArtifactDescription, FORMAT, read_json};
 use crate::candidate::AdapterRecord;
-use crate::open_model::{find_base, open_model};
+use crate::open_model::{find_base, open_classifier};
 use crate::recipe::{BaseInit, DataConfig, PassageConfig, Task};
 use crate::task::TaskSettings;
 
@@ -29,7 +30,7 @@ pub(crate) fn is_there(folder: &Path) -> bool {
     folder.join(CONFIG).exists()
 }
 
-/// Loads the adapter of a `BertForSequenceClassification` with its base.
+/// Loads the adapter of a classifier of whole texts with its base.
 ///
 /// # Errors
 /// [`HybridError::Format`] for an adapter that does not classify or names no base,
@@ -54,29 +55,25 @@ pub(crate) fn load(
     let base = base.ok_or_else(|| wrong("base_model_name_or_path names no base"))?;
     let device = open_device(device)?;
     let base_folder = find_base(&base, BaseInit::Pretrained, say)?.folder;
-    let BaseConfig {
-        model_type,
-        max_position_embeddings: max_length,
-    } = read_json(&base_folder.join(BASE_CONFIG))?;
-    if model_type != "bert" {
+    if BaseKind::of_folder(&base_folder)? == BaseKind::EncoderDecoder {
         return Err(wrong(
-            "base_model_name_or_path: only classifiers over BERT are taken without an artifact",
+            "base_model_name_or_path: of encoder-decoders no classifiers are taken",
         ));
     }
-    let mut model = open_model(
-        &base_folder,
-        (BaseInit::Pretrained, 0),
-        max_length,
-        Pooling::Pooler,
-        WeightFormat::Float32,
-        device,
-    )?;
+    let dtype = WeightFormat::Float32;
+    let mut model = open_classifier(&base_folder, usize::MAX, Pooling::Mean, dtype, device)?;
     let adapters = load_peft(folder, model.base.as_base(), &model.device)?;
-    let head = load_peft_classifier(folder, model.d_model(), &model.device)?;
+    let padding_id = padding_id([folder, &base_folder])?;
+    let head = load_peft_classifier(folder, model.base.as_base(), padding_id, &model.device)?;
     let head = head.ok_or_else(|| {
-        wrong("it holds no classifier: train it with `modules_to_save=[\"classifier\"]`")
+        wrong(
+            "it holds no classifier: train it with `modules_to_save=[\"classifier\"]` (decoders: \
+             `[\"score\"]`)",
+        )
     })?;
     let (labels, head) = in_order(class_names(folder, head.n_labels())?, head);
+    let (max_length, pooling) = (model.max_positions(), head.pooling());
+    model.pooling = pooling;
     let record = AdapterRecord {
         methods: adapters.configs().to_vec(),
         head: Some(head.config().clone()),
@@ -99,8 +96,8 @@ pub(crate) fn load(
         base,
         init: BaseInit::Pretrained,
         max_length,
-        pooling: Pooling::Pooler,
-        dtype: WeightFormat::Float32,
+        pooling,
+        dtype,
         task: TaskSettings {
             kind: Task::TextClassification,
             labels,
@@ -120,11 +117,23 @@ pub(crate) fn load(
     })
 }
 
-/// What is needed of Transformers' configurations.
 #[derive(Deserialize)]
-struct BaseConfig {
-    model_type: String,
-    max_position_embeddings: usize,
+struct Padding {
+    #[serde(default)]
+    pad_token_id: Option<i64>,
+}
+
+/// The token that stands for padding, as the first of these folders says whose configuration names
+/// one. Some have -1 there, which no token is.
+fn padding_id(folders: [&Path; 2]) -> Result<Option<usize>, HybridError> {
+    for path in folders.map(|folder| folder.join(BASE_CONFIG)) {
+        if path.exists()
+            && let Some(id) = read_json::<Padding>(&path)?.pad_token_id
+        {
+            return Ok(usize::try_from(id).ok());
+        }
+    }
+    Ok(None)
 }
 
 #[derive(Deserialize)]

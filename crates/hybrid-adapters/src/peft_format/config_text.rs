@@ -161,8 +161,10 @@ fn task(base: &dyn Base, modules_to_save: &[String], keeps_modules: bool) -> Val
     let sites = base.sites();
     let whole = |name: &str| modules_to_save.iter().any(|path| path == name);
     let heads = |name: &str| sites.find(name).is_some_and(|site| site.head);
+    // A head that comes along to a base without one reads one vector a row.
+    let bare = !sites.iter().any(|site| site.head);
     let classifies = |is_there: &dyn Fn(&str) -> bool| {
-        is_there("classifier") && classifies_rows(sites) || is_there("score")
+        is_there("classifier") && (bare || classifies_rows(sites)) || is_there("score")
     };
     if classifies(&whole) || !keeps_modules && classifies(&heads) {
         return json!("SEQ_CLS");
@@ -170,7 +172,7 @@ fn task(base: &dyn Base, modules_to_save: &[String], keeps_modules: bool) -> Val
     match base.kind() {
         BaseKind::Decoder if heads("lm_head") => json!("CAUSAL_LM"),
         BaseKind::EncoderDecoder if heads("lm_head") => json!("SEQ_2_SEQ_LM"),
-        _ if sites.iter().any(|site| site.head) => Value::Null,
+        _ if !bare => Value::Null,
         _ => json!("FEATURE_EXTRACTION"),
     }
 }

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::TensorData;
-use hybrid_models::{Base, Layer, Pooling, SiteId, SiteKind, SiteTable, write_whole};
+use hybrid_models::{Base, Layer, SiteId, SiteKind, SiteTable, write_whole};
 
+use super::classifier::Place;
 use super::config_text::{classifies_rows, config_text, keeps_modules};
 use super::keys::has_lora;
 use super::values::stored_tensors;
-use super::{CONFIG, TENSORS, full_key, key_start, stored_table, tensor_file};
+use super::{CONFIG, TENSORS, full_key, is_within, key_start, stored_table, tensor_file};
 use crate::any_method::AnyMethod;
-use crate::head::{ClassifierHead, head_to_tensors};
+use crate::head::ClassifierHead;
 use crate::targets::ends_with_name;
 use crate::{AdaloraConfig, AdapterConfig, AdapterError, Adapters, cartridge, vblora};
 
@@ -61,9 +62,9 @@ fn why_not(adapters: &Adapters) -> Option<&'static str> {
 /// Writes a stack so that PEFT 0.21 loads it over the same base; the same stack gives the same
 /// bytes. `base_name` is the folder or hub id that the file names as its base.
 ///
-/// A head that is exactly Transformers' own (BERT's pooler, no normalisation) goes along: the
-/// adapter is then one of `BertForSequenceClassification`, task `SEQ_CLS`. Any other head does not;
-/// the adapter of a base without head is then of task `FEATURE_EXTRACTION`. What small networks put
+/// A head that computes what Transformers' own over that base does goes along: the adapter is then
+/// one of its class for sequence classification, task `SEQ_CLS`. Any other head does not; the adapter
+/// of a base without head is then of task `FEATURE_EXTRACTION`. What small networks put
 /// in front of the tokens is written as [`Adapters::encoded`] gives it, with the base's own head
 /// where that classifies rows: PEFT wants it. Over a head of another kind than that and a language
 /// model's the file names no task, and PEFT then puts nothing in front.
@@ -88,12 +89,9 @@ pub fn save_peft(
             reason,
         });
     }
-    let head = head.filter(|head| keeps_modules(adapters) && is_of_transformers(head, base));
-    let prefix = if head.is_some() {
-        format!("{}.", base.model_type())
-    } else {
-        String::new()
-    };
+    let head = head.filter(|_| keeps_modules(adapters));
+    let head = head.and_then(|head| Some((head, place_of(head, base)?)));
+    let prefix = head.as_ref().map_or("", |(_, place)| place.body).to_owned();
     let adapters = &adapters.clone().encoded();
     let start = adapters.configs().iter().map(key_start).min();
     let start = start.unwrap_or_default();
@@ -125,13 +123,9 @@ pub fn save_peft(
         whole.push(head.to_owned());
     }
     complete(&mut tensors, base, &format!("{start}{prefix}"), &whole);
-    if let Some(head) = head {
-        whole.push("classifier".to_owned());
-        tensors.extend(
-            head_to_tensors(head)
-                .into_iter()
-                .map(|(name, data)| (format!("{start}classifier.{name}"), data)),
-        );
+    if let Some((head, place)) = head {
+        whole.push(place.module.to_owned());
+        tensors.extend(place.tensors(start, head));
     }
     std::fs::create_dir_all(folder).map_err(|source| AdapterError::Write {
         path: folder.to_owned(),
@@ -143,11 +137,11 @@ pub fn save_peft(
     write_whole(&path, text.as_bytes()).map_err(|source| AdapterError::Write { path, source })
 }
 
-/// Whether a head over a bare encoder is the one that Transformers puts there.
-fn is_of_transformers(head: &ClassifierHead, base: &dyn Base) -> bool {
-    let config = head.config();
+/// The place of a head over a base without one, if it is the one that Transformers puts there.
+fn place_of(head: &ClassifierHead, base: &dyn Base) -> Option<Place> {
     let bare = !base.sites().iter().any(|site| site.head);
-    bare && base.model_type() == "bert" && config.pooling == Pooling::Pooler && !config.normalize
+    let place = Place::of(base).filter(|_| bare)?;
+    place.is_of(head.config()).then_some(place)
 }
 
 /// The base's own values that PEFT stores where LoRA acts on word vectors or the output layer, by
@@ -232,12 +226,6 @@ fn row_head(sites: &SiteTable) -> Option<&'static str> {
         true => Some("classifier"),
         false => heads("score").then_some("score"),
     }
-}
-
-/// Whether a path is that of a module or leads into it.
-fn is_within(path: &str, module: &str) -> bool {
-    let rest = path.strip_prefix(module);
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// Adds the base's values of modules that PEFT stores whole only because their names end alike:

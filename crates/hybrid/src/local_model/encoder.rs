@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use hybrid_adapters::{Adapters, unit_rows};
+use hybrid_adapters::{Adapters, ClassifierHead, unit_rows};
 use hybrid_data::{BatchOrder, Encoding, PaddedBatch, length_buckets, pad};
 use hybrid_eval::EncoderSize;
 use hybrid_models::{EncoderBatch, Hooks, NoHooks, Pooling};
@@ -246,8 +246,7 @@ impl LocalModel {
         let hidden = encoder.layers(layers..encoder.n_layers(), under, &attention, hooks);
         let (Reading::Unit(pooling) | Reading::LogProbabilities(pooling)) = reading;
         let pooled = self.encoder().pool(hidden, batch, pooling, hooks)?;
-        let head = self.active.as_ref().and_then(|active| active.head.as_ref());
-        let values = host_rows(match (reading, head) {
+        let values = host_rows(match (reading, self.head()) {
             (Reading::LogProbabilities(_), Some(head)) => log_softmax(head.forward(pooled), 1),
             _ => unit_rows(pooled),
         });
@@ -265,13 +264,14 @@ impl PromptModel for LocalModel {
 
     /// Log-probabilities of the labels when a head is active.
     fn classify(&mut self, texts: &[String]) -> Result<Option<Vec<Vec<f32>>>, HybridError> {
-        let head = self.active.as_ref().and_then(|active| active.head.as_ref());
-        match head.map(|head| head.pooling()) {
-            Some(pooling) => self
-                .read(texts, Reading::LogProbabilities(pooling))
-                .map(Some),
-            None => Ok(None),
-        }
+        let Some(pooling) = self.head().map(ClassifierHead::pooling) else {
+            return Ok(None);
+        };
+        let rows = match self.is_language_model() {
+            true => self.classify_by_last_token(texts),
+            false => self.read(texts, Reading::LogProbabilities(pooling)),
+        };
+        rows.map(Some)
     }
 }
 

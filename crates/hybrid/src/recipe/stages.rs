@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hybrid_adapters::{AdapterConfig, HeadConfig};
+use hybrid_adapters::{AdapterConfig, HeadConfig, HeadForm};
 use hybrid_models::Pooling;
 use hybrid_optim::{EarlyStoppingConfig, GroupConfig, OptimizerConfig, ScheduleConfig};
 use hybrid_prompts::{DemonstrationChoice, InstructionProposals, PromptFormat, SearchStrategy};
@@ -357,6 +357,7 @@ impl HeadStage {
             pooling: self.pooling,
             normalize: self.normalize,
             scale: self.scale,
+            form: HeadForm::Linear,
         }
     }
 }
