@@ -374,3 +374,23 @@ fn a_classifier_over_a_decoder_reads_the_last_token() {
     let refused = messages(&hybrid().arg("predict").arg(&adapter).assert().code(2));
     assert!(refused.contains(&key), "{refused}");
 }
+
+#[test]
+fn a_head_that_pefts_file_does_not_hold_is_loaded_beside_it() {
+    let task = TinyTask::new();
+    write_roberta(&task);
+    task.edit_recipe("model = \"model\"", "model = \"roberta\"");
+    task.edit_recipe("seed = 3", "seed = 3\nchoose_by = \"log_loss\"");
+    let head = "head = { pooling = \"pooler\", normalize = false, init = \"random\" }";
+    task.edit_recipe("epochs = 4", &format!("epochs = 20\n{head}"));
+    task.train("a").assert().success();
+    let adapter = task.file("a/artifact/adapter");
+    let config = fixtures::json(&adapter.join("adapter_config.json"));
+    assert_eq!(config["task_type"], "FEATURE_EXTRACTION");
+    let card = std::fs::read_to_string(task.file("a/artifact/README.md")).unwrap();
+    assert!(card.contains("load_file"), "{card}");
+    assert!(
+        !card.contains("AutoModelForSequenceClassification"),
+        "{card}"
+    );
+}

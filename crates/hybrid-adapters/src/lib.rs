@@ -136,7 +136,7 @@ pub use pattern_map::PatternMap;
 pub use peanut::PeanutConfig;
 pub use peft_format::{
     PeftSummary, inspect_peft, load_peft, load_peft_classifier, load_torch_tensors, peft_has,
-    save_peft, torch_tensors,
+    peft_has_head, save_peft, torch_tensors,
 };
 pub use poly::PolyConfig;
 pub use prefix_tuning::{PrefixInit, PrefixTuningConfig};

@@ -30,7 +30,7 @@ mod values;
 pub use classifier::load_peft_classifier;
 pub use inspect::{PeftSummary, inspect_peft};
 pub use load::load_peft;
-pub use save::{peft_has, save_peft};
+pub use save::{peft_has, peft_has_head, save_peft};
 pub use values::{load_torch_tensors, torch_tensors};
 
 /// The PEFT release whose keys are known, and written.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use hybrid_adapters::{Trainable, peft_has};
+use hybrid_adapters::{Trainable, peft_has, peft_has_head};
 use hybrid_eval::{
     AdapterSummary, CandidateReport, CardDetails, Comparison, ConfusionReport, Cost, DataSummary,
     Final, Generalisation, HeadDetails, OutOfScope, PairedComparison, PromptSummary, Provenance,
@@ -396,6 +396,11 @@ pub(crate) fn card_details(context: &Context<'_>, winner: &Candidate) -> CardDet
         .adapter
         .as_ref()
         .and_then(|adapter| adapter.head.as_ref());
+    let base = context.model.base.as_base();
+    let head_in_peft = active.is_some_and(|active| {
+        let head = active.head.as_ref();
+        head.is_some_and(|head| peft_has_head(&active.adapters, base, head))
+    });
     let has_span_head = active.is_some_and(|active| active.span_head.is_some());
     let task = &context.data.task;
     CardDetails {
@@ -406,6 +411,7 @@ pub(crate) fn card_details(context: &Context<'_>, winner: &Candidate) -> CardDet
             file: artifact::HEAD.to_owned(),
             pooling: name_of(head.pooling),
             normalize: head.normalize,
+            in_peft: head_in_peft,
         }),
         spans: spans::are_asked(task.kind, context.model).then(|| SpanDetails {
             file: has_span_head.then(|| artifact::SPAN_HEAD.to_owned()),

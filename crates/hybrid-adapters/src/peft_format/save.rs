@@ -22,6 +22,11 @@ pub fn peft_has(adapters: &Adapters) -> bool {
     why_not(adapters).is_none()
 }
 
+/// Whether the file of a stack holds this head, too, as [`save_peft`] writes it.
+pub fn peft_has_head(adapters: &Adapters, base: &dyn Base, head: &ClassifierHead) -> bool {
+    peft_has(adapters) && keeps_modules(adapters) && place_of(head, base).is_some()
+}
+
 fn why_not(adapters: &Adapters) -> Option<&'static str> {
     let mut configs = adapters.configs().iter();
     let names_task = |config: &AdapterConfig| match config {

@@ -49,6 +49,8 @@ pub struct HeadDetails {
     pub pooling: String,
     /// Whether the pooled vector is scaled to unit length first.
     pub normalize: bool,
+    /// Whether PEFT's file holds the head, too.
+    pub in_peft: bool,
 }
 
 /// What the template sees.
@@ -120,11 +122,7 @@ pub(super) fn render(report: &Report, details: &CardDetails) -> Result<String, E
         }),
         hub_base: !Path::new(&report.base).is_absolute() && !report.base.starts_with('.'),
         details,
-        peft_classifier: details.peft_folder.is_some()
-            && details
-                .head
-                .as_ref()
-                .is_some_and(|head| head.pooling == "pooler" && !head.normalize),
+        peft_classifier: details.head.as_ref().is_some_and(|head| head.in_peft),
         example: example(winner.map_or("", |winner| &winner.prompt.template), "..."),
     };
     let fault = |source| EvalError::Template {
@@ -290,6 +288,7 @@ mod tests {
                 file: "head.safetensors".to_owned(),
                 pooling: "mean".to_owned(),
                 normalize: true,
+                in_peft: false,
             }),
             spans: None,
         }
@@ -342,6 +341,7 @@ mod tests {
             file: "head.safetensors".to_owned(),
             pooling: "pooler".to_owned(),
             normalize: false,
+            in_peft: true,
         };
         let card = render(
             &sample(),
