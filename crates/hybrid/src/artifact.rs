@@ -6,7 +6,7 @@
 //! | `prompt.toml` | template and label words |
 //! | `adapter/` | the adapter in PEFT's file format, where PEFT has the method |
 //! | `adapter.safetensors` | the adapter's values by name, where it has not |
-//! | `head.safetensors` | the classifier head: `weight` `[n_labels, d_model]`, `bias` `[n_labels]`, `dense.*` |
+//! | `head.safetensors` | the classifier head: what its form has of `weight`, `bias` and `dense` |
 //! | `span_head.safetensors` | the span head: `weight` `[2, d_model]`, `bias` `[2]` |
 //! | `README.md` | the model card |
 

@@ -98,12 +98,12 @@ impl Place {
 
 /// The classifier that was trained with an adapter of Transformers' class for the classification of
 /// whole texts over a base like `base`: over BERT's pooler, over the first token of RoBERTa and
-/// DistilBERT, over a decoder's last token that is not `padding_id`. None where the file holds none of
-/// that kind.
+/// DistilBERT, over a decoder's last token that is not `padding_id`. None where the file holds none
+/// of that kind.
 ///
 /// # Errors
-/// [`AdapterError::Read`] or [`AdapterError::Format`] for a file, and [`AdapterError::File`] around a
-/// classifier with other tensors or of another width than the base's.
+/// [`AdapterError::Read`] or [`AdapterError::Format`] for a file, and [`AdapterError::File`] around
+/// a classifier with other tensors or of another width than the base's.
 pub fn load_peft_classifier(
     folder: &Path,
     base: &dyn Base,

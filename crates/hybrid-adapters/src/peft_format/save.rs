@@ -68,8 +68,8 @@ fn why_not(adapters: &Adapters) -> Option<&'static str> {
 /// bytes. `base_name` is the folder or hub id that the file names as its base.
 ///
 /// A head that computes what Transformers' own over that base does goes along: the adapter is then
-/// one of its class for sequence classification, task `SEQ_CLS`. Any other head does not; the adapter
-/// of a base without head is then of task `FEATURE_EXTRACTION`. What small networks put
+/// one of its class for sequence classification, task `SEQ_CLS`. Any other head does not; the
+/// adapter of a base without head is then of task `FEATURE_EXTRACTION`. What small networks put
 /// in front of the tokens is written as [`Adapters::encoded`] gives it, with the base's own head
 /// where that classifies rows: PEFT wants it. Over a head of another kind than that and a language
 /// model's the file names no task, and PEFT then puts nothing in front.
