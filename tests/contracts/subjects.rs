@@ -188,7 +188,8 @@ impl Subject {
             BaseKind::Decoder => Allowed {
                 at_start: 1e-5,
                 merged: 1e-3,
-                by_row: 1e-5,
+                // Of logits up to ten; libtorch sums otherwise for another number of rows.
+                by_row: 2e-5,
             },
             BaseKind::EncoderDecoder => Allowed {
                 at_start: 1e-5,
