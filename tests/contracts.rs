@@ -32,6 +32,7 @@ mod in_front;
 mod layer_stacks;
 pub(crate) mod refusals;
 mod settings;
+mod side_by_side;
 pub(crate) mod stacks;
 mod subjects;
 mod switched;

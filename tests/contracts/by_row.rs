@@ -36,7 +36,7 @@ fn has_distances_in(base: &dyn Base, config: &AdapterConfig) -> bool {
 }
 
 /// The stacks that rows can have, with what each is; that the others are refused by name is checked.
-fn separable(subject: &Subject) -> Vec<(Adapters, String)> {
+pub(super) fn separable(subject: &Subject) -> Vec<(Adapters, String)> {
     let base = subject.base();
     let (mut found, mut refused) = (Vec::new(), 0);
     for (adapters, text, _) in subject.each() {

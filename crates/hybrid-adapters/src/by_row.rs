@@ -104,7 +104,7 @@ impl RowAdapters {
 }
 
 /// What keeps a row from having a method for itself.
-fn obstacle(method: &AnyMethod, base: &dyn Base) -> Option<&'static str> {
+pub(crate) fn obstacle(method: &AnyMethod, base: &dyn Base) -> Option<&'static str> {
     let at_distances = |site: &SiteId| {
         let path = &base.sites().get(*site).path;
         path.ends_with("relative_attention_bias")

@@ -112,6 +112,14 @@ pub enum AdapterError {
         /// Why not.
         reason: &'static str,
     },
+    /// A method that stacks over copies of the same rows cannot have each for itself.
+    #[error("{method} cannot be trained side by side with others: {reason}")]
+    NotSideBySide {
+        /// The method.
+        method: &'static str,
+        /// Why not.
+        reason: &'static str,
+    },
     /// A name that no adapter has.
     #[error("there is no adapter {name:?}; known are: {}", known.join(", "))]
     NoSuchAdapter {

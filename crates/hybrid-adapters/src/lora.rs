@@ -28,12 +28,14 @@ use crate::site_map::SiteMap;
 use crate::targets::{Selection, Selector};
 use crate::{AdapterError, frozen};
 
+mod beside;
 mod config;
 mod eva;
 mod explained_variance;
 mod start;
 mod table;
 
+pub(crate) use beside::of_parts;
 use config::wrong;
 pub use config::{BiasMode, LoraConfig};
 pub use eva::EvaConfig;
@@ -175,6 +177,13 @@ impl Lora {
 
     pub(crate) fn biases(&self) -> &Biases {
         &self.biases
+    }
+
+    /// The factors at a linear site where they are all that is trained.
+    pub(crate) fn alone_at(&self, site: SiteId) -> Option<&Factors> {
+        let factors = self.factors.get(site)?;
+        let has_more = factors.dora.is_some() || factors.bias.is_some();
+        (!has_more && self.biases.get(site).is_none()).then_some(factors)
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod activation;
 mod attention;
+mod division;
 mod elementwise;
 mod host;
 mod low_rank;
@@ -19,7 +20,8 @@ mod thin;
 
 pub(crate) use activation::Activation;
 pub(crate) use attention::attend;
-pub use low_rank::low_rank;
+pub use division::divided;
+pub use low_rank::{low_rank, low_rank_of_parts};
 pub(crate) use norm::normalize;
 pub(crate) use packing::Packing;
 pub use recomputation::{Copies, Recomputation};

@@ -70,7 +70,7 @@ pub use generate::{
     Reader, SampleConfig, generate,
 };
 pub use hooks::{Aside, Hooks, KeyValue, NoHooks, Stack, StackShape, TokenRanks};
-pub use kernels::{Copies, Recomputation, low_rank};
+pub use kernels::{Copies, Recomputation, divided, low_rank, low_rank_of_parts};
 pub use layer_table::{Base, BaseKind, LayerTable};
 pub use layers::{Embedding, Layer, Linear, Norm, NormKind, linear};
 pub use losses::{IGNORED, binary_cross_entropy, cross_entropy, mean_squared_error};
