@@ -1,5 +1,7 @@
 //! Adapter stages that choose among settings.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use crate::run_comparison::{assert_equal_runs, candidate, events, report};
@@ -122,4 +124,159 @@ fn faults_of_variants_are_named() {
         message.contains("stages.1.variants.0.epochs: unknown key"),
         "{message}"
     );
+}
+
+/// A task whose variants differ in methods and update rules; `together` or not.
+fn with_methods(together: bool) -> TinyTask {
+    let task = by_log_loss();
+    let lora = |r: usize, dropout: f64, rate: f64| {
+        format!(
+            "{{ methods = [{{ method = \"lora\", r = {r}, lora_alpha = 4, lora_dropout = {dropout:?}, \
+             target_modules = [\"query\", \"value\"] }}], \
+             optimizer = {{ kind = \"adamw\", lr = {rate:?} }} }}"
+        )
+    };
+    let variants = [
+        lora(2, 0.1, 0.01),
+        lora(4, 0.0, 0.001),
+        lora(1, 0.2, 0.02),
+        // Other batches: not in the same forward.
+        "{ batch_size = 6 }".to_owned(),
+        "{ methods = [{ method = \"ia3\" }], margin = 0.1 }".to_owned(),
+    ];
+    let settings = format!(
+        "variants = [{}]\nvariants_together = {together}\nepochs = 4\nevaluate_every = 2\nlog_every = 1",
+        variants.join(", ")
+    );
+    task.edit_recipe("epochs = 4", &settings);
+    task
+}
+
+/// The figures of each update in a journal: variant and step, with loss, rate and norm.
+fn updates(task: &TinyTask, run: &str) -> BTreeMap<(u64, u64), [f64; 3]> {
+    let steps = events(task, run).into_iter();
+    let steps = steps.filter(|event| event["event"] == "step");
+    let figures = |event: Value| {
+        let number = |key: &str| event[key].as_f64().unwrap();
+        let variant = event["variant"].as_u64().unwrap_or(0);
+        let place = (variant, event["step"].as_u64().unwrap());
+        (place, ["loss", "learning_rate", "grad_norm"].map(number))
+    };
+    steps.map(figures).collect()
+}
+
+/// Two runs with the same choice, and the same updates on the way to it, to 1e-4.
+fn assert_same_choice(one_by_one: &TinyTask, together: &TinyTask, n_variants: u64) {
+    one_by_one.train("a").assert().success();
+    together.train("a").assert().success();
+    let (expected, found) = (updates(one_by_one, "a"), updates(together, "a"));
+    assert!(found.keys().eq(expected.keys()), "{:?}", found.keys());
+    for variant in 1..=n_variants {
+        assert!(found.contains_key(&(variant, 1)), "variant {variant}");
+    }
+    for (place, found) in &found {
+        for (found, expected) in found.iter().zip(expected[place]) {
+            let apart = (found - expected).abs() / (1.0 + expected.abs());
+            assert!(apart < 1e-4, "{place:?}: {found} instead of {expected}");
+        }
+    }
+    assert_eq!(left(one_by_one, "a"), left(together, "a"));
+    let [alone, all] = [one_by_one, together].map(|task| report(task, "a"));
+    let cost = |report: &Value, key: &str| {
+        let cost = &candidate(report, "1-lora")["cost"];
+        cost[key].as_f64().unwrap()
+    };
+    for key in ["tokens", "flops"] {
+        assert_eq!(cost(&alone, key), cost(&all, key), "{key}");
+    }
+    assert!(cost(&all, "wall_s") > 0.0);
+}
+
+#[test]
+fn variants_in_one_forward_are_what_they_are_one_by_one() {
+    assert_same_choice(&with_methods(false), &with_methods(true), 5);
+    // A forward of few tokens holds some variants only.
+    let few = with_methods(true);
+    few.edit_recipe("log_every = 1", "log_every = 1\nmax_tokens = 40");
+    let one_by_one = with_methods(false);
+    one_by_one.edit_recipe("log_every = 1", "log_every = 1\nmax_tokens = 40");
+    assert_same_choice(&one_by_one, &few, 5);
+}
+
+#[test]
+fn heads_alone_and_hidden_tokens_go_together_too() {
+    let task = |together: bool| {
+        let task = by_log_loss();
+        let variants = "variants = [{ methods = [] }, { optimizer = { kind = \"sgd\", lr = 0.1 } }, \
+             { methods = [], optimizer = { kind = \"adamw\", lr = 0.1 } }, {}]";
+        let settings = format!(
+            "{variants}\nvariants_together = {together}\nepochs = 4\nlog_every = 1\ntoken_dropout = 0.2"
+        );
+        task.edit_recipe("epochs = 4", &settings);
+        task
+    };
+    assert_same_choice(&task(false), &task(true), 4);
+}
+
+#[test]
+fn variants_of_language_models_go_together_too() {
+    for (new, epochs) in [
+        (TinyTask::language as fn() -> TinyTask, "epochs = 10"),
+        (TinyTask::texts, "epochs = 6"),
+    ] {
+        let task = |together: bool| {
+            let task = new();
+            let lora =
+                "{ method = \"lora\", r = 2, lora_dropout = 0.1, target_modules = \"all-linear\" }";
+            let variants = format!(
+                "variants = [{{ methods = [{lora}] }}, {{ optimizer = {{ kind = \"adamw\", lr = 0.001 }} }}]"
+            );
+            let settings =
+                format!("{variants}\nvariants_together = {together}\nepochs = 2\nlog_every = 1");
+            task.edit_recipe(epochs, &settings);
+            task
+        };
+        assert_same_choice(&task(false), &task(true), 2);
+    }
+}
+
+#[test]
+fn answers_in_passages_are_learnt_together_too() {
+    let task = |together: bool| {
+        let task = TinyTask::passages();
+        let variants = "variants = [{}, { optimizer = { kind = \"adamw\", lr = 0.002 } }]";
+        let settings =
+            format!("{variants}\nvariants_together = {together}\nepochs = 2\nlog_every = 1");
+        task.edit_recipe("epochs = 12", &settings);
+        task
+    };
+    assert_same_choice(&task(false), &task(true), 2);
+}
+
+#[test]
+fn a_choice_in_one_forward_goes_on_after_kills() {
+    let task = with_methods(true);
+    task.train("whole").assert().success();
+    task.train_through_kills("killed");
+    assert_equal_runs(&task, "whole", "killed");
+    assert_eq!(left(&task, "whole"), left(&task, "killed"));
+}
+
+#[test]
+fn what_cannot_go_together_is_named() {
+    let task = with_methods(true);
+    let soft = "stages.1.variants=[{ methods = [{ method = \"prompt_tuning\", num_virtual_tokens = 2 }] }]";
+    let message = task.refusal(&[soft]);
+    assert!(message.contains("stages.1.variants.0.methods"), "{message}");
+    assert!(message.contains("prompt_tuning"), "{message}");
+    let message = task.refusal(&["stages.1.recompute_layers=true"]);
+    assert!(message.contains("stages.1.variants_together"), "{message}");
+    let message = task.refusal(&["stages.1.variants=[]"]);
+    assert!(message.contains("no variants"), "{message}");
+    let translation = TinyTask::translation();
+    let message = translation.refusal(&[
+        "stages.1.variants=[{}, { batch_size = 2 }]",
+        "stages.1.variants_together=true",
+    ]);
+    assert!(message.contains("encoder-decoder"), "{message}");
 }

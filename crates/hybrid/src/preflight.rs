@@ -114,6 +114,7 @@ pub(crate) fn check(
             }
             StageConfig::Adapter(config) => {
                 let choices = config.choices();
+                adapter_stage::check_together(&mut faults, &key, config, model);
                 for (place, choice) in choices.iter().enumerate() {
                     let key = match config.variants.is_empty() {
                         true => key.clone(),

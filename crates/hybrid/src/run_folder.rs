@@ -114,7 +114,45 @@ impl RunFolder {
 
     /// State of a variant of the stage that is being trained.
     pub(crate) fn checkpoint(&self, variant: usize) -> PathBuf {
-        self.checkpoints().join(format!("{variant}.safetensors"))
+        checkpoint_in(&self.checkpoints(), variant)
+    }
+
+    /// Replaces the states of some variants, all or none. `write` is told where to write each.
+    ///
+    /// # Errors
+    /// What `write` returns, or [`HybridError::Write`].
+    pub(crate) fn replace_checkpoints(
+        &self,
+        write: impl FnOnce(&dyn Fn(usize) -> PathBuf) -> Result<(), HybridError>,
+    ) -> Result<(), HybridError> {
+        write_folder_whole(&self.next_checkpoints(), |folder| {
+            write(&|variant| checkpoint_in(folder, variant))
+        })?;
+        self.settle_checkpoints()
+    }
+
+    /// Ends a replacing that a kill has cut short once all states were written.
+    ///
+    /// # Errors
+    /// [`HybridError::Write`].
+    pub(crate) fn settle_checkpoints(&self) -> Result<(), HybridError> {
+        let next = self.next_checkpoints();
+        let Ok(entries) = std::fs::read_dir(&next) else {
+            return Ok(());
+        };
+        for entry in entries.flatten() {
+            let path = self.checkpoints().join(entry.file_name());
+            std::fs::rename(entry.path(), &path)
+                .map_err(|source| HybridError::Write { path, source })?;
+        }
+        let path = self.checkpoints();
+        sync_folder(&path).map_err(|source| HybridError::Write { path, source })?;
+        remove(&next)
+    }
+
+    /// States that take the places of others together: all are written once this is there.
+    fn next_checkpoints(&self) -> PathBuf {
+        self.checkpoints().join("next")
     }
 
     /// Makes the folder of [`checkpoint`](Self::checkpoint).
@@ -192,6 +230,11 @@ impl RunFolder {
     pub(crate) fn clear_checkpoints(&self) -> Result<(), HybridError> {
         remove(&self.checkpoints())
     }
+}
+
+/// The state of a variant among others.
+fn checkpoint_in(folder: &Path, variant: usize) -> PathBuf {
+    folder.join(format!("{variant}.safetensors"))
 }
 
 /// Removes what a killed process was writing.
@@ -307,6 +350,42 @@ mod tests {
         ));
         drop(first);
         RunFolder::open(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn states_are_replaced_together_also_through_a_kill() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::open(folder.path()).unwrap();
+        let write = |text: &str| {
+            run.replace_checkpoints(|path_of| {
+                for variant in [0, 2] {
+                    std::fs::write(path_of(variant), text).unwrap();
+                }
+                Ok(())
+            })
+        };
+        let read = || [0, 2].map(|variant| std::fs::read_to_string(run.checkpoint(variant)));
+        let texts = || read().map(Result::unwrap);
+        write("one").unwrap();
+        write("two").unwrap();
+        assert_eq!(texts(), ["two", "two"]);
+        // All are written and the first is moved.
+        let next = run.next_checkpoints();
+        std::fs::create_dir(&next).unwrap();
+        std::fs::write(run.checkpoint(0), "three").unwrap();
+        std::fs::write(next.join(run.checkpoint(2).file_name().unwrap()), "three").unwrap();
+        run.settle_checkpoints().unwrap();
+        assert_eq!(texts(), ["three", "three"]);
+        assert!(!next.exists());
+        let failed = run.replace_checkpoints(|path_of| {
+            std::fs::write(path_of(0), "four").unwrap();
+            Err(HybridError::Interrupted {
+                run: folder.path().to_owned(),
+            })
+        });
+        assert!(failed.is_err());
+        run.settle_checkpoints().unwrap();
+        assert_eq!(texts(), ["three", "three"]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub(crate) mod checkpoint;
 mod divergence;
 mod explained_variance;
 pub(crate) mod language;
+mod lockstep;
 mod pass;
 pub(crate) mod prefix;
 pub(crate) mod prompt;
@@ -130,6 +131,11 @@ impl StageMeter {
     pub(crate) fn go_on(&mut self, model: &LocalModel) {
         self.began = Some(Instant::now());
         self.recount(model);
+    }
+
+    /// Counts what was measured apart.
+    pub(crate) fn add(&mut self, more: Spent) {
+        self.carried = self.carried.and(more);
     }
 
     pub(crate) fn spent(&self, model: &LocalModel) -> Spent {

@@ -199,7 +199,11 @@ impl Update {
         let max_length = recipe.base.max_length;
         let tokens = |stage: &AdapterStage| {
             let at_once = stage.max_tokens.max(max_length) * parallel::pieces(device);
-            at_once.min(stage.batch_size * max_length)
+            let copies = match stage.variants_together {
+                true => stage.variants.len().max(1),
+                false => 1,
+            };
+            at_once.min(stage.batch_size * max_length * copies)
         };
         Self {
             tokens: stages.clone().map(tokens).max().unwrap_or(0),

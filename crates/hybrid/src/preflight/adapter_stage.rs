@@ -1,6 +1,8 @@
 //! What would make an adapter stage fail: what it trains and its update rule are built once.
 
-use hybrid_adapters::{AdapterConfig, ClassifierHead, ExplainedVariance, SpanHead, Trainable};
+use hybrid_adapters::{
+    AdapterConfig, ClassifierHead, ExplainedVariance, SideBySide, SpanHead, Trainable,
+};
 use hybrid_optim::{OptimError, OptimizerConfig, ScheduleConfig, Updater};
 
 use super::{Faults, span_task};
@@ -60,6 +62,10 @@ pub(super) fn check(
     let Some((adapters, follows_data)) = faults.expect(&format!("{key}.methods"), adapters) else {
         return;
     };
+    if config.variants_together {
+        let stands = SideBySide::check(&adapters, model.base.as_base());
+        faults.expect(&format!("{key}.methods"), stands);
+    }
     if follows_data && matches!(model.base, LoadedBase::EncoderDecoder(_)) {
         faults.add(
             &format!("{key}.methods"),
@@ -126,6 +132,27 @@ pub(super) fn check(
             _ => return,
         }
     }
+}
+
+/// What variants cannot have that are trained in one forward.
+pub(super) fn check_together(
+    faults: &mut Faults<'_>,
+    key: &str,
+    config: &AdapterStage,
+    model: &LocalModel,
+) {
+    let obstacle = if !config.variants_together {
+        return;
+    } else if config.variants.is_empty() {
+        "the stage has no variants"
+    } else if matches!(model.base, LoadedBase::EncoderDecoder(_)) {
+        "the variants of an encoder-decoder are trained one after the other"
+    } else if config.recompute_layers {
+        "layers that are run again in backward (`recompute_layers`) train one variant"
+    } else {
+        return;
+    };
+    faults.add(&format!("{key}.variants_together"), obstacle);
 }
 
 /// What a language model's stage cannot have.

@@ -194,6 +194,12 @@ pub struct AdapterStage {
     /// How many epochs decide among the variants.
     #[serde(default, skip_serializing_if = "is_default")]
     pub halving: Halving,
+    /// Whether the variants that learn from the same batches over the same frozen layers (other `methods`,
+    /// `optimizer`, `schedule` or `margin`) do so in one forward: the base is then read once for all, and
+    /// each is what it would be alone, to rounding. A forward has at most `max_tokens` padded tokens,
+    /// those of all variants counted, and on a processor at most 512.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub variants_together: bool,
 }
 
 impl AdapterStage {

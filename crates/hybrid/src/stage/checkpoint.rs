@@ -1,5 +1,7 @@
 //! The state of a half-trained stage: one file, replaced whole.
 
+use std::path::Path;
+
 use hybrid_eval::CurvePoint;
 use hybrid_optim::EarlyStopping;
 use serde::{Deserialize, Serialize};
@@ -59,6 +61,27 @@ const KEY: &str = "progressed";
 impl Checkpoint {
     /// Stores the state of a variant in place of the last one.
     pub(crate) fn store(self, run: &RunFolder, variant: usize) -> Result<(), HybridError> {
+        run.make_room_for_checkpoints()?;
+        self.write(&run.checkpoint(variant))
+    }
+
+    /// Stores the states of some variants in place of their last ones, all or none.
+    pub(crate) fn store_together(
+        mut states: Vec<(usize, Self)>,
+        run: &RunFolder,
+    ) -> Result<(), HybridError> {
+        if states.len() == 1
+            && let Some((variant, state)) = states.pop()
+        {
+            return state.store(run, variant);
+        }
+        run.replace_checkpoints(|path_of| {
+            let mut states = states.into_iter();
+            states.try_for_each(|(variant, state)| state.write(&path_of(variant)))
+        })
+    }
+
+    fn write(self, path: &Path) -> Result<(), HybridError> {
         let groups = [
             ("current/", self.current),
             ("best/", self.best),
@@ -74,8 +97,7 @@ impl Checkpoint {
             );
         }
         let text = serde_json::to_string(&self.progressed).expect("progress is plain data");
-        run.make_room_for_checkpoints()?;
-        tensors::write(&run.checkpoint(variant), &all, Some((KEY, text)))
+        tensors::write(path, &all, Some((KEY, text)))
     }
 
     /// The stored state of a variant of this stage in this round, if there is one.

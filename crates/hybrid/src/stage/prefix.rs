@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{Tensor, TensorData};
 use hybrid_data::{BatchOrder, Encoding, length_buckets};
-use hybrid_models::{DecoderBatch, DecoderModel, EncoderBatch, Hooks, Pooling};
+use hybrid_models::{DecoderBatch, EncoderBatch, Hooks, Pooling};
 
 use crate::HybridError;
 use crate::local_model::{INFERENCE, LoadedBase, LocalModel, host_rows};
@@ -256,40 +256,38 @@ impl Prefix {
         Ok(values.insert(Arc::new(computed)).clone())
     }
 
-    /// The last hidden states of rows whose lower part is `hidden`.
+    /// Whether the lower part is the same for all trainings that it is of; without layers it is what
+    /// their adapters make of the words.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.layers > 0
+    }
+
+    /// The last hidden states of rows whose lower part is `hidden`; of a decoder they are normalised.
     ///
     /// # Shapes
     /// - `hidden`: `[batch, seq, d_model]`, `batch`: `[batch, seq]` → `[batch, seq, d_model]`
+    ///
+    /// # Errors
+    /// As [`hybrid_models::Decoder::begin`].
     pub(crate) fn upper(
         &self,
         model: &LocalModel,
         hidden: Tensor<3>,
         batch: &EncoderBatch,
         hooks: &dyn Hooks,
-    ) -> Tensor<3> {
+    ) -> Result<Tensor<3>, HybridError> {
+        if let LoadedBase::Decoder(base) = &model.base {
+            let decoder = &base.decoder;
+            let (_, attention) = decoder.begin(&to_decoder_batch(batch), None, hooks)?;
+            let attention = attention.packed(&batch.attention_mask, hooks);
+            let layers = self.layers..decoder.n_layers();
+            let hidden = decoder.layers(layers, hidden, &attention, None, hooks);
+            return Ok(decoder.finish(hidden, hooks));
+        }
         let encoder = &model.encoder().encoder;
         let attention = encoder.attention(batch, hooks);
         let attention = attention.packed(&batch.attention_mask, hooks);
-        encoder.layers(self.layers..encoder.n_layers(), hidden, &attention, hooks)
-    }
-
-    /// The same for a decoder, normalised.
-    ///
-    /// # Errors
-    /// As [`hybrid_models::Decoder::begin`].
-    pub(crate) fn upper_of_decoder(
-        &self,
-        base: &DecoderModel,
-        hidden: Tensor<3>,
-        batch: &EncoderBatch,
-        hooks: &dyn Hooks,
-    ) -> Result<Tensor<3>, HybridError> {
-        let decoder = &base.decoder;
-        let (_, attention) = decoder.begin(&to_decoder_batch(batch), None, hooks)?;
-        let attention = attention.packed(&batch.attention_mask, hooks);
-        let layers = self.layers..decoder.n_layers();
-        let hidden = decoder.layers(layers, hidden, &attention, None, hooks);
-        Ok(decoder.finish(hidden, hooks))
+        Ok(encoder.layers(self.layers..encoder.n_layers(), hidden, &attention, hooks))
     }
 }
 

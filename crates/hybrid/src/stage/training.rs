@@ -4,18 +4,19 @@ mod selection;
 
 use std::sync::Arc;
 
-use hybrid_adapters::{RankAllocator, Trainable};
+use burn::optim::GradientsParams;
+use hybrid_adapters::{RankAllocator, SideBySide, Trainable};
 use hybrid_data::{BatchLimits, BatchOrder, Encoding, derive_seed, length_buckets};
 use hybrid_eval::{CurvePoint, TrainingPass};
+use hybrid_models::{Hooks, is_host};
 use hybrid_optim::{EarlyStopping, Updater};
 
 use super::checkpoint::{Best, Checkpoint, Progressed};
 use super::divergence::diverged;
-use super::pass::{Input, Pass, Piece};
+use super::pass::{Input, Learner, Piece};
 use super::prefix::Prefix;
 use super::{Context, Spent, StageMeter};
-use crate::candidate::Candidate;
-use crate::criterion::{Criterion, LOG_LOSS, Standing};
+use crate::criterion::Standing;
 use crate::evaluate::Scored;
 use crate::journal::Event;
 use crate::local_model::LocalModel;
@@ -24,6 +25,9 @@ use crate::tensors::NamedTensors;
 use crate::{HybridError, parallel};
 
 pub(super) use selection::First;
+
+/// Padded tokens of a forward beyond which a processor takes as long for each.
+const ON_PROCESSOR: usize = 512;
 
 /// What a training leaves: its best state and what it took.
 pub(crate) struct Trained {
@@ -143,43 +147,6 @@ impl<'c> Training<'c> {
         Ok(training)
     }
 
-    /// Trains for so many epochs in all, select scored at their end; to the end without a number.
-    pub(super) fn run(
-        &mut self,
-        context: &mut Context<'_>,
-        parent: &Candidate,
-        criterion: Criterion,
-        epochs: Option<usize>,
-    ) -> Result<(), HybridError> {
-        self.meter.go_on(context.model);
-        let number = self.number().map(|number| format!(" {number}"));
-        let name = self.config.name.clone() + &number.unwrap_or_default();
-        let done = self.progressed.curve.len();
-        context.progress.begin(&name, done, self.total_steps);
-        if self.as_parent {
-            let first = First {
-                value: parent.score(criterion.metric.name()),
-                log_loss: parent.score(LOG_LOSS),
-                standing: parent.standing(criterion),
-            };
-            self.begin(context, first)?;
-        }
-        let enough = epochs.unwrap_or(usize::MAX);
-        while !self.progressed.ended && self.progressed.evaluated < enough {
-            if self.is_due(enough) {
-                self.evaluate(context, &parent.prompt, criterion)?;
-            } else {
-                self.epoch(context)?;
-            }
-        }
-        context.progress.end();
-        if epochs.is_none() {
-            self.interpolate(context, &parent.prompt, criterion)?;
-        }
-        self.meter.rest(context.model);
-        Ok(())
-    }
-
     /// How the state that was scored last stood at the decision of this number, which may be now.
     pub(super) fn stood(
         &mut self,
@@ -201,6 +168,11 @@ impl<'c> Training<'c> {
         &self.input.prefix
     }
 
+    /// What the stage is called.
+    pub(super) fn name(&self) -> &str {
+        &self.config.name
+    }
+
     /// What it has taken so far.
     pub(super) fn spent(&self, model: &LocalModel) -> Spent {
         self.meter.spent(model)
@@ -211,8 +183,30 @@ impl<'c> Training<'c> {
         self.variant.map(|variant| variant + 1)
     }
 
+    /// Whether it learns from the same batches as another over the same frozen layers, and its stack may
+    /// stand beside the other's.
+    pub(super) fn goes_with(&self, other: &Self, model: &LocalModel) -> bool {
+        let may_stand = |training: &Self| {
+            let adapters = &training.trainable.adapters;
+            SideBySide::check(adapters, model.base.as_base()).is_ok()
+        };
+        // What is dropped depends on whether rows come with their padding.
+        let packs = |training: &Self| training.trainable.adapters.takes_tokens_alone();
+        Arc::ptr_eq(&self.input.prefix, &other.input.prefix)
+            && self.config.batch_size == other.config.batch_size
+            && self.config.token_dropout == other.config.token_dropout
+            && packs(self) == packs(other)
+            && may_stand(self)
+            && may_stand(other)
+    }
+
+    /// Whether more is to be done until select is scored after so many epochs.
+    pub(super) fn goes_on(&self, enough: usize) -> bool {
+        !self.progressed.ended && self.progressed.evaluated < enough
+    }
+
     /// Whether select is to be scored before more is done.
-    fn is_due(&self, enough: usize) -> bool {
+    pub(super) fn is_due(&self, enough: usize) -> bool {
         let Progressed {
             epoch,
             batch,
@@ -225,80 +219,96 @@ impl<'c> Training<'c> {
         spent || (whole && (regular || [self.config.epochs, enough].contains(&epoch)))
     }
 
-    /// The rest of one pass, or what the budget allows of it.
-    fn epoch(&mut self, context: &mut Context<'_>) -> Result<(), HybridError> {
-        let event = format!("{}/epoch/{}", self.config.name, self.progressed.epoch);
-        let seed = context.seed(&event);
+    /// Its place: passes that are complete, and updates of the running one.
+    pub(super) fn place(&self) -> (usize, usize) {
+        (self.progressed.epoch, self.progressed.batch)
+    }
+
+    /// The running pass is complete.
+    pub(super) fn end_epoch(&mut self) {
+        self.progressed.epoch += 1;
+        self.progressed.batch = 0;
+    }
+
+    /// Nothing more is trained; select is scored once more.
+    pub(super) fn budget_is_spent(&mut self) {
+        self.progressed.spent = true;
+    }
+
+    /// Updates that are complete, and how many there are to be.
+    pub(super) fn steps(&self) -> (usize, usize) {
+        (self.progressed.curve.len(), self.total_steps)
+    }
+
+    /// The rows of each update of a pass, with its seed.
+    pub(super) fn batches(&self, context: &Context<'_>, epoch: usize) -> Vec<Piece> {
+        let seed = context.seed(&format!("{}/epoch/{epoch}", self.config.name));
         let lengths: Vec<usize> = self.input.encodings.iter().map(Encoding::len).collect();
         let limits = BatchLimits {
             max_rows: self.config.batch_size,
             max_tokens: usize::MAX,
         };
         let batches = length_buckets(&lengths, limits, BatchOrder::Shuffled(seed));
-        while self.progressed.batch < batches.len() {
-            let rows = &batches[self.progressed.batch];
-            let point = self.update(
-                context,
-                rows,
-                derive_seed(seed, &self.progressed.batch.to_string()),
-            )?;
-            self.progressed.batch += 1;
-            self.progressed.curve.push(point);
-            self.report(context, point)?;
-            let spent = self.meter.spent(context.model);
-            let interrupted = context.model.check_interrupt();
-            if interrupted.is_err() || point.step.is_multiple_of(self.config.checkpoint_every) {
-                self.checkpoint(context)?;
-            }
-            interrupted?;
-            let budget = &context.recipe.budget;
-            if context.spent.exceeds(budget, spent).is_some() {
-                self.progressed.spent = true;
-                return Ok(());
-            }
-        }
-        self.progressed.epoch += 1;
-        self.progressed.batch = 0;
-        Ok(())
+        let batches = batches.into_iter().enumerate();
+        let batches = batches.map(|(index, rows)| Piece {
+            rows,
+            seed: derive_seed(seed, &index.to_string()),
+        });
+        batches.collect()
     }
 
-    /// One update on one batch. The batch is divided into pieces of similar length, of at most
-    /// `max_tokens` padded tokens each, which are computed at the same time where the device allows
-    /// it; their gradients are summed in order.
-    fn update(
-        &mut self,
-        context: &mut Context<'_>,
-        rows: &[usize],
-        seed: u64,
-    ) -> Result<CurvePoint, HybridError> {
-        let lengths: Vec<usize> = rows
-            .iter()
-            .map(|row| self.input.encodings[*row].len())
-            .collect();
+    /// A batch in pieces of similar length, of at most `max_tokens` padded tokens each, which are
+    /// computed at the same time where the device allows it.
+    pub(super) fn pieces(&self, model: &LocalModel, batch: &Piece) -> Vec<Piece> {
+        let length = |row: &usize| self.input.encodings[*row].len();
+        let lengths: Vec<usize> = batch.rows.iter().map(length).collect();
         let limits = BatchLimits {
-            max_rows: rows.len().div_ceil(parallel::pieces(&context.model.device)),
+            max_rows: lengths.len().div_ceil(parallel::pieces(&model.device)),
             max_tokens: self.config.max_tokens,
         };
-        let pieces = length_buckets(&lengths, limits, BatchOrder::Sorted);
-        let pieces: Vec<Piece> = pieces
-            .into_iter()
-            .enumerate()
-            .map(|(index, places)| Piece {
-                rows: places.into_iter().map(|place| rows[place]).collect(),
-                seed: derive_seed(seed, &index.to_string()),
-            })
-            .collect();
-        self.count(context, &pieces);
-        let model = &*context.model;
-        let pass = Pass {
-            config: self.config,
-            input: &self.input,
-            trainable: &self.trainable,
-            weight: self.input.weight(rows),
+        let pieces = length_buckets(&lengths, limits, BatchOrder::Sorted).into_iter();
+        let pieces = pieces.enumerate().map(|(index, places)| Piece {
+            rows: places.into_iter().map(|place| batch.rows[place]).collect(),
+            seed: derive_seed(batch.seed, &index.to_string()),
+        });
+        pieces.collect()
+    }
+
+    /// How many trainings take a piece in one forward, of at most `max_tokens` padded tokens. On a
+    /// processor there are no more than it computes well together, so that more cores than a batch has
+    /// pieces find work.
+    pub(super) fn at_once(&self, model: &LocalModel, piece: &Piece) -> usize {
+        let most = match is_host(&model.device) {
+            true => self.config.max_tokens.min(ON_PROCESSOR),
+            false => self.config.max_tokens,
         };
-        let passed = parallel::try_map(&pieces, model.threads(), |piece| {
-            pass.backward(model, piece)
-        })?;
+        let lengths = piece
+            .rows
+            .iter()
+            .map(|row| self.input.encodings[*row].len());
+        let padded = piece.rows.len() * lengths.max().unwrap_or(0);
+        (most / padded.max(1)).max(1)
+    }
+
+    pub(super) fn input(&self) -> &Input {
+        &self.input
+    }
+
+    pub(super) fn learner(&self) -> Learner<'_> {
+        Learner {
+            config: self.config,
+            trainable: &self.trainable,
+        }
+    }
+
+    /// One update, by the losses and gradients of the pieces of a batch. Gradients are summed in
+    /// order.
+    pub(super) fn update(
+        &mut self,
+        model: &LocalModel,
+        rows: &[usize],
+        passed: Vec<(f64, GradientsParams)>,
+    ) -> Result<CurvePoint, HybridError> {
         let mut loss_sum = 0.0;
         for (loss, gradients) in passed {
             loss_sum += loss;
@@ -317,16 +327,20 @@ impl<'c> Training<'c> {
             trainable.adapters = ranks.allocate(trainable.adapters, scale);
         }
         self.trainable = trainable;
-        Ok(CurvePoint {
+        let point = CurvePoint {
             step: report.step,
             loss: loss_sum,
             learning_rate: report.learning_rate,
             grad_norm: report.grad_norm,
-        })
+        };
+        self.progressed.batch += 1;
+        self.progressed.curve.push(point);
+        Ok(point)
     }
 
     /// Counts the work of some pieces.
-    fn count(&self, context: &mut Context<'_>, pieces: &[Piece]) {
+    pub(super) fn count(&mut self, context: &mut Context<'_>, pieces: &[Piece]) {
+        let (tokens, flops) = (context.model.tokens(), context.model.flops());
         for piece in pieces {
             let encodings = piece.rows.iter().map(|row| &self.input.encodings[*row]);
             let pass = TrainingPass {
@@ -343,12 +357,27 @@ impl<'c> Training<'c> {
             context.model.count_tokens(encodings);
             context.model.count_flops(flops);
         }
+        self.meter.add(Spent {
+            seconds: 0.0,
+            tokens: context.model.tokens() - tokens,
+            flops: context.model.flops() - flops,
+        });
     }
 
-    fn report(&self, context: &mut Context<'_>, point: CurvePoint) -> Result<(), HybridError> {
-        context.progress.at(point.step, self.total_steps, || {
-            format!("loss {:.4}", point.loss)
+    /// Counts seconds of work that was done for several at once.
+    pub(super) fn add_seconds(&mut self, seconds: f64) {
+        self.meter.add(Spent {
+            seconds,
+            ..Spent::default()
         });
+    }
+
+    /// Journals an update.
+    pub(super) fn report(
+        &self,
+        context: &mut Context<'_>,
+        point: CurvePoint,
+    ) -> Result<(), HybridError> {
         if point.step.is_multiple_of(self.config.log_every) || point.step == self.total_steps {
             context.happened(Event::Step {
                 stage: self.config.name.clone(),
@@ -362,12 +391,25 @@ impl<'c> Training<'c> {
         Ok(())
     }
 
+    /// Whether its state is to be stored after this update.
+    pub(super) fn is_to_be_stored(&self) -> bool {
+        let step = self.progressed.curve.len();
+        step.is_multiple_of(self.config.checkpoint_every)
+    }
+
     fn checkpoint(&mut self, context: &mut Context<'_>) -> Result<(), HybridError> {
-        let spent = self.meter.spent(context.model);
+        let (variant, state) = self.state(context.model);
+        state.store(context.run, variant)?;
+        self.is_stored(context)
+    }
+
+    /// Its place among the variants, and its state.
+    pub(super) fn state(&mut self, model: &LocalModel) -> (usize, Checkpoint) {
+        let spent = self.meter.spent(model);
         self.progressed.seconds = spent.seconds;
         self.progressed.tokens = spent.tokens;
         self.progressed.flops = spent.flops;
-        Checkpoint {
+        let state = Checkpoint {
             progressed: self.progressed.clone(),
             current: self.trainable.named_tensors().into_iter().collect(),
             best: self.best.clone(),
@@ -377,8 +419,12 @@ impl<'c> Training<'c> {
                 .as_ref()
                 .map(RankAllocator::state_tensors)
                 .unwrap_or_default(),
-        }
-        .store(context.run, self.variant.unwrap_or(0))?;
+        };
+        (self.variant.unwrap_or(0), state)
+    }
+
+    /// Journals that its state is stored.
+    pub(super) fn is_stored(&self, context: &mut Context<'_>) -> Result<(), HybridError> {
         let step = self.progressed.curve.len();
         context.happened(Event::Checkpoint {
             stage: self.config.name.clone(),

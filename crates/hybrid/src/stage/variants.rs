@@ -5,8 +5,7 @@
 //! stage with these settings alone: the winner is what that stage would have trained.
 
 use super::adapter::{Prepared, prepare};
-use super::training::{First, Training};
-use super::{Context, Spent};
+use super::{Context, Spent, lockstep};
 use crate::HybridError;
 use crate::candidate::Candidate;
 use crate::criterion::{Criterion, Standing};
@@ -25,6 +24,7 @@ pub(super) fn trained<'c>(
     criterion: Criterion,
 ) -> Result<(Prepared<'c>, Spent), HybridError> {
     let before = context.spent;
+    context.run.settle_checkpoints()?;
     let mut left: Vec<Prepared<'c>> = Vec::new();
     for (place, choice) in choices.iter().enumerate() {
         let variant = (choices.len() > 1).then_some(place);
@@ -35,18 +35,17 @@ pub(super) fn trained<'c>(
     let decisions = config.halving.decisions(choices.len(), config.epochs);
     for (decision, (epoch, n_left)) in decisions.into_iter().enumerate() {
         let mut standings = Vec::new();
-        for place in 0..left.len() {
-            context.spent = before.and(dropped).and(spent(context, &left, place));
-            let begun = left.iter().map(|other| &other.training);
-            let first = first_of(begun, &left[place].training, parent);
-            let training = &mut left[place].training;
-            if let Some(first) = first {
-                training.begin(context, first)?;
+        for group in lockstep::groups(&left, config.variants_together, context.model) {
+            context.spent = before.and(dropped).and(spent(context, &left, &group));
+            lockstep::run(context, &mut left, &group, parent, criterion, Some(epoch))?;
+            for place in group {
+                let standing = left[place].training.stood(context, decision)?;
+                standings.push((place, standing));
             }
-            training.run(context, parent, criterion, Some(epoch))?;
-            standings.push(training.stood(context, decision)?);
         }
-        let mut ranked: Vec<(Standing, Prepared<'c>)> = standings.into_iter().zip(left).collect();
+        standings.sort_by_key(|(place, _)| *place);
+        let standings = standings.into_iter().map(|(_, standing)| standing);
+        let mut ranked: Vec<(Standing, Prepared<'c>)> = standings.zip(left).collect();
         ranked.sort_by(|(a, _), (b, _)| b.is_better_than(*a).cmp(&a.is_better_than(*b)));
         for (_, out) in ranked.split_off(n_left) {
             dropped = dropped.and(out.training.spent(context.model));
@@ -62,31 +61,17 @@ pub(super) fn trained<'c>(
         })?;
     }
     context.spent = before.and(dropped);
-    let mut winner = left.remove(0);
-    winner.training.run(context, parent, criterion, None)?;
+    lockstep::run(context, &mut left, &[0], parent, criterion, None)?;
+    let winner = left.remove(0);
     context.spent = before;
     let all = dropped.and(winner.training.spent(context.model));
     Ok((winner, all))
 }
 
-/// How a training stands before its first update, when another that begins as the same function has
-/// been scored.
-fn first_of<'t, 'c: 't>(
-    mut others: impl Iterator<Item = &'t Training<'c>>,
-    training: &Training<'c>,
-    parent: &Candidate,
-) -> Option<First> {
-    // Adapters that go on from trained values are not what their settings start as.
-    if parent.adapter.is_some() {
-        return None;
-    }
-    others.find_map(|other| other.first().filter(|_| other.begins_as(training)))
-}
-
-/// What trainings have taken but for the one at a place.
-fn spent(context: &Context<'_>, trainings: &[Prepared<'_>], but: usize) -> Spent {
+/// What trainings have taken but for those at some places.
+fn spent(context: &Context<'_>, trainings: &[Prepared<'_>], but: &[usize]) -> Spent {
     let others = trainings.iter().enumerate();
-    let others = others.filter(|(place, _)| *place != but);
+    let others = others.filter(|(place, _)| !but.contains(place));
     let spent = others.map(|(_, prepared)| prepared.training.spent(context.model));
     spent.fold(Spent::default(), Spent::and)
 }

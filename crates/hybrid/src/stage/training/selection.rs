@@ -5,7 +5,8 @@ use hybrid_prompts::Prompt;
 
 use super::{Best, Context, Training};
 use crate::HybridError;
-use crate::criterion::{Criterion, Standing};
+use crate::candidate::Candidate;
+use crate::criterion::{Criterion, LOG_LOSS, Standing};
 use crate::evaluate::{self, Scored};
 use crate::journal::Event;
 use crate::tensors;
@@ -21,12 +22,13 @@ pub(in crate::stage) struct First {
 impl Training<'_> {
     /// Scores the current state on select and keeps it when it is the best, and decides whether the
     /// training is over.
-    pub(super) fn evaluate(
+    pub(in crate::stage) fn evaluate(
         &mut self,
         context: &mut Context<'_>,
         prompt: &Prompt,
         criterion: Criterion,
     ) -> Result<(), HybridError> {
+        self.meter.go_on(context.model);
         if self.progressed.best.is_none() {
             let first = self.trainable.eval().load_named_tensors(&self.first)?;
             let scored = score_on_select(context, prompt, first, criterion)?;
@@ -58,7 +60,9 @@ impl Training<'_> {
         let stop = stopping.is_some_and(|stopping| stopping.observe(standing.deciding()));
         self.progressed.evaluated = epoch;
         self.progressed.ended = stop || self.progressed.spent || epoch == self.config.epochs;
-        self.checkpoint(context)
+        self.checkpoint(context)?;
+        self.meter.rest(context.model);
+        Ok(())
     }
 
     /// The state before the first update stands so, unless it is known how it stands.
@@ -78,6 +82,25 @@ impl Training<'_> {
             stopping.observe(standing.deciding());
         }
         Ok(())
+    }
+
+    /// A state that scores as the parent does stands so before the first update, unless it is known how
+    /// it stands.
+    pub(in crate::stage) fn begin_as_parent(
+        &mut self,
+        context: &mut Context<'_>,
+        parent: &Candidate,
+        criterion: Criterion,
+    ) -> Result<(), HybridError> {
+        if !self.as_parent {
+            return Ok(());
+        }
+        let first = First {
+            value: parent.score(criterion.metric.name()),
+            log_loss: parent.score(LOG_LOSS),
+            standing: parent.standing(criterion),
+        };
+        self.begin(context, first)
     }
 
     /// How it stood before its first update, when this process has scored that.
@@ -115,7 +138,7 @@ impl Training<'_> {
     }
 
     /// Tries states on the way from the first to the best.
-    pub(super) fn interpolate(
+    pub(in crate::stage) fn interpolate(
         &mut self,
         context: &mut Context<'_>,
         prompt: &Prompt,
@@ -124,6 +147,7 @@ impl Training<'_> {
         let Some(Best { mut standing, .. }) = self.progressed.best else {
             return Ok(());
         };
+        self.meter.go_on(context.model);
         let far = self.best.clone();
         for &share in &self.config.interpolate {
             let tensors = tensors::interpolated(&self.first, &far, share);
@@ -142,6 +166,7 @@ impl Training<'_> {
                 self.best_scored = Some(scored);
             }
         }
+        self.meter.rest(context.model);
         Ok(())
     }
 }
