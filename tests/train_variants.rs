@@ -204,6 +204,49 @@ fn variants_in_one_forward_are_what_they_are_one_by_one() {
 }
 
 #[test]
+fn a_variant_that_stops_early_leaves_the_others() {
+    let task = |together: bool| {
+        let task = with_rates();
+        let settings = format!(
+            "evaluate_every = 1\nlog_every = 1\nhalving = {{ first_epochs = 4 }}\n\
+             early_stopping = {{ patience = 1, min_delta = 1e-6 }}\n\
+             variants_together = {together}"
+        );
+        task.edit_recipe("evaluate_every = 1", &settings);
+        task
+    };
+    let together = task(true);
+    assert_same_choice(&task(false), &together, 4);
+    let of_each = updates(&together, "a");
+    let n_updates = |variant: u64| of_each.keys().filter(|(of, _)| *of == variant).count();
+    let counts: Vec<usize> = (1..=4).map(n_updates).collect();
+    assert!(
+        counts[1..].iter().any(|count| *count > counts[0]),
+        "a rate of zero improves nothing: {counts:?}"
+    );
+}
+
+#[test]
+fn a_budget_ends_all_that_learn_in_one_forward() {
+    let task = with_methods(true);
+    task.train("whole").assert().success();
+    let whole = report(&task, "whole");
+    let spent = |id: &str| candidate(&whole, id)["cost"]["tokens"].as_u64().unwrap();
+    let half = spent("baseline") + spent("1-prompt") + spent("1-lora") / 2;
+    let mut command = task.train("half");
+    command.args(["--set", &format!("budget.max_tokens={half}")]);
+    command.assert().success();
+    let stopped = report(&task, "half")["stopped"].clone();
+    assert_eq!(stopped, "budget of tokens spent");
+    let (short, long) = (updates(&task, "half"), updates(&task, "whole"));
+    assert!(!short.is_empty() && short.len() < long.len());
+    let kept = long
+        .into_iter()
+        .filter(|(place, _)| short.contains_key(place));
+    assert_eq!(short, kept.collect(), "a budget changes no update");
+}
+
+#[test]
 fn heads_alone_and_hidden_tokens_go_together_too() {
     let task = |together: bool| {
         let task = by_log_loss();
