@@ -194,7 +194,16 @@ fn assert_same_choice(one_by_one: &TinyTask, together: &TinyTask, n_variants: u6
 
 #[test]
 fn variants_in_one_forward_are_what_they_are_one_by_one() {
-    assert_same_choice(&with_methods(false), &with_methods(true), 5);
+    let together = with_methods(true);
+    assert_same_choice(&with_methods(false), &together, 5);
+    let steps = events(&together, "a").into_iter();
+    let steps = steps.filter(|event| event["event"] == "step");
+    let steps: Vec<[u64; 2]> = steps
+        .map(|event| ["variant", "step"].map(|key| event[key].as_u64().unwrap()))
+        .take(8)
+        .collect();
+    let first_updates = [1, 2].map(|step| [1, 2, 3, 5].map(|variant| [variant, step]));
+    assert_eq!(steps, first_updates.concat(), "update by update");
     // A forward of few tokens holds some variants only.
     let few = with_methods(true);
     few.edit_recipe("log_every = 1", "log_every = 1\nmax_tokens = 40");
