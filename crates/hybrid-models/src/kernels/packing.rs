@@ -130,7 +130,7 @@ mod tests {
     use burn::tensor::{Device, Tensor};
 
     use super::Packing;
-    use crate::kernels::tests::{assert_same_gradients, values};
+    use crate::kernels::tests::{assert_same_gradients, device, values};
 
     fn packing() -> Packing {
         let mask = Tensor::from_ints([[1, 1, 0], [0, 1, 0], [1, 1, 1]], &Device::flex());
@@ -157,7 +157,7 @@ mod tests {
         let weight = values([1, 6, 2], 0.3);
         let mask = Tensor::<3>::from_floats(
             [[[1.], [1.], [0.]], [[0.], [1.], [0.]], [[1.], [1.], [1.]]],
-            &Device::flex(),
+            &device(),
         );
         assert_same_gradients(
             [values([3, 3, 2], 0.0)],
