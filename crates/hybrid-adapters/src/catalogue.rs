@@ -53,12 +53,12 @@ const WORDS: &str = "in front of the words";
 /// All methods, in the order of [`AdapterConfig`].
 #[rustfmt::skip]
 const CATALOGUE: [MethodInfo; 45] = [
-    method("lora", "a low-rank side path", "Hu et al. 2021, arXiv:2106.09685", "linear layers, embeddings", true, Some("LORA"), "{}"),
+    method("lora", "a low-rank side path; also rsLoRA (use_rslora), DoRA (use_dora), PiSSA, OLoRA, EVA (init_lora_weights)", "Hu et al. 2021, arXiv:2106.09685", "linear layers, embeddings", true, Some("LORA"), "{}"),
     method("adalora", "LoRA whose ranks go where they matter", "Zhang et al. 2023, arXiv:2303.10512", LINEAR, true, Some("ADALORA"), "{}"),
     method("ia3", "scales of activations", "Liu et al. 2022, arXiv:2205.05638", LINEAR, true, Some("IA3"), "{}"),
     method("bitfit", "biases alone", "Ben Zaken et al. 2022, arXiv:2106.10199", "biases", true, None, "{}"),
     method("layer_norm", "gain and shift of norms", "Zhao et al. 2023, arXiv:2312.11420", "norms", true, Some("LN_TUNING"), "{}"),
-    method("bottleneck", "two small layers after a sub-layer or beside it", "Houlsby et al. 2019, arXiv:1902.00751", "sub-layers", false, None, "{}"),
+    method("bottleneck", "two small layers after a sub-layer or beside it (placement), there with prefix_tuning: Mix-and-Match", "Houlsby et al. 2019, arXiv:1902.00751", "sub-layers", false, None, "{}"),
     method("compacter", "two small layers out of Kronecker products", "Karimi Mahabadi et al. 2021, arXiv:2106.04647", "sub-layers", false, None, "{}"),
     method("loreft", "a few directions of hidden states, at the first and last tokens", "Wu et al. 2024, arXiv:2404.03592", "whole layers", false, None, "{}"),
     method("unipelt", "LoRA, a prefix and adapters behind gates", "Mao et al. 2022, arXiv:2110.07577", "all layers of an encoder", false, None, "{}"),

@@ -12,7 +12,7 @@ use crate::peft_format::PEFT_VERSION;
 pub enum AdapterError {
     /// A low-rank factor pair that is larger than the matrix it adapts.
     #[error(
-        "{site}: rank {rank} exceeds {limit}, the smaller side of the [{d_in}, {d_out}] weight"
+        "{site}: rank {rank} exceeds {limit}, the most that the [{d_in}, {d_out}] weight allows"
     )]
     Rank {
         /// Path of the site.
@@ -248,6 +248,21 @@ pub enum AdapterError {
     /// An error of the base.
     #[error(transparent)]
     Model(#[from] ModelError),
+}
+
+impl AdapterError {
+    /// Whether settings are at fault, whatever tensors there are.
+    pub(crate) fn is_of_settings(&self) -> bool {
+        matches!(
+            self,
+            Self::Rank { .. }
+                | Self::NoTarget { .. }
+                | Self::UnsupportedTarget { .. }
+                | Self::Pattern { .. }
+                | Self::Setting { .. }
+                | Self::Stacking { .. }
+        )
+    }
 }
 
 /// Whose keys they are.

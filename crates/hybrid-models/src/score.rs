@@ -67,8 +67,11 @@ impl DecoderModel {
         // Tokens whose keys the cache holds, by position.
         let mut held: Vec<usize> = Vec::new();
         let mut targets = tree.targets.as_slice();
-        for start in (0..tree.ids.len()).step_by(PIECE) {
-            let piece = start..tree.ids.len().min(start + PIECE);
+        // Pieces of about one length.
+        let n_tokens = tree.ids.len();
+        let length = n_tokens.div_ceil(n_tokens.div_ceil(PIECE).max(1)).max(1);
+        for start in (0..n_tokens).step_by(length) {
+            let piece = start..n_tokens.min(start + length);
             keep_path(&mut cache, &mut held, tree.ancestors(start));
             let hidden = self.decoder.forward_tree(
                 &tree.ids[piece.clone()],

@@ -75,10 +75,12 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<PeftConfig, AdapterError> {
             reason: format!("not a JSON object: {source}"),
             source: Some(Box::new(source)),
         })?;
-    let found = config
-        .get("peft_type")
-        .and_then(Value::as_str)
-        .unwrap_or("nothing");
+    let found = config.get("peft_type").and_then(Value::as_str);
+    let found = found.ok_or_else(|| AdapterError::Format {
+        path: path.to_owned(),
+        reason: "peft_type: expected the name of a method, found none".to_owned(),
+        source: None,
+    })?;
     let method = match found {
         "LORA" => {
             check_initialisation(path, &config)?;
@@ -381,6 +383,7 @@ mod tests {
             ("init_lora_weights", json!("corda")),
             ("loftq_config", json!({"loftq_bits": 4})),
             ("use_qalora", json!(true)),
+            ("ensure_weight_tying", json!(true)),
         ] {
             match read(|config| config[key] = value.clone()) {
                 Err(AdapterError::PeftOption { key: found, .. }) => assert_eq!(found, key),
@@ -401,6 +404,8 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("XLORA") && error.contains("LOHA"), "{error}");
+        let error = read(|config| config["peft_type"] = json!(null)).unwrap_err();
+        assert!(error.to_string().contains("peft_type: expected"), "{error}");
         assert!(matches!(
             read(|config| config["r"] = json!("four")),
             Err(AdapterError::Format { .. })

@@ -43,7 +43,6 @@ pub(super) const LORA: Keys = Keys {
     ],
     neutral: &[
         "trainable_token_indices",
-        "ensure_weight_tying",
         "eva_config",
         "megatron_config",
         "megatron_core",
@@ -53,6 +52,7 @@ pub(super) const LORA: Keys = Keys {
         "alora_invocation_tokens",
         "arrow_config",
         "corda_config",
+        "ensure_weight_tying",
         "kasa_config",
         "layer_replication",
         "loftq_config",
@@ -94,7 +94,6 @@ pub(super) const ADALORA: Keys = Keys {
     // PEFT passes over them: a rank of its own, first values, and LoRA's other scales.
     neutral: &[
         "alpha_pattern",
-        "ensure_weight_tying",
         "eva_config",
         "init_lora_weights",
         "megatron_config",
@@ -107,6 +106,7 @@ pub(super) const ADALORA: Keys = Keys {
         "alora_invocation_tokens",
         "arrow_config",
         "corda_config",
+        "ensure_weight_tying",
         "kasa_config",
         "layer_replication",
         "loftq_config",

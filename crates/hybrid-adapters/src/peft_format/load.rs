@@ -39,7 +39,10 @@ pub fn load_peft(
     let config = config_file::read(&folder.join(CONFIG))?;
     let (path, tensors) = read_tensors(folder)?;
     build(config, tensors, base, device).map_err(|source| AdapterError::File {
-        path,
+        path: match source.is_of_settings() {
+            true => folder.join(CONFIG),
+            false => path,
+        },
         source: Box::new(source),
     })
 }

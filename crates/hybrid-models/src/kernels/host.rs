@@ -15,6 +15,17 @@ pub(super) fn is_ours<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && is_host(&x.device())
 }
 
+/// Whether no threads of the device take the processor from loops of our own on several threads, as
+/// those of libtorch do while they wait for each other.
+pub(super) fn has_processor<const D: usize>(x: &Tensor<D>) -> bool {
+    #[cfg(feature = "tch")]
+    if libtorch::holds(x) {
+        return tch::get_num_threads() == 1;
+    }
+    let _ = x;
+    true
+}
+
 /// Gives the values of a tensor that is ours, row by row; they are not copied where they lie so.
 pub(super) fn read<const D: usize, R>(x: &Tensor<D>, with: impl FnOnce(&[f32]) -> R) -> R {
     #[cfg(feature = "tch")]

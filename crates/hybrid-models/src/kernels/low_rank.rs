@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 
 use super::operation::{Slope, with_gradient};
-use super::thin::{narrowed, summed, widened};
+use super::thin::{narrowed, summed, summed_across, widened};
 use crate::device::is_flex;
 
 /// `scale x A B`, beside a layer (Hu et al. 2021, equation 3). For backward it keeps its inputs and
@@ -28,7 +28,7 @@ pub fn low_rank(x: Tensor<2>, a: Tensor<2>, b: Tensor<2>, scale: f64) -> Tensor<
             return [None, None, b_slope];
         }
         let h_slope = narrowed(&slope, &plain_b).mul_scalar(scale);
-        let a_slope = of_a.then(|| Slope::from(summed(&h_slope, &plain_x).transpose()));
+        let a_slope = of_a.then(|| Slope::from(summed_across(&plain_x, &h_slope)));
         let x_slope = of_x.then(|| Slope::from(widened(&h_slope, &down)));
         [x_slope, a_slope, b_slope]
     })

@@ -6,7 +6,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
-use super::host::{filled, is_ours, read_both};
+use super::host::{filled, has_processor, is_ours, read_both};
 use crate::quantized::DotProducts;
 
 /// Beyond so many rows a matrix is not thin.
@@ -105,8 +105,21 @@ pub(super) fn summed(h: &Tensor<2>, x: &Tensor<2>) -> Tensor<2> {
     })
 }
 
+/// `xᵀ h`.
+///
+/// # Shapes
+/// - `x`: `[rows, width]`, `h`: `[rows, thin]` → `[width, thin]`
+pub(super) fn summed_across(x: &Tensor<2>, h: &Tensor<2>) -> Tensor<2> {
+    let [_, thin] = h.dims();
+    match is_thin(x, thin) {
+        true => summed(h, x).transpose(),
+        false => x.clone().transpose().matmul(h.clone()),
+    }
+}
+
+/// Whether the loops here take less time than the device's product.
 fn is_thin(x: &Tensor<2>, thin: usize) -> bool {
-    is_ours(x) && (1..=MOST).contains(&thin)
+    is_ours(x) && has_processor(x) && (1..=MOST).contains(&thin)
 }
 
 /// Works on pieces of some length, at the same time where there are [`MANY`] products.
