@@ -59,7 +59,7 @@ The same command on an unfinished run folder goes on where it stopped.")]
   hybrid merge runs/banking77/artifact --out merged
   hybrid predict merged questions.txt")]
     Merge(artifact_commands::MergeArguments),
-    /// Make one LoRA of several over the same base, each with its weight, in PEFT's format.
+    /// Make one LoRA or IA3 of several over the same base, each with its weight, in PEFT's format.
     #[command(after_help = "Examples:
   hybrid combine runs/a/artifact runs/b/artifact --out both
   hybrid combine french=1 formal=0.5 slang=-0.3 --rule ties --density 0.5 --out mixed")]
@@ -125,7 +125,7 @@ struct TrainArguments {
 
 #[derive(Debug, clap::Args)]
 struct DeviceArgument {
-    /// Where to compute: flex (embedded, processor), tch (libtorch), wgpu, cuda.
+    /// Where to compute: flex (embedded, processor), tch (libtorch), tch-cuda, wgpu, cuda.
     #[arg(long, default_value = "flex", env = "HYBRID_DEVICE")]
     device: String,
 }

@@ -100,12 +100,18 @@ mod libtorch {
     pub(super) fn read<const D: usize, R>(x: &Tensor<D>, with: impl FnOnce(&[f32]) -> R) -> R {
         let x = unwrapped::<LibTorch>(x.clone().into_dispatch()).float();
         let values = x.tensor.contiguous();
+        let n = values.numel();
         // SAFETY: libtorch keeps so many float32 behind the pointer while `values` lives, and all
-        // that share them hold them for reading.
+        // that share them hold them for reading. There is no pointer to none.
         #[expect(unsafe_code, reason = "libtorch gives its memory by pointer only")]
         let slice = unsafe {
-            let start = values.data_ptr().cast::<f32>();
-            std::slice::from_raw_parts(start.cast_const(), values.numel())
+            match n {
+                0 => &[],
+                n => {
+                    let start = values.data_ptr().cast::<f32>();
+                    std::slice::from_raw_parts(start.cast_const(), n)
+                }
+            }
         };
         with(slice)
     }
@@ -126,12 +132,18 @@ mod libtorch {
                 })
             }
         };
+        let n = values.tensor.numel();
         // SAFETY: libtorch keeps so many float32 behind the pointer while `values` lives, and nobody
-        // else holds them: burn counts who does, or they are new.
+        // else holds them: burn counts who does, or they are new. There is no pointer to none.
         #[expect(unsafe_code, reason = "libtorch gives its memory by pointer only")]
         let slice = unsafe {
-            let start = values.tensor.data_ptr().cast::<f32>();
-            std::slice::from_raw_parts_mut(start, values.tensor.numel())
+            match n {
+                0 => &mut [],
+                n => {
+                    let start = values.tensor.data_ptr().cast::<f32>();
+                    std::slice::from_raw_parts_mut(start, n)
+                }
+            }
         };
         change(slice);
         Tensor::from_dispatch(wrapped::<LibTorch>(values))
@@ -189,5 +201,11 @@ mod tests {
         });
         assert!(is_ours(&x));
         assert_eq!(host(&x), [0.0, 0.0, 0.0, 0.0, 1.5, 0.0]);
+        let none = x.slice([0..0, 0..3]);
+        assert!(read(&none, <[f32]>::is_empty));
+        assert_eq!(
+            changed(none, |values| assert!(values.is_empty())).dims(),
+            [0, 3]
+        );
     }
 }

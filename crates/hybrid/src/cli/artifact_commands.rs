@@ -37,7 +37,7 @@ pub(super) struct EvalArguments {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct MergeArguments {
-    /// The artifact folder.
+    /// The artifact folder, or a folder of PEFT's that holds a classifier.
     artifact: PathBuf,
     /// The folder to write: a new or an empty one.
     #[arg(long)]

@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct PredictArguments {
-    /// The artifact folder.
+    /// The artifact folder, or a folder of PEFT's that holds a classifier.
     artifact: PathBuf,
     /// File of texts or JSON objects, one a line; standard input when left out. Empty lines are
     /// skipped. Of a table (`.csv`, `.parquet`) the columns are read that the run has read.
