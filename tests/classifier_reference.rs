@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::fixtures;
 use crate::peft_reference::{case, rows};
 use crate::reference;
-use crate::tiny_task::{hybrid, printed};
+use crate::tiny_task::{hybrid, predictions, printed};
 
 /// The most that log-probabilities may differ by.
 const TOLERANCE: f64 = 1e-4;
@@ -42,14 +42,7 @@ fn cases(folder: &Path) -> Vec<Value> {
 
 /// The log-probabilities that `hybrid predict` gives texts, in the order of `labels`.
 fn predicted(artifact: &Path, texts: &str, labels: &[String]) -> Vec<Vec<f64>> {
-    let output = hybrid()
-        .args(["predict", "--top-k", &labels.len().to_string()])
-        .arg(artifact)
-        .write_stdin(texts)
-        .assert()
-        .success();
-    let row = |line: &str| {
-        let answer: Value = serde_json::from_str(line).unwrap();
+    let row = |answer: Value| {
         let top = answer["top"].as_array().unwrap();
         let of = |label: &String| {
             let entry = top.iter().find(|entry| entry["label"] == **label).unwrap();
@@ -57,7 +50,8 @@ fn predicted(artifact: &Path, texts: &str, labels: &[String]) -> Vec<Vec<f64>> {
         };
         labels.iter().map(of).collect()
     };
-    printed(&output).lines().map(row).collect()
+    let answers = predictions(artifact, texts, labels.len()).into_iter();
+    answers.map(row).collect()
 }
 
 /// The largest difference between two tables.

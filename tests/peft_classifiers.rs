@@ -16,7 +16,7 @@ use crate::any_base::host;
 use crate::contracts::bench::{benches, close, moved};
 use crate::fixtures::{self, Tensors};
 use crate::tiny_model::{self, Weights};
-use crate::tiny_task::{TinyTask, hybrid, messages, printed};
+use crate::tiny_task::{TinyTask, hybrid, messages, predictions};
 
 /// A LoRA on queries and values of any family, and the base's own head trained with it.
 fn with_trained_head(base: &dyn Base, device: &Device) -> Adapters {
@@ -189,21 +189,17 @@ fn name_classes(folder: &Path, mut config: Value) {
 
 /// For each line the probabilities of `card`, `fee` and `phone`.
 fn predicted(artifact: &Path, lines: &str) -> Vec<[f32; 3]> {
-    let output = hybrid()
-        .args(["predict", "--top-k", "3"])
-        .arg(artifact)
-        .write_stdin(lines)
-        .assert()
-        .success();
-    let row = |line: &str| {
-        let answer: Value = serde_json::from_str(line).unwrap();
+    let row = |answer: Value| {
         let top = answer["top"].as_array().unwrap();
         ["card", "fee", "phone"].map(|label| {
             let entry = top.iter().find(|entry| entry["label"] == label).unwrap();
             entry["probability"].as_f64().unwrap() as f32
         })
     };
-    printed(&output).lines().map(row).collect()
+    predictions(artifact, lines, 3)
+        .into_iter()
+        .map(row)
+        .collect()
 }
 
 /// Predicts with the folder and with the model that it is merged into.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use assert_cmd::Command;
 use assert_cmd::assert::Assert;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::tiny_model;
@@ -237,6 +237,18 @@ pub(crate) fn messages(assert: &Assert) -> String {
 /// What a command printed on standard output.
 pub(crate) fn printed(assert: &Assert) -> String {
     String::from_utf8(assert.get_output().stdout.clone()).unwrap()
+}
+
+/// What `hybrid predict` answers to each line, with its likeliest labels.
+pub(crate) fn predictions(artifact: &Path, lines: &str, top_k: usize) -> Vec<Value> {
+    let output = hybrid()
+        .args(["predict", "--top-k", &top_k.to_string()])
+        .arg(artifact)
+        .write_stdin(lines)
+        .assert()
+        .success();
+    let answer = |line: &str| serde_json::from_str(line).unwrap();
+    printed(&output).lines().map(answer).collect()
 }
 
 const RECIPE: &str = r#"name = "tiny"

@@ -3,19 +3,12 @@
 use serde_json::Value;
 
 use crate::fixtures::json;
-use crate::tiny_task::{TinyTask, hybrid, messages, printed};
+use crate::tiny_task::{TinyTask, hybrid, messages, predictions};
 
 /// Texts with the probabilities of all labels, by label.
 fn probabilities(artifact: &std::path::Path) -> Vec<(String, Vec<(String, f64)>)> {
     let lines = "my card is lost\nthe fee is money\nplease help why the new phone\nquestion\n";
-    let output = hybrid()
-        .args(["predict", "--top-k", "3"])
-        .arg(artifact)
-        .write_stdin(lines)
-        .assert()
-        .success();
-    let line = |line: &str| {
-        let answer: Value = serde_json::from_str(line).unwrap();
+    let line = |answer: Value| {
         let top = answer["top"].as_array().unwrap().iter().map(|entry| {
             let label = entry["label"].as_str().unwrap().to_owned();
             (label, entry["probability"].as_f64().unwrap())
@@ -24,7 +17,10 @@ fn probabilities(artifact: &std::path::Path) -> Vec<(String, Vec<(String, f64)>)
         top.sort_by(|a, b| a.0.cmp(&b.0));
         (answer["input"]["text"].as_str().unwrap().to_owned(), top)
     };
-    printed(&output).lines().map(line).collect()
+    predictions(artifact, lines, 3)
+        .into_iter()
+        .map(line)
+        .collect()
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! Norms and their gradients on a processor, one row after the other.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use pulp::NullaryFnOnce;
 
 use crate::NormKind;
-use crate::kernels::host::{changed, read, read_both};
+use crate::kernels::host::{changed, read_both};
 use crate::vectorized::vectorized;
 
 /// What a norm does, on values that are ours.
@@ -18,11 +18,7 @@ pub(super) fn normalized(
     bias: Option<Tensor<1>>,
     epsilon: f64,
 ) -> Tensor<3> {
-    let [d_model] = weight.dims();
-    let bias = bias.unwrap_or_else(|| {
-        let zeros = TensorData::new(vec![0.0f32; d_model], [d_model]);
-        Tensor::from_data(zeros, &weight.device())
-    });
+    let bias = bias.unwrap_or_else(|| weight.zeros_like());
     changed(x, |values| {
         read_both(weight, &bias, |weight, bias| {
             vectorized(Forward {
@@ -50,15 +46,13 @@ pub(super) fn slope(
     slope: Tensor<3>,
 ) -> Tensor<3> {
     changed(slope, |slopes| {
-        read(x, |x| {
-            read(weight, |weight| {
-                vectorized(Backward {
-                    kind,
-                    x,
-                    weight,
-                    epsilon: epsilon as f32,
-                    slopes,
-                });
+        read_both(x, weight, |x, weight| {
+            vectorized(Backward {
+                kind,
+                x,
+                weight,
+                epsilon: epsilon as f32,
+                slopes,
             });
         });
     })
